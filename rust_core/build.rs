@@ -1,0 +1,64 @@
+//! Builds what the extension carries inside: the supervisor and bash's builtin.
+//!
+//! They are programs of this workspace, built by the same cargo from the same lock file into a
+//! target directory of their own (the outer one is locked while this runs). Only the `python`
+//! feature needs them; without it this does nothing, which is also what ends the recursion.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Built with `panic = "abort"`, whole-program optimisation and no symbols: see the workspace.
+const PROFILE: &str = "embedded";
+
+fn main() {
+    println!("cargo::rerun-if-changed=src");
+    println!("cargo::rerun-if-changed=shell_builtin");
+    println!("cargo::rerun-if-changed=../Cargo.lock");
+    if env::var_os("CARGO_FEATURE_PYTHON").is_none() {
+        return;
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let target = env::var("TARGET").expect("cargo sets TARGET");
+    let directory = out.join("embedded");
+    let built = directory.join(&target).join(PROFILE);
+    build(&manifest, &directory, &target, &["-p", "rust_core", "--bin", "sandbox-supervisor"]);
+    build(&manifest, &directory, &target, &["-p", "sandbox_shell_builtin"]);
+    let supervisor = built.join("sandbox-supervisor");
+    let builtin = built.join("libsandbox_shell_builtin.so");
+    println!("cargo::rustc-env=SANDBOX_SUPERVISOR={}", supervisor.display());
+    println!("cargo::rustc-env=SANDBOX_SHELL_BUILTIN={}", builtin.display());
+}
+
+fn build(manifest: &Path, directory: &Path, target: &str, what: &[&str]) {
+    let cargo = env::var_os("CARGO").expect("cargo sets CARGO");
+    let workspace = manifest.parent().expect("rust_core lies in the workspace");
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(workspace)
+        .args(["build", "--locked", "--profile", PROFILE, "--target", target])
+        .arg("--target-dir")
+        .arg(directory)
+        .args(what);
+    // What the outer build says of itself must not leak into this one.
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        let of_outer = text.starts_with("CARGO_FEATURE_")
+            || text.starts_with("CARGO_CFG_")
+            || text.starts_with("CARGO_PKG_")
+            || text.starts_with("CARGO_MANIFEST")
+            || text.starts_with("PYO3_")
+            || matches!(
+                &*text,
+                "CARGO_ENCODED_RUSTFLAGS" | "RUSTFLAGS" | "RUSTC" | "CARGO_BUILD_TARGET"
+                    | "CARGO_PRIMARY_PACKAGE" | "CARGO_CRATE_NAME" | "CARGO_BIN_NAME"
+                    | "CARGO_TARGET_DIR"
+            );
+        if of_outer {
+            command.env_remove(&name);
+        }
+    }
+    let status = command.status().expect("cargo runs");
+    assert!(status.success(), "building {what:?} for the extension failed: {status}");
+}

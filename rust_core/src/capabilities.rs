@@ -1,0 +1,66 @@
+//! Capabilities (capabilities(7)): which are kept by whom, and how the rest is given up.
+
+use crate::error::{At, Result, Step};
+use crate::sys;
+
+/// Send signals to processes of other ids.
+pub const KILL: u32 = 5;
+/// Change gids.
+pub const SETGID: u32 = 6;
+/// Change uids.
+pub const SETUID: u32 = 7;
+/// Drop from the bounding set.
+pub const SETPCAP: u32 = 8;
+/// Join a mount namespace.
+pub const SYS_CHROOT: u32 = 18;
+/// Mount, make namespaces, join them.
+pub const SYS_ADMIN: u32 = 21;
+
+/// What a keeper needs: it makes jails.
+pub const KEEPER: &[u32] = &[KILL, SETGID, SETUID, SETPCAP, SYS_ADMIN];
+/// What an init needs: it spawns user code under another id and ends it.
+pub const INIT: &[u32] = &[KILL, SETGID, SETUID, SETPCAP];
+/// What a zygote needs: its children join a jail's namespaces.
+pub const ZYGOTE: &[u32] = &[SETGID, SETUID, SETPCAP, SYS_CHROOT, SYS_ADMIN];
+
+/// One more than the highest number that any kernel knows (41 in Linux 6.18).
+const NUMBERS: u32 = 64;
+
+/// Drops all but `kept` from the bounding set; numbers that this kernel does not know are skipped.
+fn bound_to(kept: &[u32]) -> Result<()> {
+    for number in (0..NUMBERS).filter(|n| !kept.contains(n)) {
+        match sys::drop_from_bounding_set(number) {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => break,
+            result => result.at(Step::DropCapabilities, number)?,
+        }
+    }
+    Ok(())
+}
+
+/// Leaves this process, and whatever it executes, with `kept` and nothing else.
+///
+/// # Errors
+/// [`Step::DropCapabilities`].
+pub fn keep_only(kept: &[u32]) -> Result<()> {
+    bound_to(kept)?; // first, since it takes CAP_SETPCAP
+    sys::clear_ambient_set().at(Step::DropCapabilities, "ambient set")?;
+    let bits = kept.iter().fold(0, |bits, number| bits | 1 << number);
+    sys::set_capabilities(bits).at(Step::DropCapabilities, "permitted set")
+}
+
+/// The first half of giving up everything, while the right to do so is still there.
+///
+/// # Errors
+/// [`Step::DropCapabilities`].
+pub fn empty_bounding_set() -> Result<()> {
+    bound_to(&[])
+}
+
+/// The second half, after the change of ids that the first half's capabilities were needed for.
+///
+/// # Errors
+/// [`Step::DropCapabilities`].
+pub fn give_up_the_rest() -> Result<()> {
+    sys::clear_ambient_set().at(Step::DropCapabilities, "ambient set")?;
+    sys::set_capabilities(0).at(Step::DropCapabilities, "permitted set")
+}

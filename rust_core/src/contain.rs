@@ -1,0 +1,231 @@
+//! THE order: every step from the first clone to the first instruction of user code.
+//!
+//! Theory of operation. Five kinds of process, each a fork of the one above, each with less:
+//!
+//! ```text
+//! launcher    the caller's own privileges; writes two id maps, then only waits and cleans up
+//! supervisor  root of an outer user namespace that maps no id of a person; host root unmounted
+//! keeper      PID 1 of one sandbox: its user, PID, mount, IPC, UTS, network, cgroup namespace
+//! init        PID 1 of one jail: its PID and mount namespace, its own /proc; filtered
+//! program     user code: no capability, another id, Landlock, no descriptor but its own
+//! ```
+//!
+//! A context does not come down this ladder: it is forked by a zygote inside the jail's PID
+//! namespace and steps in from the side ([`enter`]). The order within each function is the point
+//! of this file; what each step does is in the module that it names.
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use crate::capabilities;
+use crate::cgroup;
+use crate::error::{At, Failure, Result, Step};
+use crate::idmap::{INIT_ID, PAYLOAD_ID};
+use crate::landlock;
+use crate::mounts::{self, Source};
+use crate::rlimits;
+use crate::seccomp::{self, Stage};
+use crate::spec::{EnterPlan, Limits};
+use crate::sys;
+
+/// Namespaces of the supervisor: it needs no network, so it has none.
+pub const OUTER_NAMESPACES: i32 =
+    libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWNET;
+/// Namespaces of a sandbox. The cgroup namespace comes after joining the group, which becomes
+/// its root.
+pub const SANDBOX_NAMESPACES: i32 = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWNET;
+/// Namespaces of a jail.
+pub const JAIL_NAMESPACES: i32 = libc::CLONE_NEWPID | libc::CLONE_NEWNS;
+
+/// User code is the first to go when memory runs out.
+const OOM_SCORE_ADJ: &str = "500";
+
+/// From the clone of the supervisor to its first request.
+///
+/// # Errors
+/// The step that failed; the process is of no use then.
+pub fn supervisor(sources: Option<Vec<Source>>, paths: &[String], separate: bool) -> Result<()> {
+    sys::become_user(0, 0, separate).at(Step::BecomeUser, "supervisor")?;
+    sys::set_dumpable(true).at(Step::SetDumpable, "")?; // else /proc/self is not its own
+    sys::die_with_parent().at(Step::CloneSupervisor, "parent death signal")?;
+    sys::setsid().at(Step::StartSession, "")?;
+    make_mounts_private()?;
+    let sources = match sources {
+        Some(sources) => sources, // opened by the launcher, who may read where this id may not
+        None => mounts::open_sources(paths)?,
+    };
+    mounts::enter_shared_root(&sources)
+}
+
+/// What a keeper prepares once for all its jails.
+#[derive(Debug)]
+pub struct Prepared {
+    /// `/proc` entries to hide.
+    pub proc_masks: Vec<(PathBuf, bool)>,
+    /// The Landlock ruleset with the kernel's ABI, or why there is none.
+    pub landlock: std::result::Result<(OwnedFd, i32), String>,
+    /// The last filter.
+    pub confine: Vec<libc::sock_filter>,
+    /// Why the session keyring is not new, if it is not.
+    pub keyring: Option<String>,
+    /// Whether sandboxes have ids of their own.
+    pub separate_ids: bool,
+}
+
+/// From the clone of a keeper to its first jail.
+///
+/// # Errors
+/// The step that failed; the sandbox is gone then.
+pub fn sandbox(
+    limits: &Limits,
+    host_name: &str,
+    paths: &[String],
+    join: &[OwnedFd],
+    separate_ids: bool,
+) -> Result<Prepared> {
+    cgroup::join(join)?; // while this is still the id that opened the files, which v1 compares
+    sys::become_user(INIT_ID, INIT_ID, separate_ids).at(Step::BecomeUser, "keeper")?;
+    sys::set_dumpable(true).at(Step::SetDumpable, "")?;
+    sys::die_with_parent().at(Step::CloneSandbox, "parent death signal")?;
+    sys::setsid().at(Step::StartSession, "")?;
+    sys::leave_namespaces(libc::CLONE_NEWCGROUP).at(Step::CloneSandbox, "cgroup namespace")?;
+    sys::set_host_name(host_name).at(Step::SetHostName, host_name)?;
+    sys::bring_loopback_up().at(Step::LoopbackUp, "lo")?;
+    let keyring = sys::new_session_keyring().err().map(|e| e.to_string());
+    make_mounts_private()?;
+    let owner = if separate_ids { PAYLOAD_ID } else { 0 };
+    mounts::mount_sandbox(limits, paths, owner)?;
+    if !separate_ids {
+        second_user_namespace()?; // devpts wants an id 0, user code is to be 1000
+    }
+    fs::write("/proc/sys/user/max_user_namespaces", "0").at(Step::LimitUserNamespaces, "")?;
+    fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ).at(Step::SetLimit, "oom_score_adj")?;
+    rlimits::apply(limits)?;
+    let prepared = Prepared {
+        proc_masks: mounts::proc_masks(),
+        landlock: landlock::build()?,
+        confine: seccomp::compile(Stage::Confine),
+        keyring,
+        separate_ids,
+    };
+    capabilities::keep_only(capabilities::KEEPER)?;
+    sys::set_no_new_privs().at(Step::NoNewPrivs, "")?;
+    sys::install_filter(&seccomp::compile(Stage::Surface))
+        .at(Step::InstallSeccompFilter, "surface")?;
+    sys::set_dumpable(false).at(Step::SetDumpable, "")?;
+    Ok(prepared)
+}
+
+/// From the clone of an init to its first program.
+///
+/// # Errors
+/// The step that failed; the jail is gone then.
+pub fn jail(prepared: &Prepared) -> Result<()> {
+    sys::setsid().at(Step::StartSession, "")?;
+    mounts::mount_jail_proc(&prepared.proc_masks)?;
+    capabilities::keep_only(if prepared.separate_ids { capabilities::INIT } else { &[] })?;
+    sys::install_filter(&prepared.confine).at(Step::InstallSeccompFilter, "confine")?;
+    sys::set_dumpable(false).at(Step::SetDumpable, "")
+}
+
+/// From the fork of a program to the moment before it runs: its descriptors are `0..fds.len()`,
+/// and nothing else is open.
+///
+/// # Errors
+/// The step that failed; the process is to exit then.
+pub fn program(
+    fds: &[BorrowedFd<'_>],
+    ruleset: Option<BorrowedFd<'_>>,
+    separate_ids: bool,
+) -> Result<()> {
+    sys::setsid().at(Step::StartSession, "")?;
+    if separate_ids {
+        capabilities::empty_bounding_set()?;
+        sys::become_user(PAYLOAD_ID, PAYLOAD_ID, true).at(Step::BecomeUser, "program")?;
+    }
+    capabilities::give_up_the_rest()?;
+    if let Some(ruleset) = ruleset {
+        sys::restrict_self(ruleset).at(Step::RestrictByLandlock, "")?;
+    }
+    sys::place_descriptors(fds).at(Step::PlaceDescriptors, "")?;
+    sys::umask(0o022);
+    sys::reset_signals();
+    Ok(())
+}
+
+/// From a zygote's fork, born in the jail's PID namespace, to user code in this process.
+///
+/// `fds`, in this order: the jail's mount namespace; `plan.cgroup_files` cgroup files; the
+/// sandbox's network, IPC, UTS, cgroup and user namespace; with `plan.landlock`, the ruleset.
+/// Every descriptor but `kept` and 0, 1, 2 is closed.
+///
+/// # Errors
+/// The step that failed; the process is to exit then, for it is half in and half out.
+pub fn enter(plan: &EnterPlan, fds: &[OwnedFd], kept: i32) -> Result<()> {
+    let wrong = || Failure {
+        step: Step::EnterNamespace,
+        errno: libc::EINVAL,
+        subject: format!("{} descriptors do not fit the plan", fds.len()),
+    };
+    let (mount_namespace, rest) = fds.split_first().ok_or_else(wrong)?;
+    let (cgroup_files, rest) = rest.split_at_checked(plan.cgroup_files).ok_or_else(wrong)?;
+    let (namespaces, rest) = rest.split_at_checked(5).ok_or_else(wrong)?;
+    let ruleset = match (rest, plan.landlock) {
+        ([], false) => None,
+        ([ruleset], true) => Some(ruleset.as_fd()),
+        _ => return Err(wrong()),
+    };
+    let kinds = [
+        (libc::CLONE_NEWNET, "net"),
+        (libc::CLONE_NEWIPC, "ipc"),
+        (libc::CLONE_NEWUTS, "uts"),
+        (libc::CLONE_NEWCGROUP, "cgroup"),
+        (libc::CLONE_NEWUSER, "user"),
+    ];
+    sys::setsid().at(Step::StartSession, "")?;
+    fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ).at(Step::SetLimit, "oom_score_adj")?;
+    cgroup::join(cgroup_files)?;
+    sys::enter_namespace(mount_namespace.as_fd(), libc::CLONE_NEWNS)
+        .at(Step::EnterNamespace, "mnt")?;
+    // The user namespace comes last: with it go the capabilities that the others need.
+    for (namespace, (kind, name)) in namespaces.iter().zip(kinds) {
+        sys::enter_namespace(namespace.as_fd(), kind).at(Step::EnterNamespace, name)?;
+    }
+    // And with it come all capabilities of that namespace, the bounding set included.
+    rlimits::apply(&plan.limits)?;
+    capabilities::empty_bounding_set()?;
+    sys::become_user(PAYLOAD_ID, PAYLOAD_ID, plan.separate_ids).at(Step::BecomeUser, "context")?;
+    capabilities::give_up_the_rest()?;
+    sys::set_no_new_privs().at(Step::NoNewPrivs, "")?;
+    if let Some(ruleset) = ruleset {
+        sys::restrict_self(ruleset).at(Step::RestrictByLandlock, "")?;
+    }
+    sys::close_from(3, &[kept]).at(Step::PlaceDescriptors, "")?;
+    sys::umask(0o022);
+    for stage in [Stage::Surface, Stage::Confine] {
+        sys::install_filter(&seccomp::compile(stage)).at(Step::InstallSeccompFilter, "context")?;
+    }
+    Ok(())
+}
+
+fn make_mounts_private() -> Result<()> {
+    let flags = libc::MS_REC | libc::MS_PRIVATE;
+    sys::mount(c"none", Path::new("/"), c"none", flags, "").at(Step::MakeMountsPrivate, "/")
+}
+
+/// With one id only: what was 0 while mounting is 1000 from here on.
+fn second_user_namespace() -> Result<()> {
+    sys::leave_namespaces(libc::CLONE_NEWUSER | libc::CLONE_NEWNS)
+        .at(Step::UnshareSecondUserNamespace, "")?;
+    for file in ["uid_map", "gid_map"] {
+        fs::write(Path::new("/proc/self").join(file), format!("{PAYLOAD_ID} 0 1\n"))
+            .at(Step::WriteIdMaps, file)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,422 @@
+//! Init: PID 1 of a jail. It spawns, reaps, reports, sweeps; when its socket closes it ends, and
+//! the kernel ends everything in its PID namespace before anybody can see that it has.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{CString, OsStr};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use serde_bytes::ByteBuf;
+
+use crate::channel::{self, Channel};
+use crate::contain::{self, Prepared};
+use crate::error::{At, Failure, Result, Step};
+use crate::files;
+use crate::probe;
+use crate::spec::{InitReply, InitRequest, Program};
+use crate::sys::{self, Forked};
+
+/// The socket to the control process.
+pub type Socket = Channel<InitRequest, InitReply>;
+
+/// Which real-time signal tells a session's shell to give up what it runs.
+const BREAK_SIGNAL_OFFSET: i32 = 5;
+/// Where a program without a slash is looked for when its environment has no `PATH`.
+const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
+
+struct Init<'a> {
+    socket: &'a Socket,
+    prepared: &'a Prepared,
+    /// Programs whose end is reported; other children are orphans that were reparented.
+    spawned: HashSet<i32>,
+}
+
+/// Says that the jail could not be made.
+pub fn refuse(socket: &Socket, failure: Failure) {
+    let _ = socket.send(&InitReply::Failed { failure }, &[]);
+}
+
+/// Confines this process as a jail's init and serves the jail. Does not return.
+pub fn run(
+    socket: &Socket,
+    prepared: &Prepared,
+    program: Option<Program>,
+    fds: Vec<OwnedFd>,
+    namespaces: bool,
+) -> ! {
+    sys::set_name(c"sbx-init");
+    let mut init = Init { socket, prepared, spawned: HashSet::new() };
+    let result = init.make(&fds, namespaces).and_then(|children| {
+        if let Some(program) = program {
+            init.spawn(&program, fds)?;
+        }
+        init.serve(&children)
+    });
+    if let Err(failure) = result {
+        refuse(socket, failure);
+        sys::exit_now(1);
+    }
+    sys::exit_now(0)
+}
+
+impl Init<'_> {
+    fn make(&self, fds: &[OwnedFd], namespaces: bool) -> Result<OwnedFd> {
+        let ruleset = self.prepared.landlock.as_ref().ok().map(|(fd, _)| fd.as_raw_fd());
+        let kept: Vec<_> = fds
+            .iter()
+            .map(AsRawFd::as_raw_fd)
+            .chain(ruleset)
+            .chain([self.socket.as_fd().as_raw_fd()])
+            .collect();
+        sys::close_from(3, &kept).at(Step::PlaceDescriptors, "init")?;
+        contain::jail(self.prepared)?;
+        let children = sys::child_signals().at(Step::OpenDescriptor, "signalfd")?;
+        let pidfd = sys::pidfd_open(sys::pid()).at(Step::OpenDescriptor, "pidfd")?;
+        let mut carried = vec![pidfd];
+        if namespaces {
+            for name in ["pid", "mnt"] {
+                let path = format!("/proc/self/ns/{name}");
+                carried.push(fs::File::open(&path).at(Step::OpenDescriptor, path)?.into());
+            }
+        }
+        let carried: Vec<_> = carried.iter().map(AsFd::as_fd).collect();
+        self.socket.send(&InitReply::Ready {}, &carried)?;
+        Ok(children)
+    }
+
+    fn serve(&mut self, children: &OwnedFd) -> Result<()> {
+        loop {
+            let [request, child] =
+                sys::wait_readable([self.socket.as_fd(), children.as_fd()], None)
+                    .at(Step::ReceiveMessage, "poll")?;
+            if child {
+                sys::drain(children.as_fd());
+                self.reap()?;
+            }
+            if request {
+                let Some((request, fds)) = self.socket.receive()? else { return Ok(()) };
+                self.obey(request, fds)?;
+            }
+        }
+    }
+
+    fn obey(&mut self, request: InitRequest, fds: Vec<OwnedFd>) -> Result<()> {
+        match request {
+            InitRequest::Spawn { program } => self.spawn(&program, fds),
+            InitRequest::Signal { pid, signal, group } => {
+                // Whoever is gone needs no signal; 0 and -1 would be this process's own group.
+                if pid > 1 {
+                    let _ = sys::kill(if group { -pid } else { pid }, signal);
+                }
+                Ok(())
+            }
+            InitRequest::Sweep { spare, keep, since_ticks, break_shell } => {
+                let killed = self.sweep(&spare, &keep, since_ticks, break_shell)?;
+                self.socket.send(&InitReply::Swept { killed }, &[])
+            }
+        }
+    }
+
+    fn reap(&mut self) -> Result<()> {
+        while let Ok(Some(ended)) = sys::wait(-1, false) {
+            if self.spawned.remove(&ended.pid) {
+                let sys::Ended { pid, exit, signal, user_us, system_us, max_rss_bytes } = ended;
+                let reply =
+                    InitReply::Exited { pid, exit, signal, user_us, system_us, max_rss_bytes };
+                self.socket.send(&reply, &[])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, program: &Program, fds: Vec<OwnedFd>) -> Result<()> {
+        match start(program, &fds, self.prepared) {
+            Ok(pid) => {
+                self.spawned.insert(pid);
+                let mut watched = Vec::new();
+                if let Program::Execute { watch_children: true, .. } = program {
+                    for pid in [1, pid] {
+                        let path = format!("/proc/{pid}/task/{pid}/children");
+                        if let Ok(file) = fs::File::open(path) {
+                            watched.push(OwnedFd::from(file));
+                        }
+                    }
+                }
+                let watched: Vec<_> = watched.iter().map(AsFd::as_fd).collect();
+                self.socket.send(&InitReply::Spawned { pid }, &watched)
+            }
+            Err(failure) => self.socket.send(&InitReply::SpawnFailed { failure }, &[]),
+        }
+    }
+
+    /// Ends what a command started. Processes are first all stopped, so that none can fork away
+    /// from the list, then killed, and then waited for; that is repeated until none is found.
+    fn sweep(
+        &mut self,
+        spare: &[i32],
+        keep: &[i32],
+        since_ticks: u64,
+        break_shell: bool,
+    ) -> Result<u64> {
+        if break_shell {
+            for pid in spare {
+                let _ = sys::kill(*pid, libc::SIGSTOP);
+            }
+        }
+        let mut victims: HashMap<i32, OwnedFd> = HashMap::new();
+        loop {
+            let table = processes();
+            let found = doomed(&table, spare, keep, since_ticks);
+            let fresh: Vec<i32> =
+                found.into_iter().filter(|pid| !victims.contains_key(pid)).collect();
+            if fresh.is_empty() {
+                break;
+            }
+            for pid in fresh {
+                if let Ok(pidfd) = sys::pidfd_open(pid) {
+                    let _ = sys::kill(pid, libc::SIGSTOP);
+                    victims.insert(pid, pidfd);
+                }
+            }
+        }
+        for pid in victims.keys() {
+            let _ = sys::kill(*pid, libc::SIGKILL);
+        }
+        for pidfd in victims.values() {
+            sys::wait_readable([pidfd.as_fd()], None).at(Step::ReceiveMessage, "pidfd")?;
+        }
+        if break_shell {
+            for pid in spare {
+                let _ = sys::kill(*pid, sys::realtime_signal(BREAK_SIGNAL_OFFSET));
+                let _ = sys::kill(*pid, libc::SIGCONT);
+            }
+        }
+        self.reap()?;
+        Ok(victims.len() as u64)
+    }
+}
+
+/// One process of the jail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Row {
+    pid: i32,
+    parent: i32,
+    started_ticks: u64,
+    is_dead: bool,
+}
+
+/// Reads one `/proc/PID/stat` (proc_pid_stat(5)): the command may hold spaces and parentheses.
+fn parse_stat(stat: &str) -> Option<Row> {
+    let (pid, rest) = stat.split_once(" (")?;
+    let (_, rest) = rest.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    Some(Row {
+        pid: pid.parse().ok()?,
+        parent: fields.get(1)?.parse().ok()?,
+        started_ticks: fields.get(19)?.parse().ok()?,
+        is_dead: matches!(*fields.first()?, "Z" | "X"),
+    })
+}
+
+fn processes() -> Vec<Row> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().as_bytes().first().is_some_and(u8::is_ascii_digit))
+        .filter_map(|entry| fs::read(entry.path().join("stat")).ok())
+        .filter_map(|stat| parse_stat(&String::from_utf8_lossy(&stat)))
+        .collect()
+}
+
+/// Who is to end: all but init, the spared, the kept, and the descendants of the kept.
+fn doomed(table: &[Row], spare: &[i32], keep: &[i32], since_ticks: u64) -> Vec<i32> {
+    let rows: HashMap<i32, &Row> = table.iter().map(|row| (row.pid, row)).collect();
+    let is_kept = |row: &Row| {
+        let mut current = row;
+        loop {
+            if keep.contains(&current.pid) && current.started_ticks <= since_ticks {
+                return true;
+            }
+            match rows.get(&current.parent) {
+                Some(parent) if parent.pid > 1 && !spare.contains(&parent.pid) => current = parent,
+                _ => return false,
+            }
+        }
+    };
+    table
+        .iter()
+        .filter(|row| row.pid != 1 && !row.is_dead && !spare.contains(&row.pid))
+        .filter(|row| !is_kept(row))
+        .map(|row| row.pid)
+        .collect()
+}
+
+/// What `execve` needs, made before the fork.
+struct Executable {
+    candidates: Vec<CString>,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    cwd: ByteBuf,
+}
+
+fn c_strings(values: &[ByteBuf], what: &str) -> Result<Vec<CString>> {
+    values
+        .iter()
+        .enumerate()
+        .map(|(index, value)| {
+            CString::new(value.as_slice()).map_err(|e| Failure {
+                step: Step::Execute,
+                errno: libc::EINVAL,
+                subject: format!("{what}[{index}] has a NUL at byte {}", e.nul_position()),
+            })
+        })
+        .collect()
+}
+
+impl Executable {
+    fn new(argv: &[ByteBuf], env: &[ByteBuf], cwd: &ByteBuf) -> Result<Self> {
+        let argv = c_strings(argv, "argv")?;
+        let Some(program) = argv.first().filter(|program| !program.is_empty()) else {
+            let subject = "the command is empty".to_owned();
+            return Err(Failure { step: Step::Execute, errno: libc::EINVAL, subject });
+        };
+        let env = c_strings(env, "env")?;
+        let candidates = if program.as_bytes().contains(&b'/') {
+            vec![program.clone()]
+        } else {
+            let path = env.iter().find_map(|v| v.as_bytes().strip_prefix(b"PATH="));
+            path.unwrap_or(DEFAULT_PATH)
+                .split(|byte| *byte == b':')
+                .filter_map(|directory| {
+                    let directory = if directory.is_empty() { b"." } else { directory };
+                    CString::new([directory, b"/", program.as_bytes()].concat()).ok()
+                })
+                .collect()
+        };
+        Ok(Self { candidates, argv, env, cwd: cwd.clone() })
+    }
+
+    /// Tries the candidates as `execvp(3)` does: what may not be executed is remembered, not fatal.
+    fn execute(&self) -> Failure {
+        let cwd = Path::new(OsStr::from_bytes(&self.cwd));
+        if let Err(failure) =
+            std::env::set_current_dir(cwd).at(Step::ChangeDirectory, cwd.display())
+        {
+            return failure;
+        }
+        let mut errno = libc::ENOENT;
+        for candidate in &self.candidates {
+            let Err(error) = sys::execve(candidate, &self.argv, &self.env);
+            match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENOTDIR) => {}
+                Some(libc::EACCES) => errno = libc::EACCES,
+                other => {
+                    errno = other.unwrap_or_default();
+                    break;
+                }
+            }
+        }
+        let name = self.argv.first().map(|p| p.to_string_lossy().into_owned());
+        Failure { step: Step::Execute, errno, subject: name.unwrap_or_default() }
+    }
+}
+
+/// Forks, confines and starts a program; returns when it runs, or with why it does not.
+fn start(program: &Program, fds: &[OwnedFd], prepared: &Prepared) -> Result<i32> {
+    let executable = match program {
+        Program::Execute { argv, env, cwd, .. } => Some(Executable::new(argv, env, cwd)?),
+        Program::Files | Program::Check => None,
+    };
+    let (reader, writer) = sys::pipe().at(Step::CloneProcess, "pipe")?;
+    match sys::fork(0, None).at(Step::CloneProcess, "")? {
+        Forked::Child => {
+            drop(reader);
+            let mut all: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+            all.push(writer.as_fd());
+            let ruleset = prepared.landlock.as_ref().ok().map(|(fd, _)| fd.as_fd());
+            let confined = contain::program(&all, ruleset, prepared.separate_ids)
+                .and_then(|()| inherited(fds.len()).at(Step::PlaceDescriptors, ""));
+            std::mem::forget(writer); // its number is another descriptor's now
+            match (confined, executable) {
+                (Ok(mut writer), Some(executable)) => complain(&mut writer, &executable.execute()),
+                (Ok(writer), None) => {
+                    drop(writer);
+                    serve_inside(program);
+                }
+                (Err(failure), _) => complain_at(fds.len(), &failure),
+            }
+            sys::exit_now(127)
+        }
+        Forked::Parent(pid) => {
+            drop(writer);
+            let mut said = Vec::new();
+            fs::File::from(reader).read_to_end(&mut said).at(Step::CloneProcess, "pipe")?;
+            if said.is_empty() {
+                return Ok(pid);
+            }
+            let _ = sys::wait(pid, true);
+            Err(channel::decode(&said).at(Step::CloneProcess, "the child's last words")?)
+        }
+    }
+}
+
+fn inherited(index: usize) -> io::Result<fs::File> {
+    let fd = i32::try_from(index).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    sys::inherited(fd).map(fs::File::from)
+}
+
+fn complain(writer: &mut fs::File, failure: &Failure) {
+    if let Ok(words) = channel::encode(failure) {
+        let _ = writer.write_all(&words);
+    }
+}
+
+/// As [`complain`], when it is unknown how far the descriptors were moved.
+fn complain_at(index: usize, failure: &Failure) {
+    if let Ok(mut writer) = inherited(index) {
+        complain(&mut writer, failure);
+    }
+}
+
+/// The programs that are functions of this one: they hold descriptor 0 and nothing else.
+fn serve_inside(program: &Program) -> ! {
+    let status = match (inherited(0), program) {
+        (Ok(file), Program::Files) => files::run(OwnedFd::from(file)),
+        (Ok(file), Program::Check) => probe::run(file),
+        _ => 1,
+    };
+    sys::exit_now(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(pid: i32, parent: i32, started_ticks: u64) -> Row {
+        Row { pid, parent, started_ticks, is_dead: false }
+    }
+
+    #[test]
+    fn a_command_name_may_hold_anything() {
+        let fields = "S 7 4 4 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 98765 1 1";
+        let stat = format!("42 (a) Z (b) {fields}");
+        assert_eq!(parse_stat(&stat), Some(row(42, 7, 98765)));
+        assert_eq!(parse_stat("42 (a"), None);
+    }
+
+    #[test]
+    fn what_was_there_before_survives_with_its_descendants() {
+        // 2 is the shell; 3 an earlier job, 4 its child; 5 this command's, 6 its orphan's child.
+        let table = [row(1, 0, 0), row(2, 1, 1), row(3, 2, 5), row(4, 3, 50)];
+        let table = [&table[..], &[row(5, 2, 50), row(6, 1, 51), row(7, 6, 52)]].concat();
+        assert_eq!(doomed(&table, &[2], &[3], 10), [5, 6, 7]);
+    }
+
+    #[test]
+    fn a_number_that_was_used_again_is_not_kept() {
+        let table = [row(1, 0, 0), row(2, 1, 1), row(3, 2, 11)];
+        assert_eq!(doomed(&table, &[2], &[3], 10), [3]);
+    }
+}

@@ -1,0 +1,158 @@
+//! The keeper: PID 1 of one sandbox. It holds the sandbox's namespaces and makes its jails.
+//!
+//! A jail is a fork of the keeper, whose mounts, filters and limits are already in place; that is
+//! what makes one cheap. When its socket closes it ends, and the kernel ends every jail with it.
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use crate::cgroup::Group;
+use crate::channel::{self, Channel};
+use crate::contain::{self, Prepared};
+use crate::error::{At, Failure, Result, Step};
+use crate::init;
+use crate::probe;
+use crate::spec::{EnterPlan, KeeperReply, KeeperRequest, Limits, Program, Protection};
+use crate::sys::{self, Forked};
+
+/// The socket to the control process.
+pub type Socket = Channel<KeeperRequest, KeeperReply>;
+
+/// What sandbox to make.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// What `hostname` says.
+    pub host_name: &'a str,
+    /// What it may use.
+    pub limits: Limits,
+    /// Read-only directories of the host, for those below `/tmp`.
+    pub paths: &'a [String],
+    /// Its control groups.
+    pub group: Group,
+    /// Whether it has ids of its own.
+    pub separate_ids: bool,
+    /// The launcher's namespaces, which must not be the sandbox's.
+    pub namespaces: &'a [(String, String)],
+}
+
+/// Confines this process as the keeper of a sandbox and serves it. Does not return.
+pub fn run(socket: &Socket, order: Order<'_>) -> ! {
+    sys::set_name(c"sbx-keeper");
+    let status = match make(socket, order) {
+        Ok(prepared) => i32::from(serve(socket, &prepared).is_err()),
+        Err(failure) => {
+            let _ = socket.send(&KeeperReply::Failed { failure }, &[]);
+            1
+        }
+    };
+    sys::exit_now(status)
+}
+
+fn make(socket: &Socket, order: Order<'_>) -> Result<Prepared> {
+    let Order { host_name, limits, paths, group, separate_ids, namespaces } = order;
+    // Nothing of the supervisor's stays open: not its socket, not the groups of other sandboxes.
+    let own = std::iter::once(socket.as_fd()).chain(group.join.iter().map(AsFd::as_fd));
+    let own: Vec<_> = own.map(|fd| fd.as_raw_fd()).collect();
+    sys::close_from(3, &own).at(Step::PlaceDescriptors, "keeper")?;
+    let Group { join, into, protections: of_groups } = group;
+    let joined_by_clone = into.is_some();
+    std::mem::forget(into); // closed above with everything else that is not this sandbox's
+    let to_join: &[OwnedFd] = if joined_by_clone { &[] } else { &join };
+    let prepared = contain::sandbox(&limits, host_name, paths, to_join, separate_ids)?;
+    let mut protections = check(&prepared, namespaces)?;
+    protections.extend(of_groups);
+    let open = |name: &str| {
+        let path = format!("/proc/self/ns/{name}");
+        fs::File::open(&path).map(OwnedFd::from).at(Step::OpenDescriptor, path)
+    };
+    let pidfd = sys::pidfd_open(sys::pid()).at(Step::OpenDescriptor, "pidfd")?;
+    let spaces =
+        [open("net")?, open("ipc")?, open("uts")?, open("cgroup")?, open("user")?];
+    let ruleset = prepared.landlock.as_ref().ok().map(|(fd, _)| fd);
+    let fds: Vec<BorrowedFd<'_>> = std::iter::once(&pidfd)
+        .chain(&join)
+        .chain(&spaces)
+        .chain(ruleset)
+        .map(AsFd::as_fd)
+        .collect();
+    let enter = EnterPlan {
+        cgroup_files: join.len(),
+        landlock: ruleset.is_some(),
+        separate_ids,
+        limits,
+    };
+    socket.send(&KeeperReply::Ready { protections, enter }, &fds)?;
+    Ok(prepared)
+}
+
+fn serve(socket: &Socket, prepared: &Prepared) -> Result<()> {
+    let children = sys::child_signals().at(Step::OpenDescriptor, "signalfd")?;
+    loop {
+        let [request, child] = sys::wait_readable([socket.as_fd(), children.as_fd()], None)
+            .at(Step::ReceiveMessage, "poll")?;
+        if child {
+            sys::drain(children.as_fd());
+            while let Ok(Some(_)) = sys::wait(-1, false) {}
+        }
+        if request {
+            let Some((request, fds)) = socket.receive()? else { return Ok(()) };
+            let KeeperRequest::CreateJail { program, namespaces } = request;
+            let mut fds = fds.into_iter();
+            let Some(init_socket) = fds.next() else { continue };
+            let init_socket = init::Socket::new(init_socket);
+            let fork = sys::fork(contain::JAIL_NAMESPACES, None).at(Step::CloneJail, "");
+            match fork {
+                Ok(Forked::Child) => {
+                    init::run(&init_socket, prepared, program, fds.collect(), namespaces)
+                }
+                Ok(Forked::Parent(_)) => {}
+                Err(failure) => init::refuse(&init_socket, failure),
+            }
+        }
+    }
+}
+
+/// Makes a jail and lets the self-check run in it as user code would.
+fn check(prepared: &Prepared, namespaces: &[(String, String)]) -> Result<Vec<Protection>> {
+    let (ours, theirs) = sys::packet_pair().at(Step::SelfCheck, "socket")?;
+    let (reader, writer) = sys::pipe().at(Step::SelfCheck, "pipe")?;
+    match sys::fork(contain::JAIL_NAMESPACES, None).at(Step::CloneJail, "self-check")? {
+        Forked::Child => {
+            drop((ours, reader));
+            let socket = init::Socket::new(theirs);
+            init::run(&socket, prepared, Some(Program::Check), vec![writer], false)
+        }
+        Forked::Parent(pid) => {
+            drop((theirs, writer));
+            let mut found = Vec::new();
+            fs::File::from(reader).read_to_end(&mut found).at(Step::SelfCheck, "pipe")?;
+            let rows = channel::decode(&found).map_err(|_| why_no_findings(&ours));
+            drop(ours); // ends the jail
+            let _ = sys::wait(pid, true);
+            Ok(probe::report(rows?, prepared, namespaces))
+        }
+    }
+}
+
+/// The init of the self-check said why it failed, if it could.
+fn why_no_findings(socket: &OwnedFd) -> Failure {
+    let unknown = Failure {
+        step: Step::SelfCheck,
+        errno: 0,
+        subject: "the check ended without a word".to_owned(),
+    };
+    let Ok(copy) = socket.try_clone() else { return unknown };
+    let replies: Channel<crate::spec::InitReply, crate::spec::InitRequest> = Channel::new(copy);
+    while let Ok([true]) =
+        sys::wait_readable([replies.as_fd()], Some(std::time::Duration::ZERO))
+    {
+        use crate::spec::InitReply::{Failed, SpawnFailed};
+        match replies.receive() {
+            Ok(Some((Failed { failure } | SpawnFailed { failure }, _))) => return failure,
+            Ok(Some(_)) => {}
+            _ => break,
+        }
+    }
+    unknown
+}

@@ -1,0 +1,160 @@
+//! The launcher: what the control process starts, with the caller's privileges.
+//!
+//! It reads one message, makes the supervisor, writes its id maps, and from then on only waits for
+//! it to end, to remove the control groups that nobody else may. It never reads again, so nothing
+//! that happens later reaches its privileges.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::cgroup::Delegation;
+use crate::channel::Channel;
+use crate::contain;
+use crate::error::{At, Failure, Result, Step};
+use crate::idmap::{self, Plan};
+use crate::mounts::{self, Source};
+use crate::spec::{SupervisorReply, SupervisorRequest};
+use crate::supervisor;
+use crate::sys::{self, Forked};
+
+/// The socket to the control process.
+pub type Control = Channel<SupervisorRequest, SupervisorReply>;
+
+/// Runs the launcher over this socket; returns the exit status of the process.
+pub fn run(socket: OwnedFd) -> u8 {
+    sys::set_name(c"sbx-launcher");
+    let control = Control::new(socket);
+    let paths = match control.receive() {
+        Ok(Some((SupervisorRequest::Start { read_only_paths }, _))) => read_only_paths,
+        Ok(None) => return 0,
+        Ok(Some(_)) => {
+            let subject = "the first message must be `start`".to_owned();
+            let failure = Failure { step: Step::ReadConfiguration, errno: 0, subject };
+            return refuse(&control, failure);
+        }
+        Err(failure) => return refuse(&control, failure),
+    };
+    match launch(control, &paths) {
+        Ok(()) => 0,
+        Err((control, failure)) => refuse(&control, failure),
+    }
+}
+
+fn refuse(control: &Control, failure: Failure) -> u8 {
+    let _ = control.send(&SupervisorReply::Failed { failure }, &[]);
+    1
+}
+
+/// What an ordinary user's sources look like: not opened, for that takes the supervisor's rights.
+fn open_as_caller(paths: &[String]) -> Result<Option<Vec<Source>>> {
+    match mounts::open_sources(paths) {
+        Ok(sources) => Ok(Some(sources)),
+        Err(failure) if failure.errno == libc::EPERM => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn choose_ids(privileged: bool) -> Result<Plan> {
+    let text = fs::read("/proc/self/uid_map").at(Step::ChooseIds, "/proc/self/uid_map")?;
+    let own = idmap::parse_uid_map(&text).map_err(|bad| Failure {
+        step: Step::ChooseIds,
+        errno: libc::EINVAL,
+        subject: format!("/proc/self/uid_map: {}", bad.0),
+    })?;
+    let (uid, gid) = sys::effective_ids();
+    Ok(idmap::plan(&own, privileged && uid == 0, uid, gid, sys::pid().unsigned_abs()))
+}
+
+/// The namespaces of the caller, for the self-check to compare with.
+fn own_namespaces() -> Vec<(String, String)> {
+    ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup"]
+        .into_iter()
+        .filter_map(|name| {
+            let link = fs::read_link(format!("/proc/self/ns/{name}")).ok()?;
+            Some((name.to_owned(), link.to_string_lossy().into_owned()))
+        })
+        .collect()
+}
+
+fn launch(control: Control, paths: &[String]) -> std::result::Result<(), (Control, Failure)> {
+    let prepare = || {
+        let sources = open_as_caller(paths)?;
+        let plan = choose_ids(sources.is_some())?;
+        let owner = match plan {
+            Plan::Separate { first, .. } => (first, first),
+            Plan::Shared { uid, gid } => (uid, gid),
+        };
+        let name = format!("sandbox-runtime-{}", sys::pid());
+        let groups = Delegation::prepare(&name, owner);
+        let leaf = groups.supervisor_leaf(owner);
+        let gate = sys::pipe().at(Step::CloneSupervisor, "pipe")?;
+        Ok((sources, plan, groups, leaf, gate))
+    };
+    let (sources, plan, groups, leaf, (gate, opener)) = match prepare() {
+        Ok(prepared) => prepared,
+        Err(failure) => return Err((control, failure)),
+    };
+    let namespaces = own_namespaces();
+    let leaf = leaf.as_ref().map(AsFd::as_fd);
+    match sys::fork(contain::OUTER_NAMESPACES, leaf).at(Step::CloneSupervisor, "") {
+        Ok(Forked::Child) => {
+            drop(opener);
+            if wait_for_gate(gate) {
+                supervisor::run(control, sources, paths.to_vec(), plan, groups, namespaces);
+            }
+            sys::exit_now(1)
+        }
+        Ok(Forked::Parent(pid)) => {
+            let opened = write_maps(pid, plan, plan.outer_uid_map(), plan.outer_gid_map())
+                .and_then(|()| open_gate(opener));
+            let result = match opened {
+                Ok(()) => {
+                    drop(control); // so that the control process sees when the supervisor ends
+                    Ok(())
+                }
+                Err(failure) => {
+                    let _ = sys::kill(pid, libc::SIGKILL);
+                    Err((control, failure))
+                }
+            };
+            drop((gate, sources));
+            let _ = sys::wait(pid, true);
+            groups.remove();
+            result
+        }
+        Err(failure) => {
+            groups.remove();
+            Err((control, failure))
+        }
+    }
+}
+
+/// Writes both id maps of a child's new user namespace (user_namespaces(7)).
+///
+/// # Errors
+/// [`Step::WriteIdMaps`] with the file.
+pub fn write_maps(pid: i32, plan: Plan, uid_map: String, gid_map: String) -> Result<()> {
+    let write = |file: &str, text: String| {
+        let path = format!("/proc/{pid}/{file}");
+        fs::write(&path, text).at(Step::WriteIdMaps, path)
+    };
+    if !plan.is_separate() {
+        write("setgroups", "deny".to_owned())?;
+    }
+    write("gid_map", gid_map)?;
+    write("uid_map", uid_map)
+}
+
+/// Blocks a new process until its parent has written its id maps. False: the parent gave up.
+pub fn wait_for_gate(gate: OwnedFd) -> bool {
+    fs::File::from(gate).read_exact(&mut [0]).is_ok()
+}
+
+/// Lets the child behind the gate go on.
+///
+/// # Errors
+/// [`Step::SendMessage`] when it has died.
+pub fn open_gate(opener: OwnedFd) -> Result<()> {
+    fs::File::from(opener).write_all(&[1]).at(Step::SendMessage, "gate")
+}

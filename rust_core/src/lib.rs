@@ -1,0 +1,37 @@
+//! The native half of `sandbox_runtime`: it makes sandboxes, and ends them.
+//!
+//! A map, from the outside in:
+//!
+//! - [`contain`] holds the order of confinement; it is the file to read first.
+//! - [`launcher`], [`supervisor`], [`keeper`], [`init`] are the processes, in the order in which
+//!   they are forked; [`files`] and [`probe`] run inside a jail as user code does.
+//! - [`mounts`], [`cgroup`], [`capabilities`], [`seccomp`], [`landlock`], [`rlimits`], [`idmap`]
+//!   are one kernel feature each.
+//! - [`spec`] is what is said over the sockets, [`channel`] how; [`error`] what can go wrong.
+//! - [`quote`] escapes for a shell.
+//! - `sys` is the only place with `unsafe`, `python` the only one that knows Python.
+
+#[allow(unsafe_code, reason = "the one module of system calls; each block says why it is sound")]
+pub mod sys;
+
+pub mod capabilities;
+pub mod cgroup;
+pub mod channel;
+pub mod contain;
+pub mod error;
+pub mod files;
+pub mod idmap;
+pub mod init;
+pub mod keeper;
+pub mod landlock;
+pub mod launcher;
+pub mod mounts;
+pub mod probe;
+pub mod quote;
+pub mod rlimits;
+pub mod seccomp;
+pub mod spec;
+pub mod supervisor;
+
+#[cfg(feature = "python")]
+mod python;

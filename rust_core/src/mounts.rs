@@ -1,0 +1,377 @@
+//! Mounts: the read-only root that all sandboxes share, the writable directories of each, and the
+//! `/proc` of each jail.
+//!
+//! Sources are opened before the new root exists and attached by descriptor, so that nothing in
+//! the new root steers where a mount goes.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use crate::error::{At, Result, Step};
+use crate::spec::Limits;
+use crate::sys;
+
+/// System directories; where one is a symlink (merged `/usr`) the link is made again.
+const SYSTEM: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+/// Devices that user code gets.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// Links in `/dev`.
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
+];
+/// What of `/etc` is copied, if everybody may read it: no host names, users or secrets.
+const ETC: [&str; 18] = [
+    "alternatives",
+    "ca-certificates",
+    "ca-certificates.conf",
+    "crypto-policies",
+    "fonts",
+    "gai.conf",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "mime.types",
+    "networks",
+    "os-release",
+    "pki/tls",
+    "protocols",
+    "services",
+    "ssl",
+    "timezone",
+];
+/// Files that are written for the sandbox.
+const WRITTEN: [(&str, &str); 6] = [
+    (
+        "etc/passwd",
+        "root:x:0:0:init:/:/usr/sbin/nologin\n\
+         sandbox:x:1000:1000:sandbox:/workspace:/bin/bash\n\
+         nobody:x:65534:65534:host:/:/usr/sbin/nologin\n",
+    ),
+    ("etc/group", "root:x:0:\nsandbox:x:1000:\nnogroup:x:65534:\n"),
+    ("etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost sandbox\n"),
+    ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n"),
+    ("etc/resolv.conf", ""),
+    ("etc/hostname", "sandbox\n"),
+];
+/// More than this of `/etc` is not copied.
+const ETC_BYTES: u64 = 16 * 1024 * 1024;
+/// Entries of `/proc` that tell of the host's activity or memory; hidden where anybody may read
+/// them. Each one hidden costs every jail 30 µs, so the list holds no more than that: what only
+/// root may read is closed by the id of user code (never root's), and kernel addresses are zeros
+/// to whoever has no capability.
+const PROC_MASKED: [&str; 9] = [
+    "interrupts",
+    "kcore",
+    "kmsg",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "slabinfo",
+    "timer_list",
+    "vmallocinfo",
+];
+/// An empty directory of the root, to hide others with.
+const EMPTY: &str = "/var/empty";
+
+const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+const DEVICE: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+const NO_SUID_DEV: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
+
+/// Something of the host that will be in the root.
+#[derive(Debug)]
+pub struct Source {
+    tree: OwnedFd,
+    path: PathBuf,
+    is_directory: bool,
+}
+
+/// Paths without those that lie below another one.
+fn without_nested(mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    paths.sort();
+    paths.dedup();
+    let mut kept: Vec<PathBuf> = Vec::new();
+    for path in paths {
+        if !kept.iter().any(|above| path.starts_with(above)) {
+            kept.push(path);
+        }
+    }
+    kept
+}
+
+/// Opens everything that the root will show of the host, read-only.
+///
+/// # Errors
+/// [`Step::OpenSource`] with the path that is missing or may not be mounted.
+pub fn open_sources(read_only_paths: &[String]) -> Result<Vec<Source>> {
+    let mut wanted: Vec<PathBuf> = SYSTEM
+        .iter()
+        .map(|name| Path::new("/").join(name))
+        .filter(|path| path.symlink_metadata().is_ok_and(|m| m.is_dir()))
+        .collect();
+    for path in read_only_paths {
+        wanted.push(fs::canonicalize(path).at(Step::OpenSource, path)?);
+    }
+    let devices = DEVICES.iter().map(|name| (Path::new("/dev").join(name), DEVICE));
+    let directories = without_nested(wanted).into_iter().map(|path| (path, READ_ONLY));
+    directories
+        .chain(devices)
+        .map(|(path, attributes)| {
+            let open = || {
+                let tree = sys::clone_tree(&path)?;
+                sys::set_attributes(tree.as_fd(), attributes, true)?;
+                Ok((tree, path.is_dir()))
+            };
+            let (tree, is_directory) = open().at(Step::OpenSource, path.display())?;
+            Ok(Source { tree, path, is_directory })
+        })
+        .collect()
+}
+
+/// Where a path of the final root is while the root is being built.
+fn staged(stage: &Path, path: impl AsRef<Path>) -> PathBuf {
+    let path = path.as_ref();
+    stage.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+fn make_directories(path: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .at(Step::MakeMountPoint, path.display())
+}
+
+fn make_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    use io::Write;
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(path)?
+        .write_all(content)
+}
+
+/// Copies what everybody may read: files, links, and directories with what is in them.
+fn copy(from: &Path, to: &Path, budget: &mut u64) -> io::Result<()> {
+    let Ok(meta) = from.symlink_metadata() else { return Ok(()) };
+    if meta.is_symlink() {
+        symlink(fs::read_link(from)?, to)
+    } else if meta.is_dir() {
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(to)?;
+        let Ok(entries) = fs::read_dir(from) else { return Ok(()) };
+        for entry in entries {
+            let entry = entry?;
+            copy(&entry.path(), &to.join(entry.file_name()), budget)?;
+        }
+        Ok(())
+    } else if meta.is_file() && meta.mode() & 0o004 != 0 && meta.len() <= *budget {
+        *budget -= meta.len();
+        match fs::read(from) {
+            Ok(content) => make_file(to, &content),
+            Err(_) => Ok(()),
+        }
+    } else {
+        Ok(())
+    }
+}
+
+/// Builds the root that all sandboxes share and makes it this process's root.
+///
+/// The old root is unmounted: after this nothing of the host can be named but what is in
+/// `sources`. `/proc` is this PID namespace's own.
+///
+/// # Errors
+/// The step and the path.
+pub fn enter_shared_root(sources: &[Source]) -> Result<()> {
+    let stage = ["/tmp", "/mnt", "/var"]
+        .map(Path::new)
+        .into_iter()
+        .find(|path| path.is_dir())
+        .ok_or(io::ErrorKind::NotFound.into())
+        .at(Step::MountRoot, "neither /tmp nor /mnt nor /var is a directory")?;
+    let options = "mode=755,size=32m,nr_inodes=16384";
+    sys::mount(c"tmpfs", stage, c"tmpfs", NO_SUID_DEV, options)
+        .at(Step::MountRoot, stage.display())?;
+
+    for name in ["etc", "proc", "workspace", "tmp", "dev/pts", "dev/shm", "var/empty", "run"] {
+        make_directories(&staged(stage, name))?;
+    }
+    symlink("/tmp", staged(stage, "var/tmp")).at(Step::MakeMountPoint, "/var/tmp")?;
+    for name in SYSTEM {
+        if let Ok(target) = fs::read_link(Path::new("/").join(name)) {
+            symlink(target, staged(stage, name)).at(Step::MakeMountPoint, name)?;
+        }
+    }
+    for (target, name) in DEVICE_LINKS {
+        symlink(target, staged(stage, "dev").join(name)).at(Step::MakeMountPoint, name)?;
+    }
+    copy_etc(stage)?;
+    for source in sources {
+        let target = staged(stage, &source.path);
+        if source.is_directory {
+            make_directories(&target)?;
+        } else {
+            make_file(&target, b"").at(Step::MakeMountPoint, target.display())?;
+        }
+        sys::attach_tree(source.tree.as_fd(), &target)
+            .at(Step::AttachSource, source.path.display())?;
+    }
+    // While the host's own /proc is still in sight: the kernel wants to see one before it lets a
+    // user namespace mount another (mount_too_revealing).
+    let proc = staged(stage, "proc");
+    sys::mount(c"proc", &proc, c"proc", NO_SUID_DEV | libc::MS_NOEXEC, "")
+        .at(Step::MountProc, "")?;
+
+    std::env::set_current_dir(stage).at(Step::PivotRoot, stage.display())?;
+    sys::pivot_here().at(Step::PivotRoot, stage.display())?;
+    sys::detach(Path::new(".")).at(Step::PivotRoot, "the old root")?;
+    std::env::set_current_dir("/").at(Step::PivotRoot, "/")?;
+    make_read_only(Path::new("/"))
+}
+
+fn copy_etc(stage: &Path) -> Result<()> {
+    let mut budget = ETC_BYTES;
+    let python: Vec<String> = fs::read_dir("/etc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.starts_with("python"))
+        .collect();
+    for name in ETC.iter().copied().chain(python.iter().map(String::as_str)) {
+        let (from, to) = (Path::new("/etc").join(name), staged(stage, "etc").join(name));
+        if let Some(parent) = to.parent() {
+            make_directories(parent)?;
+        }
+        copy(&from, &to, &mut budget).at(Step::CopyFile, from.display())?;
+    }
+    for (name, content) in WRITTEN {
+        make_file(&staged(stage, name), content.as_bytes()).at(Step::CopyFile, name)?;
+    }
+    Ok(())
+}
+
+fn open_path(path: &Path) -> io::Result<OwnedFd> {
+    fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_CLOEXEC)
+        .open(path)
+        .map(OwnedFd::from)
+}
+
+fn make_read_only(mount_point: &Path) -> Result<()> {
+    let set = || sys::set_attributes(open_path(mount_point)?.as_fd(), READ_ONLY, false);
+    set().at(Step::RemountReadOnly, mount_point.display())
+}
+
+/// A writable directory in memory, of this size.
+fn mount_writable(path: &str, bytes: u64, mode: &str, owner: u32) -> Result<()> {
+    // An inode costs about 1 KiB that the size does not count.
+    let inodes = (bytes / 4096).clamp(1024, 1 << 20);
+    let options =
+        format!("mode={mode},size={bytes},nr_inodes={inodes},uid={owner},gid={owner}");
+    sys::mount(c"tmpfs", Path::new(path), c"tmpfs", NO_SUID_DEV, &options)
+        .at(Step::MountTmpfs, path)
+}
+
+/// Mounts a fresh `/tmp`; what of the host lies below it stays in sight.
+///
+/// # Errors
+/// The step and the path.
+pub fn mount_tmp(read_only_paths: &[String], bytes: u64, owner: u32) -> Result<()> {
+    let mut hidden = Vec::new();
+    for path in read_only_paths.iter().map(Path::new).filter(|p| p.starts_with("/tmp")) {
+        hidden.push((path, sys::clone_tree(path).at(Step::OpenSource, path.display())?));
+    }
+    mount_writable("/tmp", bytes, "1777", owner)?;
+    for (path, tree) in hidden {
+        make_directories(path)?;
+        sys::attach_tree(tree.as_fd(), path).at(Step::AttachSource, path.display())?;
+    }
+    Ok(())
+}
+
+/// Mounts what is a sandbox's own: `/proc`, `/workspace`, `/tmp`, `/dev/shm`, `/dev/pts`.
+///
+/// `owner` is the id of user code, as the mounting process's user namespace numbers it.
+///
+/// # Errors
+/// The step and the path.
+pub fn mount_sandbox(limits: &Limits, read_only_paths: &[String], owner: u32) -> Result<()> {
+    sys::mount(c"proc", Path::new("/proc"), c"proc", NO_SUID_DEV | libc::MS_NOEXEC, "")
+        .at(Step::MountProc, "/proc of the sandbox")?;
+    mount_writable("/workspace", limits.workspace_bytes, "755", owner)?;
+    mount_tmp(read_only_paths, limits.tmp_bytes, owner)?;
+    mount_writable("/dev/shm", limits.shm_bytes, "1777", owner)?;
+    let options = "newinstance,ptmxmode=0666,mode=620";
+    let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
+    sys::mount(c"devpts", Path::new("/dev/pts"), c"devpts", flags, options)
+        .at(Step::MountDevpts, "/dev/pts")
+}
+
+/// Which entries of `/proc` are to be hidden: those that exist and that anybody may read.
+///
+/// User code never has the id of root, so what only root may read or write needs no mount
+/// of its own; each costs every jail 4 µs.
+pub fn proc_masks() -> Vec<(PathBuf, bool)> {
+    PROC_MASKED
+        .iter()
+        .map(|name| Path::new("/proc").join(name))
+        .filter_map(|path| {
+            let meta = path.symlink_metadata().ok()?;
+            let open = meta.permissions().mode() & 0o007 != 0;
+            open.then_some((path, meta.is_dir()))
+        })
+        .collect()
+}
+
+/// Mounts the `/proc` of this PID namespace over the sandbox's, hides `masks`, and makes
+/// `/proc/sys` read-only.
+///
+/// # Errors
+/// [`Step::MountProc`] or [`Step::MaskProc`] with the path.
+pub fn mount_jail_proc(masks: &[(PathBuf, bool)]) -> Result<()> {
+    sys::mount(c"proc", Path::new("/proc"), c"proc", NO_SUID_DEV | libc::MS_NOEXEC, "")
+        .at(Step::MountProc, "/proc of the jail")?;
+    for (path, is_directory) in masks {
+        let source = if *is_directory { EMPTY } else { "/dev/null" };
+        let mask = || {
+            let tree = sys::clone_tree(Path::new(source))?;
+            sys::attach_tree(tree.as_fd(), path)
+        };
+        mask().at(Step::MaskProc, path.display())?;
+    }
+    let sys_path = Path::new("/proc/sys");
+    let protect = || {
+        let tree = sys::clone_tree(sys_path)?;
+        sys::set_attributes(tree.as_fd(), READ_ONLY | libc::MOUNT_ATTR_NOEXEC, true)?;
+        sys::attach_tree(tree.as_fd(), sys_path)
+    };
+    protect().at(Step::MaskProc, sys_path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_below_another_is_not_mounted_twice() {
+        let paths = ["/usr/lib/x", "/opt/v", "/usr", "/opt/v2", "/opt/v"].map(PathBuf::from);
+        let kept = without_nested(paths.to_vec());
+        assert_eq!(kept, ["/opt/v", "/opt/v2", "/usr"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn absolute_paths_stay_below_the_stage() {
+        assert_eq!(staged(Path::new("/tmp"), "/usr/lib"), Path::new("/tmp/usr/lib"));
+        assert_eq!(staged(Path::new("/tmp"), "etc"), Path::new("/tmp/etc"));
+    }
+}

@@ -1,0 +1,100 @@
+//! The door to Python: the only file that knows it. Arguments in, one call of the core, result out.
+//!
+//! Errors become `OSError` with errno and subject, or `ValueError`; `sandbox_runtime/jail.py`
+//! gives them the names that users know. Nothing here waits on behalf of Python but for `enter_jail`
+//! and `join_pid_namespace`, which return at once.
+
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::error::Failure;
+use crate::spec::EnterPlan;
+use crate::{channel, contain, quote, sys};
+
+/// The supervisor, built with this extension (see `build.rs`).
+static SUPERVISOR: &[u8] = include_bytes!(env!("SANDBOX_SUPERVISOR"));
+/// Bash's builtin, likewise.
+static SHELL_BUILTIN: &[u8] = include_bytes!(env!("SANDBOX_SHELL_BUILTIN"));
+
+fn os_error(failure: &Failure) -> PyErr {
+    let step = serde_name(failure);
+    PyOSError::new_err((failure.errno, format!("{step}: {}", failure.subject)))
+}
+
+/// The step as Python's table of remedies spells it.
+fn serde_name(failure: &Failure) -> String {
+    channel::encode(&failure.step)
+        .and_then(|bytes| channel::decode::<String>(&bytes))
+        .unwrap_or_default()
+}
+
+/// Starts the launcher from a sealed memory file; returns its pid and the socket to it.
+///
+/// Its environment is empty and it holds no descriptor of this process but the socket.
+#[pyfunction]
+fn start_supervisor(py: Python<'_>) -> PyResult<(u32, i32)> {
+    py.detach(|| {
+        let program = sys::sealed_executable(c"sandbox-supervisor", SUPERVISOR)?;
+        let (ours, theirs) = sys::packet_pair()?;
+        let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+            .arg0("sandbox-supervisor")
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok((child.id(), ours.into_raw_fd()))
+    })
+}
+
+/// A sealed memory file with the shared object that serves a session inside bash.
+#[pyfunction]
+fn shell_builtin() -> PyResult<i32> {
+    Ok(sys::sealed_executable(c"sandbox-session", SHELL_BUILTIN)?.into_raw_fd())
+}
+
+/// Makes the calling thread's next children be born in this PID namespace.
+#[pyfunction]
+fn join_pid_namespace(fd: i32) -> PyResult<()> {
+    Ok(sys::enter_namespace(borrow(fd)?, libc::CLONE_NEWPID)?)
+}
+
+/// Confines this process, a zygote's fresh fork, as a context: see `contain::enter`.
+#[pyfunction]
+fn enter_jail(plan: &[u8], fds: Vec<i32>, kept: i32) -> PyResult<()> {
+    let plan: EnterPlan =
+        channel::decode(plan).map_err(|e| PyValueError::new_err(e.to_string()))?;
+    let fds = fds
+        .into_iter()
+        .map(|fd| borrow(fd).and_then(|fd| Ok(fd.try_clone_to_owned()?)))
+        .collect::<PyResult<Vec<OwnedFd>>>()?;
+    let entered = contain::enter(&plan, &fds, kept);
+    std::mem::forget(fds); // closed by `enter`, or about to be by the end of this process
+    entered.map_err(|failure| os_error(&failure))
+}
+
+/// Escapes one word for a POSIX shell; `ValueError` for a NUL.
+#[pyfunction]
+fn quote_word<'py>(py: Python<'py>, word: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    let quoted = quote::quote(word).map_err(|e| PyValueError::new_err(e.to_string()))?;
+    Ok(PyBytes::new(py, &quoted))
+}
+
+fn borrow<'a>(fd: i32) -> PyResult<BorrowedFd<'a>> {
+    sys::borrow(fd).ok_or_else(|| PyValueError::new_err(format!("{fd} is no open descriptor")))
+}
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(start_supervisor, module)?)?;
+    module.add_function(wrap_pyfunction!(shell_builtin, module)?)?;
+    module.add_function(wrap_pyfunction!(join_pid_namespace, module)?)?;
+    module.add_function(wrap_pyfunction!(enter_jail, module)?)?;
+    module.add_function(wrap_pyfunction!(quote_word, module)?)
+}

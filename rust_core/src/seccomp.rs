@@ -1,0 +1,1072 @@
+//! What the kernel refuses to sandboxed code: one table, compiled to two seccomp filters.
+//!
+//! # Theory of operation
+//!
+//! [`POLICY`] is a deny-list. Sandboxed code runs compilers, shells and virtual machines, so what
+//! no rule names is allowed, and what a rule names gets an error that libraries know how to fall
+//! back from. Only a foreign architecture kills, because there every number means another call.
+//!
+//! The rules are split by the time at which they can be installed:
+//!
+//! * [`Stage::Surface`] once per sandbox, before any jail exists: calls that our own processes
+//!   never make after their start (join a new session keyring *before* it), and numbers newer than
+//!   this file.
+//! * [`Stage::Confine`] last in each jail: calls that build a jail. It is paid for by every start.
+//!
+//! The kernel runs all installed filters and takes the strictest verdict. So neither can weaken the
+//! other, and what concerns every call, such as the architecture, is asked in the first one only.
+//!
+//! The price of installing a filter is one run of it for each call number, by which the kernel
+//! learns the numbers that are always allowed; to these the filter costs nothing later. Hence the
+//! shape of a program: the numbers are cut into ranges of equal treatment, and a search tree, which
+//! reaches the widest ranges first, finds the range of a call.
+//!
+//! ```text
+//! load arch, native? load number, search tree: allow | errno | a check of the arguments
+//! ```
+//!
+//! Everything here is a pure function of the table. [`decide`] reads the table in the plainest way
+//! and [`evaluate`] runs a program the way the kernel does; tests and the fuzz target hold one
+//! against the other.
+
+use libc::sock_filter;
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("the seccomp policy knows the call numbers of x86_64 and aarch64 only");
+#[cfg(not(target_endian = "little"))]
+compile_error!("the seccomp policy reads the low half of an argument at its own offset");
+
+/// What happens to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The call is made.
+    Allow,
+    /// `EPERM`: the call exists, and not for you.
+    NotPermitted,
+    /// `ENOSYS`: the call does not exist, use the older one. Also the answer that makes a library
+    /// fall back from a call whose arguments lie behind a pointer, which no filter can read.
+    NotImplemented,
+    /// `EAFNOSUPPORT`: the kernel was built without this family of sockets.
+    FamilyNotSupported,
+    /// The whole process dies by `SIGSYS`.
+    KillProcess,
+}
+
+impl Verdict {
+    /// The name for reports and documentation: `allow`, the symbol of an errno, or `kill`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::NotPermitted => "EPERM",
+            Self::NotImplemented => "ENOSYS",
+            Self::FamilyNotSupported => "EAFNOSUPPORT",
+            Self::KillProcess => "kill",
+        }
+    }
+
+    /// The value a filter returns for it.
+    pub const fn action(self) -> u32 {
+        const fn errno(code: i32) -> u32 {
+            libc::SECCOMP_RET_ERRNO | word(code as i128)
+        }
+        match self {
+            Self::Allow => libc::SECCOMP_RET_ALLOW,
+            Self::NotPermitted => errno(libc::EPERM),
+            Self::NotImplemented => errno(libc::ENOSYS),
+            Self::FamilyNotSupported => errno(libc::EAFNOSUPPORT),
+            Self::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
+        }
+    }
+}
+
+/// When a rule's filter is installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Once per sandbox, before any jail.
+    Surface,
+    /// Last in each jail, on top of [`Stage::Surface`] and never without it: this filter looks at
+    /// the number alone and takes it for a native one.
+    Confine,
+}
+
+/// A question about the low 32 bits of one argument.
+///
+/// All calls in the table take these arguments as 32-bit values, so the high bits mean nothing to
+/// the kernel and must mean nothing here (CVE-2019-10063).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Which argument, from 0.
+    pub argument: u8,
+    /// The bits of it that count.
+    pub mask: u32,
+    /// What they are compared with.
+    pub values: &'static [u32],
+    /// Whether the check holds for a value in the list, or for any other value.
+    pub listed: bool,
+}
+
+impl Check {
+    const fn new(argument: u8, values: &'static [u32], listed: bool) -> Self {
+        assert!(argument < 6, "a call has six arguments");
+        let mask = u32::MAX;
+        Self {
+            argument,
+            mask,
+            values,
+            listed,
+        }
+    }
+
+    const fn one_of(argument: u8, values: &'static [u32]) -> Self {
+        Self::new(argument, values, true)
+    }
+
+    const fn none_of(argument: u8, values: &'static [u32]) -> Self {
+        Self::new(argument, values, false)
+    }
+
+    const fn masked(self, mask: u32) -> Self {
+        Self { mask, ..self }
+    }
+}
+
+/// A verdict and the checks which must all hold for it. Without checks it always applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Case {
+    /// What must hold.
+    pub when: &'static [Check],
+    /// What follows.
+    pub verdict: Verdict,
+}
+
+impl Case {
+    const fn always(verdict: Verdict) -> Self {
+        Self::when(&[], verdict)
+    }
+
+    const fn when(when: &'static [Check], verdict: Verdict) -> Self {
+        Self { when, verdict }
+    }
+}
+
+/// One row of the table. The first case that applies decides; if none does, the call is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The name of the call.
+    pub name: &'static str,
+    /// Its number on this architecture.
+    pub number: u32,
+    /// Which filter holds it.
+    pub stage: Stage,
+    /// The verdicts, in order.
+    pub cases: &'static [Case],
+}
+
+/// The architecture this build is for, as the kernel writes it in `seccomp_data`.
+pub const NATIVE_ARCH: u32 = if cfg!(target_arch = "x86_64") {
+    AUDIT_ARCH_X86_64
+} else {
+    AUDIT_ARCH_AARCH64
+};
+
+/// The highest call number this table has judged (`file_setattr`, Linux 6.17). What comes later is
+/// unknown, and does not exist for the sandbox until someone has read it.
+pub const HIGHEST_KNOWN: u32 = 469;
+
+// libc has no names for these. From linux/audit.h: the ELF machine, 64 bits, little endian.
+const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+const AUDIT_ARCH_AARCH64: u32 = 0xc000_00b7;
+
+/// `x86_64` marks calls of its x32 dialect with bit 30. Numbers with bit 31 are negative to the
+/// kernel, which answers `ENOSYS` by itself: they are no dialect, merely unknown.
+const X32_FIRST: u32 = 0x4000_0000;
+const X32_LAST: u32 = 0x7fff_ffff;
+
+/// The namespace flags of `clone`. `CLONE_NEWTIME` (0x80) lies in the bits of the exit signal and
+/// is a namespace only to `clone3` and `unshare`, which are refused whole.
+const NAMESPACES: u32 = 0x7e02_0000;
+
+const ALLOWED: &[Case] = &[];
+const NOT_PERMITTED: &[Case] = &[Case::always(Verdict::NotPermitted)];
+const NOT_IMPLEMENTED: &[Case] = &[Case::always(Verdict::NotImplemented)];
+const KILLED: &[Case] = &[Case::always(Verdict::KillProcess)];
+
+/// `clone(flags, …)`: processes and threads yes, namespaces no.
+const NO_NAMESPACE: &[Case] = &[Case::when(
+    &[Check::none_of(0, &[0]).masked(NAMESPACES)],
+    Verdict::NotPermitted,
+)];
+
+/// `personality(persona)`: the ordinary one and the query. Others turn off address randomisation
+/// or make the kernel pretend to be older.
+const PLAIN_PERSONALITY: &[Case] = &[Case::when(
+    &[Check::none_of(0, &[0, u32::MAX])],
+    Verdict::NotPermitted,
+)];
+
+/// `ioctl(fd, request, …)`: no typing into a terminal on behalf of its user.
+const NO_TYPING: &[Case] = &[Case::when(
+    &[Check::one_of(1, &[TIOCSTI, TIOCLINUX])],
+    Verdict::NotPermitted,
+)];
+
+/// `socket(family, type, protocol)`, and `socketpair`, which makes sockets of any family too.
+///
+/// Families by name, as others bring kernel code nobody asked for (`AF_ALG`: CVE-2026-31431) or
+/// ways past the network namespace (`AF_VSOCK`). To netlink raw and datagram are the same, and the
+/// protocol chooses the part of the kernel that answers.
+const PLAIN_SOCKET: &[Case] = &[
+    Case::when(
+        &[Check::none_of(0, &[AF_UNIX, AF_INET, AF_INET6, AF_NETLINK])],
+        Verdict::FamilyNotSupported,
+    ),
+    Case::when(
+        &[
+            Check::one_of(0, &[AF_NETLINK]),
+            Check::none_of(2, &[NETLINK_ROUTE]),
+        ],
+        Verdict::NotPermitted,
+    ),
+    Case::when(
+        &[
+            Check::none_of(0, &[AF_NETLINK]),
+            Check::one_of(1, &[SOCK_RAW, SOCK_PACKET]).masked(SOCK_TYPE_MASK),
+        ],
+        Verdict::NotPermitted,
+    ),
+];
+
+const TIOCSTI: u32 = word(libc::TIOCSTI as i128);
+const TIOCLINUX: u32 = word(libc::TIOCLINUX as i128);
+const AF_UNIX: u32 = word(libc::AF_UNIX as i128);
+const AF_INET: u32 = word(libc::AF_INET as i128);
+const AF_INET6: u32 = word(libc::AF_INET6 as i128);
+const AF_NETLINK: u32 = word(libc::AF_NETLINK as i128);
+const NETLINK_ROUTE: u32 = word(libc::NETLINK_ROUTE as i128);
+const SOCK_RAW: u32 = word(libc::SOCK_RAW as i128);
+
+/// An old way to ask for a packet socket, in any family. libc deprecates the name.
+const SOCK_PACKET: u32 = 10;
+
+/// The bits of a socket's type that are not flags.
+const SOCK_TYPE_MASK: u32 = 0xf;
+
+/// A constant of libc, whatever its type, as the 32-bit word a filter compares.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "asserted"
+)]
+const fn word(constant: i128) -> u32 {
+    assert!(
+        0 <= constant && constant <= u32::MAX as i128,
+        "wider than a word of the filter"
+    );
+    constant as u32
+}
+
+const fn rule(name: &'static str, number: i64, stage: Stage, cases: &'static [Case]) -> Rule {
+    Rule {
+        name,
+        number: word(number as i128),
+        stage,
+        cases,
+    }
+}
+
+const fn surface(name: &'static str, number: i64, cases: &'static [Case]) -> Rule {
+    rule(name, number, Stage::Surface, cases)
+}
+
+const fn confine(name: &'static str, number: i64, cases: &'static [Case]) -> Rule {
+    rule(name, number, Stage::Confine, cases)
+}
+
+/// Every call that is not simply allowed. Rules that exist on one architecture only stand last.
+#[rustfmt::skip] // one rule, one line
+pub const POLICY: &[Rule] = &[
+    // Another process: reading it, steering it, taking its descriptors.
+    surface("kcmp", libc::SYS_kcmp, NOT_PERMITTED),
+    surface("pidfd_getfd", libc::SYS_pidfd_getfd, NOT_PERMITTED),
+    surface("process_madvise", libc::SYS_process_madvise, NOT_PERMITTED),
+    surface("process_vm_readv", libc::SYS_process_vm_readv, NOT_PERMITTED),
+    surface("process_vm_writev", libc::SYS_process_vm_writev, NOT_PERMITTED),
+    surface("ptrace", libc::SYS_ptrace, NOT_PERMITTED),
+    // Keys are kept per user and session, not per namespace.
+    surface("add_key", libc::SYS_add_key, NOT_PERMITTED),
+    surface("keyctl", libc::SYS_keyctl, NOT_PERMITTED),
+    surface("request_key", libc::SYS_request_key, NOT_PERMITTED),
+    // Large parts of the kernel behind one call.
+    surface("bpf", libc::SYS_bpf, NOT_PERMITTED),
+    surface("fanotify_init", libc::SYS_fanotify_init, NOT_PERMITTED),
+    surface("io_uring_setup", libc::SYS_io_uring_setup, NOT_PERMITTED),
+    surface("io_uring_enter", libc::SYS_io_uring_enter, NOT_PERMITTED),
+    surface("io_uring_register", libc::SYS_io_uring_register, NOT_PERMITTED),
+    surface("lookup_dcookie", libc::SYS_lookup_dcookie, NOT_PERMITTED),
+    surface("perf_event_open", libc::SYS_perf_event_open, NOT_PERMITTED),
+    surface("userfaultfd", libc::SYS_userfaultfd, NOT_PERMITTED),
+    // Where memory lies.
+    surface("get_mempolicy", libc::SYS_get_mempolicy, NOT_PERMITTED),
+    surface("mbind", libc::SYS_mbind, NOT_PERMITTED),
+    surface("migrate_pages", libc::SYS_migrate_pages, NOT_PERMITTED),
+    surface("move_pages", libc::SYS_move_pages, NOT_PERMITTED),
+    surface("set_mempolicy", libc::SYS_set_mempolicy, NOT_PERMITTED),
+    surface("set_mempolicy_home_node", libc::SYS_set_mempolicy_home_node, NOT_PERMITTED),
+    // The machine: its kernel, clocks, swap, quotas, accounts and log.
+    surface("acct", libc::SYS_acct, NOT_PERMITTED),
+    surface("clock_adjtime", libc::SYS_clock_adjtime, NOT_PERMITTED),
+    surface("clock_settime", libc::SYS_clock_settime, NOT_PERMITTED),
+    surface("delete_module", libc::SYS_delete_module, NOT_PERMITTED),
+    surface("finit_module", libc::SYS_finit_module, NOT_PERMITTED),
+    surface("init_module", libc::SYS_init_module, NOT_PERMITTED),
+    surface("kexec_file_load", libc::SYS_kexec_file_load, NOT_PERMITTED),
+    surface("kexec_load", libc::SYS_kexec_load, NOT_PERMITTED),
+    surface("lsm_set_self_attr", 460, NOT_PERMITTED),
+    surface("nfsservctl", libc::SYS_nfsservctl, NOT_PERMITTED),
+    surface("quotactl", libc::SYS_quotactl, NOT_PERMITTED),
+    surface("quotactl_fd", libc::SYS_quotactl_fd, NOT_PERMITTED),
+    surface("reboot", libc::SYS_reboot, NOT_PERMITTED),
+    surface("settimeofday", libc::SYS_settimeofday, NOT_PERMITTED),
+    surface("swapoff", libc::SYS_swapoff, NOT_PERMITTED),
+    surface("swapon", libc::SYS_swapon, NOT_PERMITTED),
+    surface("syslog", libc::SYS_syslog, NOT_PERMITTED),
+    surface("vhangup", libc::SYS_vhangup, NOT_PERMITTED),
+    // Calls that are right with some arguments.
+    surface("ioctl", libc::SYS_ioctl, NO_TYPING),
+    surface("personality", libc::SYS_personality, PLAIN_PERSONALITY),
+    surface("socket", libc::SYS_socket, PLAIN_SOCKET),
+    surface("socketpair", libc::SYS_socketpair, PLAIN_SOCKET),
+    // Namespaces. `clone3` hides its flags behind a pointer; libraries fall back to `clone`.
+    confine("clone", libc::SYS_clone, NO_NAMESPACE),
+    confine("clone3", libc::SYS_clone3, NOT_IMPLEMENTED),
+    confine("setns", libc::SYS_setns, NOT_PERMITTED),
+    confine("unshare", libc::SYS_unshare, NOT_PERMITTED),
+    // The tree of mounts, by the old calls and by the new.
+    confine("chroot", libc::SYS_chroot, NOT_PERMITTED),
+    confine("mount", libc::SYS_mount, NOT_PERMITTED),
+    confine("pivot_root", libc::SYS_pivot_root, NOT_PERMITTED),
+    confine("umount2", libc::SYS_umount2, NOT_PERMITTED),
+    confine("fsconfig", libc::SYS_fsconfig, NOT_IMPLEMENTED),
+    confine("fsmount", libc::SYS_fsmount, NOT_IMPLEMENTED),
+    confine("fsopen", libc::SYS_fsopen, NOT_IMPLEMENTED),
+    confine("fspick", libc::SYS_fspick, NOT_IMPLEMENTED),
+    confine("mount_setattr", libc::SYS_mount_setattr, NOT_IMPLEMENTED),
+    confine("move_mount", libc::SYS_move_mount, NOT_IMPLEMENTED),
+    confine("open_tree", libc::SYS_open_tree, NOT_IMPLEMENTED),
+    confine("open_tree_attr", 467, NOT_IMPLEMENTED),
+    // Files by inode number, past every directory.
+    confine("name_to_handle_at", libc::SYS_name_to_handle_at, NOT_PERMITTED),
+    confine("open_by_handle_at", libc::SYS_open_by_handle_at, NOT_PERMITTED),
+    #[cfg(target_arch = "x86_64")]
+    surface("create_module", 174, NOT_PERMITTED),
+    #[cfg(target_arch = "x86_64")]
+    surface("ioperm", libc::SYS_ioperm, NOT_PERMITTED),
+    #[cfg(target_arch = "x86_64")]
+    surface("iopl", libc::SYS_iopl, NOT_PERMITTED),
+    #[cfg(target_arch = "x86_64")]
+    surface("modify_ldt", libc::SYS_modify_ldt, NOT_PERMITTED),
+    #[cfg(target_arch = "x86_64")]
+    surface("uselib", libc::SYS_uselib, NOT_PERMITTED),
+];
+
+/// The names of all calls that are refused, some of them only with certain arguments.
+pub fn denied_names() -> impl Iterator<Item = &'static str> {
+    POLICY.iter().map(|rule| rule.name)
+}
+
+/// A call as a filter sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The number in the register, bit 30 included.
+    pub number: u32,
+    /// The `AUDIT_ARCH_*` of the instruction that made the call.
+    pub arch: u32,
+    /// The six registers.
+    pub arguments: [u64; 6],
+}
+
+/// Reads the verdict of one stage from the table, without any program.
+///
+/// This is the meaning of [`POLICY`], for tests and explanations; the kernel asks the program.
+pub fn decide(stage: Stage, call: &Call) -> Verdict {
+    if stage == Stage::Surface {
+        let x32 = cfg!(target_arch = "x86_64") && (X32_FIRST..=X32_LAST).contains(&call.number);
+        if call.arch != NATIVE_ARCH || x32 {
+            return Verdict::KillProcess;
+        }
+        if call.number > HIGHEST_KNOWN {
+            return Verdict::NotImplemented;
+        }
+    }
+    POLICY
+        .iter()
+        .filter(|rule| rule.stage == stage && rule.number == call.number)
+        .flat_map(|rule| rule.cases)
+        .find(|case| case.when.iter().all(|check| holds(check, call)))
+        .map_or(Verdict::Allow, |case| case.verdict)
+}
+
+fn holds(check: &Check, call: &Call) -> bool {
+    let value = halves(call.arguments[usize::from(check.argument)]).0 & check.mask;
+    check.values.contains(&value) == check.listed
+}
+
+/// The low and the high half of an argument.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the halves are what is wanted"
+)]
+fn halves(argument: u64) -> (u32, u32) {
+    (argument as u32, (argument >> 32) as u32)
+}
+
+/// Compiles the filter of one stage, ready to be installed.
+pub fn compile(stage: Stage) -> Vec<sock_filter> {
+    let rules = POLICY.iter().filter(|rule| rule.stage == stage);
+    assemble(stage, rules.copied())
+}
+
+fn assemble(stage: Stage, rules: impl Iterator<Item = Rule>) -> Vec<sock_filter> {
+    let mut program = Program::default();
+    let tree = program.tree(&ranges(stage, rules), HIGHEST_KNOWN + 1);
+    let start = program.push(LOAD, NUMBER_OFFSET, tree);
+    if stage == Stage::Surface {
+        let foreign = program.cases(KILLED);
+        let native = program.branch(JUMP_IF_EQUAL, NATIVE_ARCH, start, foreign);
+        program.push(LOAD, ARCH_OFFSET, native);
+    }
+    program.reversed.reverse();
+    program.reversed
+}
+
+/// Call numbers from `first` up to the next range, which are treated alike.
+#[derive(Clone, Copy)]
+struct Range {
+    first: u32,
+    cases: &'static [Case],
+}
+
+/// Cuts all numbers into ranges. Neighbours always differ.
+fn ranges(stage: Stage, rules: impl Iterator<Item = Rule>) -> Vec<Range> {
+    let mut rules: Vec<Rule> = rules.collect();
+    rules.sort_unstable_by_key(|rule| rule.number);
+    let mut ranges: Vec<Range> = Vec::new();
+    let mut begin = |first: u32, cases: &'static [Case]| {
+        if ranges.last().is_some_and(|last| last.first == first) {
+            ranges.pop();
+        }
+        if ranges.last().is_none_or(|last| last.cases != cases) {
+            ranges.push(Range { first, cases });
+        }
+    };
+    begin(0, ALLOWED);
+    for rule in rules {
+        begin(rule.number, rule.cases);
+        begin(rule.number + 1, ALLOWED);
+    }
+    if stage == Stage::Surface {
+        begin(HIGHEST_KNOWN + 1, NOT_IMPLEMENTED);
+        if cfg!(target_arch = "x86_64") {
+            begin(X32_FIRST, KILLED);
+            begin(X32_LAST + 1, NOT_IMPLEMENTED);
+        }
+    }
+    ranges
+}
+
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+const JUMP: u32 = libc::BPF_JMP | libc::BPF_JA;
+const JUMP_IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const JUMP_UNLESS_LESS: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+
+// Where the fields of seccomp_data lie.
+const NUMBER_OFFSET: u32 = 0;
+const ARCH_OFFSET: u32 = 4;
+const ARGUMENTS_OFFSET: u32 = 16;
+const ARGUMENT_SIZE: u32 = 8;
+
+/// A place in a program: the index of an instruction, counted from the end.
+type Label = usize;
+
+/// A program, written from its last instruction to its first.
+///
+/// A filter can only jump forwards. Written backwards, every target is known by the time something
+/// jumps to it, and a jump too long for its eight bits can be led over one that has thirty-two.
+#[derive(Default)]
+struct Program {
+    reversed: Vec<sock_filter>,
+    verdicts: Vec<(Verdict, Label)>,
+    checked: Vec<(&'static [Case], Label)>,
+}
+
+impl Program {
+    /// The furthest a conditional jump goes. It could reach 255, but its other target may need an
+    /// instruction in between.
+    const REACH: usize = 250;
+
+    /// Finds the range of the number in the accumulator. Each step halves the numbers, not the
+    /// ranges: every number costs the same, and most of them lie in a few wide ranges.
+    fn tree(&mut self, ranges: &[Range], end: u32) -> Label {
+        match ranges {
+            [range] => self.cases(range.cases),
+            [around, single, rest]
+                if around.cases == rest.cases && single.first + 1 == rest.first =>
+            {
+                let others = self.cases(around.cases);
+                let hit = self.cases(single.cases);
+                self.branch(JUMP_IF_EQUAL, single.first, hit, others)
+            }
+            _ => {
+                let middle = u32::midpoint(ranges[0].first, end);
+                let cut = (1..ranges.len())
+                    .min_by_key(|&cut| ranges[cut].first.abs_diff(middle))
+                    .unwrap_or_default();
+                let (below, above) = ranges.split_at(cut);
+                let first = above[0].first;
+                let above = self.tree(above, end);
+                let below = self.tree(below, first);
+                self.branch(JUMP_UNLESS_LESS, first, above, below)
+            }
+        }
+    }
+
+    fn cases(&mut self, cases: &'static [Case]) -> Label {
+        if let Some(&(_, label)) = self.checked.iter().find(|(known, _)| *known == cases) {
+            return label;
+        }
+        let mut otherwise = self.verdict(Verdict::Allow);
+        for case in cases.iter().rev() {
+            let mut then = self.verdict(case.verdict);
+            for check in case.when.iter().rev() {
+                then = self.check(check, then, otherwise);
+            }
+            otherwise = then;
+        }
+        self.checked.push((cases, otherwise));
+        otherwise
+    }
+
+    fn check(&mut self, check: &Check, then: Label, otherwise: Label) -> Label {
+        let (hit, miss) = if check.listed {
+            (then, otherwise)
+        } else {
+            (otherwise, then)
+        };
+        let compare = check.values.iter().rev().fold(miss, |next, &value| {
+            self.branch(JUMP_IF_EQUAL, value, hit, next)
+        });
+        let mask = if check.mask == u32::MAX {
+            compare
+        } else {
+            self.push(AND, check.mask, compare)
+        };
+        let offset = ARGUMENTS_OFFSET + u32::from(check.argument) * ARGUMENT_SIZE;
+        self.push(LOAD, offset, mask)
+    }
+
+    fn verdict(&mut self, verdict: Verdict) -> Label {
+        if let Some(&(_, label)) = self.verdicts.iter().find(|(known, _)| *known == verdict) {
+            return label;
+        }
+        let label = self.write(RETURN, verdict.action(), 0, 0);
+        self.verdicts.push((verdict, label));
+        label
+    }
+
+    /// An instruction that goes on at `next`.
+    fn push(&mut self, code: u32, operand: u32, next: Label) -> Label {
+        self.adjacent(next);
+        self.write(code, operand, 0, 0)
+    }
+
+    /// A conditional jump.
+    fn branch(&mut self, test: u32, operand: u32, then: Label, otherwise: Label) -> Label {
+        let then = self.near(then);
+        let otherwise = self.near(otherwise);
+        let (then, otherwise) = (self.distance(then), self.distance(otherwise));
+        self.write(test, operand, then, otherwise)
+    }
+
+    /// `label`, or the unconditional jump to it that stands near.
+    fn near(&mut self, label: Label) -> Label {
+        if self.reversed.len() - label <= Self::REACH {
+            label
+        } else {
+            self.jump(label)
+        }
+    }
+
+    /// Makes sure that the next instruction written runs on into `label`.
+    fn adjacent(&mut self, label: Label) {
+        if label + 1 != self.reversed.len() {
+            self.jump(label);
+        }
+    }
+
+    fn jump(&mut self, label: Label) -> Label {
+        let over = word((self.reversed.len() - label - 1) as i128);
+        self.write(JUMP, over, 0, 0)
+    }
+
+    /// How many instructions the next one written must skip to reach `label`.
+    fn distance(&self, label: Label) -> u8 {
+        let skipped = self.reversed.len() - label - 1;
+        u8::try_from(skipped).expect("near() keeps targets within reach")
+    }
+
+    fn write(&mut self, code: u32, k: u32, jt: u8, jf: u8) -> Label {
+        let code = u16::try_from(code).expect("all codes of cBPF are small");
+        self.reversed.push(sock_filter { code, jt, jf, k });
+        self.reversed.len() - 1
+    }
+}
+
+/// What a program did with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The value it returned, a [`Verdict::action`].
+    pub action: u32,
+    /// How many instructions it ran.
+    pub steps: usize,
+}
+
+/// Runs a program as the kernel would. A tool for tests and for explaining a filter.
+///
+/// Returns `None` where the kernel would have refused to load the program: a jump or a load out of
+/// bounds, no return, or an instruction that [`compile`] has no use for.
+pub fn evaluate(program: &[sock_filter], call: &Call) -> Option<Outcome> {
+    let mut accumulator = 0;
+    let mut position = 0;
+    for steps in 1..=program.len() {
+        let sock_filter { code, jt, jf, k } = *program.get(position)?;
+        position += 1;
+        let test = match u32::from(code) {
+            LOAD => {
+                accumulator = load(call, k)?;
+                continue;
+            }
+            AND => {
+                accumulator &= k;
+                continue;
+            }
+            JUMP => {
+                position = position.checked_add(usize::try_from(k).ok()?)?;
+                continue;
+            }
+            RETURN => return Some(Outcome { action: k, steps }),
+            JUMP_IF_EQUAL => accumulator == k,
+            JUMP_UNLESS_LESS => accumulator >= k,
+            _ => return None,
+        };
+        position += usize::from(if test { jt } else { jf });
+    }
+    None
+}
+
+/// One word of `seccomp_data`. The instruction pointer reads as zero.
+fn load(call: &Call, offset: u32) -> Option<u32> {
+    match offset {
+        NUMBER_OFFSET => Some(call.number),
+        ARCH_OFFSET => Some(call.arch),
+        8 | 12 => Some(0),
+        _ if offset % 4 == 0 => {
+            let place = offset.checked_sub(ARGUMENTS_OFFSET)?;
+            let index = usize::try_from(place / ARGUMENT_SIZE).ok()?;
+            let (low, high) = halves(*call.arguments.get(index)?);
+            Some(if place % ARGUMENT_SIZE == 0 {
+                low
+            } else {
+                high
+            })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    const STAGES: [Stage; 2] = [Stage::Surface, Stage::Confine];
+
+    /// Numbers without meaning, the same in each run (xorshift).
+    struct Noise(u64);
+
+    impl Noise {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0
+        }
+    }
+
+    fn native(number: u32, arguments: [u64; 6]) -> Call {
+        Call {
+            number,
+            arch: NATIVE_ARCH,
+            arguments,
+        }
+    }
+
+    fn rule_of(name: &str) -> &'static Rule {
+        POLICY
+            .iter()
+            .find(|rule| rule.name == name)
+            .expect("a rule of that name")
+    }
+
+    /// The verdict of the compiled program, compared with the table on the way.
+    fn verdict(name: &str, arguments: [u64; 6]) -> &'static str {
+        let rule = rule_of(name);
+        let call = native(rule.number, arguments);
+        let decided = decide(rule.stage, &call);
+        assert_eq!(run(&compile(rule.stage), &call).action, decided.action());
+        decided.name()
+    }
+
+    fn run(program: &[sock_filter], call: &Call) -> Outcome {
+        evaluate(program, call).expect("a program that the kernel takes")
+    }
+
+    /// All values worth trying for one argument of a call: those the rules name, their
+    /// neighbours, the same under garbage in the high half, and noise.
+    fn values(rule: &Rule, argument: u8, noise: &mut Noise) -> Vec<u64> {
+        let mut values = vec![0, 1, u64::MAX, noise.next()];
+        let checks = rule.cases.iter().flat_map(|case| case.when);
+        for check in checks.filter(|check| check.argument == argument) {
+            for value in check.values.iter().copied().map(u64::from) {
+                let high = noise.next() << 32;
+                let unmasked = u64::from(!check.mask) & noise.next();
+                values.extend([value, value ^ 1, value | high, value | unmasked]);
+            }
+            values.extend((0..32).map(|bit| 1 << bit));
+        }
+        values
+    }
+
+    #[test]
+    fn programs_say_what_the_table_says() {
+        let mut noise = Noise(0x5eed);
+        for stage in STAGES {
+            let program = compile(stage);
+            let borders = [X32_FIRST, X32_LAST, u32::MAX, X32_FIRST - 1];
+            let x32 = (0..600).map(|number| number | X32_FIRST);
+            let random: Vec<u32> = (0..2000).map(|_| halves(noise.next()).0).collect();
+            for number in (0..600).chain(borders).chain(x32).chain(random) {
+                for arch in [
+                    AUDIT_ARCH_X86_64,
+                    AUDIT_ARCH_AARCH64,
+                    0x4000_0003,
+                    0,
+                    u32::MAX,
+                ] {
+                    for _ in 0..4 {
+                        let arguments = [(); 6].map(|()| noise.next());
+                        let call = Call {
+                            number,
+                            arch,
+                            arguments,
+                        };
+                        let expected = decide(stage, &call).action();
+                        assert_eq!(run(&program, &call).action, expected, "{stage:?} {call:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn programs_say_what_the_table_says_about_every_argument() {
+        let mut noise = Noise(0xa46);
+        for rule in POLICY {
+            let program = compile(rule.stage);
+            for first in values(rule, 0, &mut noise) {
+                for second in values(rule, 1, &mut noise) {
+                    for third in values(rule, 2, &mut noise) {
+                        let call = native(rule.number, [first, second, third, 7, 8, 9]);
+                        let expected = decide(rule.stage, &call).action();
+                        assert_eq!(run(&program, &call).action, expected, "{call:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_case_of_every_rule_decides_something() {
+        let mut noise = Noise(0xca5e);
+        for rule in POLICY {
+            let mut seen = HashSet::new();
+            for first in values(rule, 0, &mut noise) {
+                for second in values(rule, 1, &mut noise) {
+                    for third in values(rule, 2, &mut noise) {
+                        let call = native(rule.number, [first, second, third, 0, 0, 0]);
+                        seen.insert(
+                            rule.cases
+                                .iter()
+                                .position(|case| case.when.iter().all(|check| holds(check, &call))),
+                        );
+                    }
+                }
+            }
+            for case in 0..rule.cases.len() {
+                assert!(
+                    seen.contains(&Some(case)),
+                    "case {case} of {} is never used",
+                    rule.name
+                );
+            }
+            let conditional = rule.cases.iter().all(|case| !case.when.is_empty());
+            assert_eq!(seen.contains(&None), conditional, "{}", rule.name);
+        }
+    }
+
+    #[test]
+    fn every_call_has_one_rule() {
+        let names: HashSet<_> = denied_names().collect();
+        let numbers: HashSet<_> = POLICY.iter().map(|rule| rule.number).collect();
+        assert_eq!((names.len(), numbers.len()), (POLICY.len(), POLICY.len()));
+        assert!(numbers.iter().all(|&number| number <= HIGHEST_KNOWN));
+    }
+
+    #[test]
+    fn programs_are_small_and_trees_are_flat() {
+        for (stage, most_instructions, most_steps) in
+            [(Stage::Surface, 90, 14), (Stage::Confine, 30, 9)]
+        {
+            let program = compile(stage);
+            assert!(
+                program.len() <= most_instructions,
+                "{stage:?}: {}",
+                program.len()
+            );
+            let deepest = (0..=HIGHEST_KNOWN)
+                .map(|number| run(&program, &native(number, [0; 6])).steps)
+                .max();
+            assert!(deepest <= Some(most_steps), "{stage:?}: {deepest:?}");
+        }
+    }
+
+    #[test]
+    fn a_table_too_long_for_short_jumps_compiles_too() {
+        let kinds = [
+            NOT_PERMITTED,
+            NOT_IMPLEMENTED,
+            PLAIN_SOCKET,
+            NO_TYPING,
+            NO_NAMESPACE,
+        ];
+        let rules = (0..900).zip(kinds.into_iter().cycle());
+        let program = assemble(
+            Stage::Confine,
+            rules.map(|(index, cases)| confine("", index * 3, cases)),
+        );
+        assert!(
+            program.len() > 900 && program.len() < 4096,
+            "{}",
+            program.len()
+        );
+        assert!(program.iter().any(|step| u32::from(step.code) == JUMP));
+        for number in 0..2800 {
+            let denied = number % 3 == 0 && number < 2700 && (number / 3) % 5 < 2;
+            let action = run(&program, &native(number, [1, 0, 0, 0, 0, 0])).action;
+            assert_eq!(action != Verdict::Allow.action(), denied, "{number}");
+        }
+    }
+
+    #[test]
+    fn a_check_without_values_never_or_always_holds() {
+        const NEVER: &[Case] = &[Case::when(&[Check::one_of(0, &[])], Verdict::NotPermitted)];
+        const ALWAYS: &[Case] = &[Case::when(&[Check::none_of(0, &[])], Verdict::NotPermitted)];
+        let rules = [confine("", 3, NEVER), confine("", 4, ALWAYS)];
+        let program = assemble(Stage::Confine, rules.into_iter());
+        let actions = [2, 3, 4, 5].map(|number| run(&program, &native(number, [0; 6])).action);
+        let [allow, deny] = [Verdict::Allow, Verdict::NotPermitted].map(Verdict::action);
+        assert_eq!(actions, [allow, allow, deny, allow]);
+    }
+
+    #[test]
+    fn a_foreign_architecture_kills() {
+        let program = compile(Stage::Surface);
+        let i386 = 0x4000_0003;
+        for arch in [i386, NATIVE_ARCH ^ 1, 0] {
+            let call = Call {
+                number: 0,
+                arch,
+                arguments: [0; 6],
+            };
+            assert_eq!(run(&program, &call).action, Verdict::KillProcess.action());
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_x32_dialect_kills() {
+        let program = compile(Stage::Surface);
+        for number in [0, 1, 59, 520, HIGHEST_KNOWN] {
+            let call = native(number | X32_FIRST, [0; 6]);
+            assert_eq!(run(&program, &call).action, Verdict::KillProcess.action());
+        }
+    }
+
+    #[test]
+    fn calls_newer_than_the_table_do_not_exist() {
+        let program = compile(Stage::Surface);
+        for number in [HIGHEST_KNOWN + 1, 512, 547, 1000, X32_FIRST - 1, u32::MAX] {
+            let action = run(&program, &native(number, [0; 6])).action;
+            assert_eq!(action, Verdict::NotImplemented.action(), "{number}");
+        }
+        let known = run(&program, &native(HIGHEST_KNOWN, [0; 6])).action;
+        assert_eq!(known, Verdict::Allow.action());
+    }
+
+    #[test]
+    fn ordinary_calls_are_allowed() {
+        let calls = [
+            libc::SYS_read,
+            libc::SYS_openat,
+            libc::SYS_execve,
+            libc::SYS_futex,
+        ]
+        .into_iter()
+        .chain([
+            libc::SYS_seccomp,
+            libc::SYS_landlock_restrict_self,
+            libc::SYS_pidfd_open,
+        ])
+        .chain([
+            libc::SYS_prctl,
+            libc::SYS_memfd_create,
+            libc::SYS_close_range,
+        ]);
+        for number in calls {
+            let call = native(word(number.into()), [u64::MAX; 6]);
+            for stage in STAGES {
+                assert_eq!(run(&compile(stage), &call).action, Verdict::Allow.action());
+            }
+        }
+    }
+
+    #[test]
+    fn typing_into_a_terminal_is_refused_under_garbage_in_the_high_bits() {
+        for high in [0, 1 << 32, 0xdead_beef << 32, 1 << 63] {
+            for request in [0x5412, 0x541c] {
+                assert_eq!(verdict("ioctl", [0, request | high, 0, 0, 0, 0]), "EPERM");
+            }
+            assert_eq!(verdict("ioctl", [0, 0x5401 | high, 0, 0, 0, 0]), "allow");
+        }
+    }
+
+    #[test]
+    fn clone_makes_processes_and_threads_but_no_namespaces() {
+        let thread = 0x003d_0f00;
+        let vfork = 0x4111;
+        for flags in [
+            17,
+            thread,
+            vfork,
+            0x80,
+            u64::from(!NAMESPACES),
+            0x7e02_0000 << 32,
+        ] {
+            assert_eq!(
+                verdict("clone", [flags, 0, 0, 0, 0, 0]),
+                "allow",
+                "{flags:x}"
+            );
+        }
+        for bit in [17, 25, 26, 27, 28, 29, 30] {
+            assert_eq!(
+                verdict("clone", [0x11 | 1 << bit, 0, 0, 0, 0, 0]),
+                "EPERM",
+                "{bit}"
+            );
+        }
+        assert_eq!(verdict("clone3", [0; 6]), "ENOSYS");
+        assert_eq!(verdict("unshare", [0x80, 0, 0, 0, 0, 0]), "EPERM");
+    }
+
+    #[test]
+    fn the_persona_stays() {
+        assert_eq!(verdict("personality", [0; 6]), "allow");
+        assert_eq!(
+            verdict("personality", [0xffff_ffff, 0, 0, 0, 0, 0]),
+            "allow"
+        );
+        let no_randomisation = 0x0004_0000;
+        assert_eq!(
+            verdict("personality", [no_randomisation, 0, 0, 0, 0, 0]),
+            "EPERM"
+        );
+    }
+
+    #[test]
+    fn sockets_are_of_plain_families_and_types() {
+        let flags = u64::from(word((libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK).into()));
+        let [unix, inet, inet6, netlink]: [u64; 4] = [1, 2, 10, 16];
+        let [stream, datagram, raw, sequential, packet]: [u64; 5] = [1, 2, 3, 5, 10];
+        for call in ["socket", "socketpair"] {
+            let socket = |family, kind, protocol| verdict(call, [family, kind, protocol, 0, 0, 0]);
+            for kind in [stream, datagram, sequential, stream | flags] {
+                for family in [unix, inet, inet6] {
+                    assert_eq!(socket(family, kind, 0), "allow");
+                    assert_eq!(socket(family, kind, 6), "allow");
+                }
+            }
+            for kind in [raw, packet, raw | flags, packet | flags] {
+                for family in [unix, inet, inet6, inet | 1 << 32] {
+                    assert_eq!(socket(family, kind, 0), "EPERM");
+                    assert_eq!(socket(family, kind, 255), "EPERM");
+                }
+            }
+            for kind in [raw, datagram, raw | flags] {
+                assert_eq!(socket(netlink, kind, 0), "allow");
+                assert_eq!(socket(netlink, kind, 1 << 32), "allow");
+                for protocol in 1..32 {
+                    assert_eq!(socket(netlink, kind, protocol), "EPERM");
+                }
+            }
+            for family in [0, 3, 17, 30, 38, 40, 44, 45, u64::MAX] {
+                assert_eq!(socket(family, stream, 0), "EAFNOSUPPORT");
+                assert_eq!(socket(family, raw, 0), "EAFNOSUPPORT");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_would_not_load_is_not_evaluated() {
+        let call = native(0, [0; 6]);
+        let step = |code, jt, k| sock_filter { code, jt, jf: 0, k };
+        let [load, jump, equal, allow] =
+            [LOAD, JUMP, JUMP_IF_EQUAL, RETURN].map(|code| u16::try_from(code).expect("small"));
+        assert_eq!(evaluate(&[], &call), None);
+        assert_eq!(evaluate(&[step(load, 0, 0)], &call), None);
+        for offset in [2, 64, 400] {
+            assert_eq!(
+                evaluate(&[step(load, 0, offset), step(allow, 0, 0)], &call),
+                None
+            );
+        }
+        assert_eq!(evaluate(&[step(jump, 0, u32::MAX)], &call), None);
+        assert_eq!(
+            evaluate(&[step(equal, 9, 0), step(allow, 0, 0)], &call),
+            None
+        );
+        assert_eq!(
+            evaluate(&[step(0xffff, 0, 0), step(allow, 0, 0)], &call),
+            None
+        );
+        let fine = [step(load, 0, 4), step(equal, 0, 0), step(allow, 0, 3)];
+        assert_eq!(
+            evaluate(&fine, &call),
+            Some(Outcome {
+                action: 3,
+                steps: 3
+            })
+        );
+    }
+}

@@ -1,0 +1,332 @@
+//! What is said over the sockets, as plain data. Python's side of it is `sandbox_runtime/jail.py`.
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::error::Failure;
+
+/// What a sandbox may use. All sizes in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory of all processes together, with what they keep in the writable directories.
+    pub memory_bytes: u64,
+    /// Processes and threads of all jails together.
+    pub processes: u64,
+    /// Open descriptors of one process.
+    pub open_files: u64,
+    /// Largest file that may be written.
+    pub file_size_bytes: u64,
+    /// Size of `/workspace`.
+    pub workspace_bytes: u64,
+    /// Size of `/tmp`.
+    pub tmp_bytes: u64,
+    /// Size of `/dev/shm`.
+    pub shm_bytes: u64,
+}
+
+/// What the control process asks the supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum SupervisorRequest {
+    /// The first, once: make the outer namespaces and the root that all sandboxes share.
+    Start {
+        /// Directories beside `/usr` that sandboxes see, read-only.
+        read_only_paths: Vec<String>,
+    },
+    /// A new sandbox. Carries the socket on which its keeper will answer.
+    CreateSandbox {
+        /// The caller's number for it.
+        id: u64,
+        /// What `hostname` says inside.
+        host_name: String,
+        /// What it may use.
+        limits: Limits,
+    },
+    /// A warmed interpreter outside of all sandboxes. Carries the socket it finds as descriptor 3.
+    StartZygote {
+        /// Program and arguments.
+        argv: Vec<ByteBuf>,
+        /// `NAME=value`, the whole environment.
+        env: Vec<ByteBuf>,
+    },
+}
+
+/// What the supervisor answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum SupervisorReply {
+    /// It serves.
+    Started {
+        /// Whether each sandbox gets ids of its own.
+        separate_ids: bool,
+    },
+    /// It could not start, and ends.
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
+    /// A sandbox, its processes, mounts and cgroups are gone.
+    SandboxEnded {
+        /// The number given at its creation.
+        id: u64,
+    },
+}
+
+/// A program to run in a jail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Program {
+    /// An executable. The packet's descriptors become its 0, 1, 2 …
+    Execute {
+        /// Program and arguments; a program without a slash is looked up in `env`'s `PATH`.
+        argv: Vec<ByteBuf>,
+        /// `NAME=value`, the whole environment.
+        env: Vec<ByteBuf>,
+        /// Where it starts.
+        cwd: ByteBuf,
+        /// Return descriptors of the `children` files of init and of this process (proc(5)).
+        watch_children: bool,
+    },
+    /// The file service, see `files.rs`. The packet has one descriptor, its socket.
+    Files,
+    /// The self-check, see `probe.rs`. The packet has one descriptor, a pipe for its findings.
+    Check,
+}
+
+/// What the control process asks a sandbox's keeper.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum KeeperRequest {
+    /// A new jail. Carries the socket of its init, then the descriptors of `program`.
+    CreateJail {
+        /// Started at once, so that a jail with its program costs one message.
+        program: Option<Program>,
+        /// Return descriptors of the jail's own namespaces.
+        namespaces: bool,
+    },
+}
+
+/// Whether a protection is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Achieved {
+    /// All of it.
+    Full,
+    /// Some of it; the detail says what.
+    Partial,
+    /// None of it; the detail says why.
+    Absent,
+}
+
+/// One row of the report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protection {
+    /// Its name, one of `sandbox_runtime.report.PROTECTIONS`.
+    pub name: String,
+    /// Whether it is there.
+    pub achieved: Achieved,
+    /// What was seen, or what is missing.
+    pub detail: String,
+}
+
+impl Protection {
+    /// A row.
+    pub fn new(name: &str, achieved: Achieved, detail: impl Into<String>) -> Self {
+        Self { name: name.to_owned(), achieved, detail: detail.into() }
+    }
+}
+
+/// What a keeper answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum KeeperReply {
+    /// The sandbox is there. Carries its pidfd, then what `enter` needs (see `contain.rs`).
+    Ready {
+        /// What was achieved.
+        protections: Vec<Protection>,
+        /// What the descriptors behind the pidfd are.
+        enter: EnterPlan,
+    },
+    /// It could not be made, and is gone.
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
+}
+
+/// How a zygote's child enters a jail; it travels as opaque bytes with the descriptors it names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnterPlan {
+    /// How many cgroup files come first; a `0` is written to each.
+    pub cgroup_files: usize,
+    /// Whether a Landlock ruleset comes last.
+    pub landlock: bool,
+    /// Whether the sandbox has ids of its own.
+    pub separate_ids: bool,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// What the control process asks a jail's init.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum InitRequest {
+    /// Start a program.
+    Spawn {
+        /// Which.
+        program: Program,
+    },
+    /// Send a signal.
+    Signal {
+        /// To this process of the jail.
+        pid: i32,
+        /// The signal's number.
+        signal: i32,
+        /// To its whole process group.
+        group: bool,
+    },
+    /// End all processes of the jail but the ones named and their descendants.
+    Sweep {
+        /// Left alone themselves, though their descendants are not (a shell, an executor).
+        spare: Vec<i32>,
+        /// Left alone with their descendants: what was there before the command began.
+        keep: Vec<i32>,
+        /// A process in `keep` that started later than this many clock ticks after boot is
+        /// another one with the same number.
+        since_ticks: u64,
+        /// Then make the spared shell give up what it is running.
+        break_shell: bool,
+    },
+}
+
+/// What an init answers, unasked or asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum InitReply {
+    /// The jail is there. Carries its pidfd, then its PID and mount namespace if asked for.
+    Ready {},
+    /// It could not be made, and is gone.
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
+    /// A program runs. Carries the two `children` files if asked for.
+    Spawned {
+        /// Its number in the jail.
+        pid: i32,
+    },
+    /// A program could not be started.
+    SpawnFailed {
+        /// Why.
+        failure: Failure,
+    },
+    /// A program that was spawned has ended.
+    Exited {
+        /// Its number in the jail.
+        pid: i32,
+        /// Exit code.
+        exit: Option<i32>,
+        /// The signal that ended it.
+        signal: Option<i32>,
+        /// CPU time in user mode, of it and all descendants that were waited for.
+        user_us: u64,
+        /// CPU time in the kernel, likewise.
+        system_us: u64,
+        /// Largest resident set of any one of these.
+        max_rss_bytes: u64,
+    },
+    /// The sweep is over: nothing that it was to end is alive.
+    Swept {
+        /// How many processes it ended.
+        killed: u64,
+    },
+}
+
+/// What the control process asks the file service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FilesRequest {
+    /// Open a regular file for reading; its descriptor comes back.
+    Read {
+        /// Which.
+        path: ByteBuf,
+    },
+    /// Write what comes through the carried pipe, in one step for whoever looks.
+    Write {
+        /// Where.
+        path: ByteBuf,
+        /// Permission bits.
+        mode: u32,
+        /// Make missing directories above it.
+        make_parents: bool,
+        /// How many bytes must come; fewer is a broken transfer and changes nothing.
+        size_bytes: u64,
+    },
+    /// List a directory.
+    List {
+        /// Which.
+        path: ByteBuf,
+        /// And all directories below it.
+        recursive: bool,
+        /// Stop, and say so, after this many.
+        limit: usize,
+    },
+    /// Make a directory.
+    MakeDirectory {
+        /// Which.
+        path: ByteBuf,
+        /// And those above it; it may exist.
+        make_parents: bool,
+    },
+    /// Remove a file, a link, or a directory.
+    Remove {
+        /// Which.
+        path: ByteBuf,
+        /// With all that is in it.
+        recursive: bool,
+    },
+}
+
+/// One entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Path below the directory that was listed.
+    pub path: ByteBuf,
+    /// `file`, `directory`, `symlink` or `other`.
+    pub kind: String,
+    /// Size.
+    pub size_bytes: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Last change, in nanoseconds since 1970.
+    pub modified_ns: i64,
+}
+
+/// What the file service answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FilesReply {
+    /// The file is open; the packet carries it.
+    Opened {
+        /// Its size at that moment.
+        size_bytes: u64,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// It is done.
+    Done {},
+    /// What is in the directory.
+    Listed {
+        /// In the order of their paths.
+        entries: Vec<Entry>,
+        /// Whether the limit cut it short.
+        truncated: bool,
+    },
+    /// It could not be done, and nothing has changed.
+    Refused {
+        /// `errno(3)`.
+        errno: i32,
+        /// What exactly, where the errno is not enough.
+        detail: String,
+    },
+}

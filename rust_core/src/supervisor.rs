@@ -1,0 +1,204 @@
+//! The supervisor: PID 1 and root of the outer namespaces. It makes sandboxes and zygotes.
+//!
+//! It has no view of the host's files, no network, and no id of a person. When its socket closes
+//! it ends, and the kernel ends everything below it.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+
+use serde_bytes::ByteBuf;
+
+use crate::capabilities;
+use crate::cgroup::Delegation;
+use crate::channel::Channel;
+use crate::contain;
+use crate::error::{At, Failure, Result, Step};
+use crate::idmap::Plan;
+use crate::keeper;
+use crate::launcher::{Control, open_gate, wait_for_gate, write_maps};
+use crate::mounts::{self, Source};
+use crate::spec::{KeeperReply, KeeperRequest, Limits, SupervisorReply, SupervisorRequest};
+use crate::sys::{self, Forked};
+
+/// A zygote's own `/tmp`, for what its libraries cache.
+const ZYGOTE_TMP_BYTES: u64 = 64 * 1024 * 1024;
+
+struct Supervisor {
+    control: Control,
+    paths: Vec<String>,
+    plan: Plan,
+    groups: Delegation,
+    namespaces: Vec<(String, String)>,
+    /// Keepers by pid, with the caller's number of their sandbox.
+    keepers: HashMap<i32, u64>,
+}
+
+/// Confines this process as the supervisor and serves until the socket closes. Does not return.
+pub fn run(
+    control: Control,
+    sources: Option<Vec<Source>>,
+    paths: Vec<String>,
+    plan: Plan,
+    groups: Delegation,
+    namespaces: Vec<(String, String)>,
+) -> ! {
+    sys::set_name(c"sbx-supervisor");
+    if let Err(failure) = contain::supervisor(sources, &paths, plan.is_separate()) {
+        let _ = control.send(&SupervisorReply::Failed { failure }, &[]);
+        sys::exit_now(1);
+    }
+    let mut supervisor =
+        Supervisor { control, paths, plan, groups, namespaces, keepers: HashMap::new() };
+    sys::exit_now(i32::from(supervisor.serve().is_err()))
+}
+
+impl Supervisor {
+    fn serve(&mut self) -> Result<()> {
+        let children = sys::child_signals().at(Step::OpenDescriptor, "signalfd")?;
+        let separate_ids = self.plan.is_separate();
+        self.control.send(&SupervisorReply::Started { separate_ids }, &[])?;
+        loop {
+            let [request, child] =
+                sys::wait_readable([self.control.as_fd(), children.as_fd()], None)
+                    .at(Step::ReceiveMessage, "poll")?;
+            if child {
+                sys::drain(children.as_fd());
+                self.bury()?;
+            }
+            if request {
+                let Some((request, fds)) = self.control.receive()? else { return Ok(()) };
+                match request {
+                    SupervisorRequest::CreateSandbox { id, host_name, limits } => {
+                        self.create_sandbox(id, &host_name, limits, fds)?;
+                    }
+                    SupervisorRequest::StartZygote { argv, env } => {
+                        // A failure closes the zygote's socket, which is how its owner learns.
+                        let _ = self.start_zygote(&argv, &env, fds);
+                    }
+                    SupervisorRequest::Start { .. } => {}
+                }
+            }
+        }
+    }
+
+    /// Waits for ended children; what was left of a sandbox is removed, and that is reported.
+    fn bury(&mut self) -> Result<()> {
+        while let Ok(Some(ended)) = sys::wait(-1, false) {
+            if let Some(id) = self.keepers.remove(&ended.pid) {
+                self.groups.remove_group(id);
+                self.control.send(&SupervisorReply::SandboxEnded { id }, &[])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn create_sandbox(
+        &mut self,
+        id: u64,
+        host_name: &str,
+        limits: Limits,
+        fds: Vec<OwnedFd>,
+    ) -> Result<()> {
+        let Some(socket) = fds.into_iter().next() else { return Ok(()) };
+        let channel: Channel<KeeperRequest, KeeperReply> = Channel::new(socket);
+        match self.fork_keeper(id, host_name, limits, &channel) {
+            Ok(pid) => {
+                self.keepers.insert(pid, id);
+                Ok(())
+            }
+            Err(failure) => {
+                self.groups.remove_group(id);
+                let _ = channel.send(&KeeperReply::Failed { failure }, &[]);
+                self.control.send(&SupervisorReply::SandboxEnded { id }, &[])
+            }
+        }
+    }
+
+    fn fork_keeper(
+        &self,
+        id: u64,
+        host_name: &str,
+        limits: Limits,
+        channel: &Channel<KeeperRequest, KeeperReply>,
+    ) -> Result<i32> {
+        let group = self.groups.make_group(id, &limits)?;
+        let (gate, opener) = sys::pipe().at(Step::CloneSandbox, "pipe")?;
+        let into = group.into.as_ref().map(AsFd::as_fd);
+        match sys::fork(contain::SANDBOX_NAMESPACES, into).at(Step::CloneSandbox, "")? {
+            Forked::Child => {
+                drop(opener);
+                if wait_for_gate(gate) {
+                    keeper::run(
+                        channel,
+                        keeper::Order {
+                            host_name,
+                            limits,
+                            paths: &self.paths,
+                            group,
+                            separate_ids: self.plan.is_separate(),
+                            namespaces: &self.namespaces,
+                        },
+                    );
+                }
+                sys::exit_now(1)
+            }
+            Forked::Parent(pid) => {
+                let map = self.plan.sandbox_map(id);
+                let opened = write_maps(pid, self.plan, map.clone(), map)
+                    .and_then(|()| open_gate(opener));
+                if let Err(failure) = opened {
+                    let _ = sys::kill(pid, libc::SIGKILL);
+                    let _ = sys::wait(pid, true);
+                    return Err(failure);
+                }
+                Ok(pid)
+            }
+        }
+    }
+
+    /// Starts an interpreter in mount and IPC namespaces of its own, with the few capabilities
+    /// that its children need to step into jails.
+    fn start_zygote(&self, argv: &[ByteBuf], env: &[ByteBuf], fds: Vec<OwnedFd>) -> Result<()> {
+        let strings = |values: &[ByteBuf]| -> Result<Vec<CString>> {
+            values
+                .iter()
+                .map(|value| {
+                    CString::new(value.as_slice()).map_err(|e| Failure {
+                        step: Step::Execute,
+                        errno: libc::EINVAL,
+                        subject: e.to_string(),
+                    })
+                })
+                .collect()
+        };
+        let (argv, env) = (strings(argv)?, strings(env)?);
+        let flags = libc::CLONE_NEWNS | libc::CLONE_NEWIPC;
+        if sys::fork(flags, None).at(Step::CloneProcess, "zygote")? != Forked::Child {
+            return Ok(());
+        }
+        let start = || -> Result<()> {
+            sys::die_with_parent().at(Step::CloneProcess, "parent death signal")?;
+            sys::setsid().at(Step::StartSession, "")?;
+            mounts::mount_tmp(&self.paths, ZYGOTE_TMP_BYTES, 0)?;
+            capabilities::keep_only(capabilities::ZYGOTE)?;
+            sys::reset_signals();
+            let null = || {
+                std::fs::OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .open("/dev/null")
+                    .map(OwnedFd::from)
+                    .at(Step::OpenDescriptor, "/dev/null")
+            };
+            let standard = [null()?, null()?, null()?];
+            let all: Vec<_> = standard.iter().chain(&fds).map(AsFd::as_fd).collect();
+            sys::place_descriptors(&all).at(Step::PlaceDescriptors, "")?;
+            let program = argv.first().cloned().unwrap_or_default();
+            sys::execve(&program, &argv, &env).at(Step::Execute, "zygote")?;
+            Ok(())
+        };
+        let _ = start();
+        sys::exit_now(127)
+    }
+}

@@ -1,0 +1,118 @@
+//! Mounts, by path and by descriptor (`open_tree(2)` and its kin, Linux 5.12).
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use super::{c_path, check, check_long, long_to_fd};
+
+/// `mount(2)`.
+///
+/// # Errors
+/// What the kernel says; `EINVAL` for a NUL in a name.
+pub fn mount(
+    source: &CStr,
+    target: &Path,
+    kind: &CStr,
+    flags: libc::c_ulong,
+    options: &str,
+) -> io::Result<()> {
+    let target = c_path(target)?;
+    let options =
+        CString::new(options).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // SAFETY: four NUL-terminated strings that outlive the call.
+    let result = unsafe {
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            flags,
+            options.as_ptr().cast(),
+        )
+    };
+    check(result).map(drop)
+}
+
+/// A detached copy of the mount at `path` with all that is mounted below it (`open_tree(2)`).
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN` over this mount namespace, `ENOENT`, `ENOSYS` before 5.2.
+pub fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let flags = libc::OPEN_TREE_CLONE
+        | libc::OPEN_TREE_CLOEXEC
+        | u32::try_from(libc::AT_RECURSIVE).unwrap_or_default();
+    // SAFETY: the path is NUL-terminated.
+    let result =
+        unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    long_to_fd(check_long(result)?)
+}
+
+/// Sets attributes on the mount that `tree` is the root of and, if `recursive`, on all below it;
+/// every one becomes private (`mount_setattr(2)`, Linux 5.12).
+///
+/// # Errors
+/// What the kernel says.
+pub fn set_attributes(tree: BorrowedFd<'_>, attributes: u64, recursive: bool) -> io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: attributes,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty C string, `attr` is live and its size is passed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of_val(&attr),
+        )
+    };
+    check_long(result).map(drop)
+}
+
+/// Attaches a detached tree at `target` (`move_mount(2)`).
+///
+/// # Errors
+/// What the kernel says.
+pub fn attach_tree(tree: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
+    const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
+    let target = c_path(target)?;
+    // SAFETY: both paths are NUL-terminated.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    check_long(result).map(drop)
+}
+
+/// `pivot_root(".", ".")`: the current directory becomes the root, the old root is stacked on it.
+///
+/// # Errors
+/// `EINVAL` when the current directory is no mount point.
+pub fn pivot_here() -> io::Result<()> {
+    // SAFETY: both are C strings.
+    let result = unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) };
+    check_long(result).map(drop)
+}
+
+/// `umount2(2)` with `MNT_DETACH`.
+///
+/// # Errors
+/// `EINVAL` when nothing that may be unmounted is there.
+pub fn detach(target: &Path) -> io::Result<()> {
+    let target = c_path(target)?;
+    // SAFETY: the path is NUL-terminated.
+    check(unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) }).map(drop)
+}

@@ -1,0 +1,489 @@
+"""The executor: holds one Python context and serves it over a private socket.
+
+Theory of operation. A `run` frame brings the write ends of two pipes, which are this run's
+descriptors 1 and 2 and nobody else's; after the run 1 and 2 are `/dev/null` again, so that the
+pipes' EOF says that all output is in. Frames are a 4-byte big-endian length and UTF-8 JSON.
+
+User code runs in this very process, so the loop assumes little: whatever a cell may leave
+behind (streams, signal handlers, builtins, trace functions, a forked copy of the process) is
+put right after it. That keeps honest code from tripping; it is no protection against hostile
+code, which the jail contains and which can only harm its own context.
+
+SIGINT ends a cell and nothing else. The handler does not trust a flag, which would be set a
+moment too early or too late; it raises only if it finds `Executor._run_cell` among the frames
+below it, whose caller is prepared for it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import codecs
+import contextlib
+import ctypes
+import fcntl
+import getpass
+import io
+import json
+import math
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .python_shell import (
+    Frame,
+    LoopRunner,
+    Shell,
+    describe_error,
+    show_open_figures,
+    text_writer,
+)
+from .python_shell import (
+    create_shell as create_shell,  # noqa: PLC0414 - for the zygote
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+LOWEST_FD = 200
+"""Our descriptors stay above those that programs count on (`exec 3>`, `closerange(3, 100)`)."""
+
+NO_INPUT = (
+    "input() is not available: the code runs without a terminal; "
+    "pass the data in the code or in a file"
+)
+
+_HEADER = struct.Struct(">I")
+_OUTPUT_FDS = (1, 2)
+_LIBC = ctypes.CDLL(None)
+_IONBF = 2
+_ALL_SIGNALS = signal.valid_signals()
+_MUTABLE_SIGNALS = sorted(
+    {*_ALL_SIGNALS} & {*range(1, 32)} - {signal.SIGKILL, signal.SIGSTOP, signal.SIGINT}
+)
+_LIVE_BUILTINS = vars(builtins)
+_KNOWN_BUILTINS: dict[str, Any] = {}
+_DEEPEST_JSON = 50
+_LOWEST_RECURSION_LIMIT = 1000
+
+# Bound early: user code may replace attributes of `os` (pyfakefs does) while frames must go on.
+_write, _getpid, _dup2, _exit = os.write, os.getpid, os.dup2, os._exit
+_dumps, _loads = json.dumps, json.loads
+
+
+def prepare_process() -> None:
+    """Makes the process's standard streams unbuffered views of descriptors 0, 1 and 2.
+
+    To be called before IPython and the libraries are imported, because some of them keep what
+    they find in `sys.stdout`.
+    """
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(  # type: ignore[misc]
+        io.BufferedReader(io.FileIO(0, closefd=False)),
+        encoding="utf-8",
+        errors="backslashreplace",
+    )
+    sys.stdout = sys.__stdout__ = text_writer(1)  # type: ignore[assignment,misc]
+    sys.stderr = sys.__stderr__ = text_writer(2)  # type: ignore[assignment,misc]
+    builtins.input = _refuse_input
+    getpass.getpass = _refuse_input
+    # libc buffers what goes to a pipe; C output would come late and out of order.
+    _LIBC.setvbuf(ctypes.c_void_p.in_dll(_LIBC, "stdout"), None, _IONBF, 0)
+
+
+def _refuse_input(*_: object, **__: object) -> NoReturn:
+    raise EOFError(NO_INPUT)
+
+
+def serve(sock: socket.socket, shell: Shell) -> None:
+    """Runs cells until the other end closes the socket.
+
+    Args:
+        sock: A connected SOCK_STREAM Unix socket. It is taken over and closed.
+        shell: The context's shell, not used yet.
+    """
+    global _serving  # noqa: PLW0603 - a fork hook cannot be taken back, so it looks here
+    _serving = Executor(sock, shell)
+    try:
+        _serving.serve()
+    finally:
+        _serving.close()
+        _serving = None
+
+
+class Executor:
+    """One context: a shell, the socket it is driven by, and the run that is going on."""
+
+    def __init__(self, sock: socket.socket, shell: Shell) -> None:
+        self._sock = _move_up(sock)
+        self._null_fd = -1
+        self._shell = shell
+        self._shell.emit = self.emit
+        self._pid = _getpid()
+        self._run_id: str | None = None
+        self._lock = threading.Lock()
+        self._streams = (sys.stdin, sys.stdout, sys.stderr)
+        if not _KNOWN_BUILTINS:  # the first executor of a zygote makes it for all its children
+            _KNOWN_BUILTINS.update(_LIVE_BUILTINS)
+        self._muted: dict[int, Callable[..., Any]] = {}
+        self._description: tuple[str, str, list[str]] | None = None
+
+    def serve(self) -> None:
+        self._detach_output()
+        _dup2(self._null_fd, 0)
+        signal.signal(signal.SIGINT, self._on_sigint)
+        self._send({"type": "ready"})
+        while (received := self._receive()) is not None:
+            request, fds = received
+            try:
+                self._run(request, fds)
+            except BrokenPipeError:
+                return  # the control process is gone
+            finally:
+                if _getpid() != self._pid:
+                    _exit(1)  # a copy made by user code, in which something else went wrong
+
+    def close(self) -> None:
+        self._sock.close()
+        os.close(self._null_fd)
+
+    def abandon(self) -> None:
+        """In a process forked by user code: lets go of the socket, which only one may hold."""
+        self._sock.close()
+        self._lock = threading.Lock()  # a thread that is not here may have held it
+
+    def emit(self, frame: Frame) -> None:
+        """Sends a frame of the current run, after the output that came before it.
+
+        In a process forked by user code, what can be shown as text is printed.
+        """
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        if _getpid() != self._pid:
+            if text := frame.get("data", {}).get("text/plain"):
+                print(text)
+        elif self._run_id is not None:  # else: a thread that outlived its cell
+            self._send({**frame, "id": self._run_id})
+
+    # --- one run ---------------------------------------------------------------------------
+
+    def _run(self, request: Frame, fds: list[int]) -> None:
+        self._run_id = request["id"]
+        before = _usage()
+        try:
+            if len(fds) != len(_OUTPUT_FDS):
+                # The kernel drops descriptors when the receiver's table is full.
+                raise OSError("the run's output could not be attached: too many open files?")
+            for fd, target in zip(fds, _OUTPUT_FDS, strict=True):
+                _dup2(fd, target)
+        except OSError as error:
+            failure: BaseException | None = error
+        else:
+            _close(fds)
+            fds = []
+            failure = self._run_guarded(request["code"])
+        _close(fds)
+        status = "ok"
+        if failure is not None:
+            status = "interrupted" if isinstance(failure, KeyboardInterrupt) else "error"
+            name, value, lines = self._description or describe_error(self._shell, failure)
+            self.emit({"type": "error", "name": name, "value": value, "traceback": lines})
+        self._detach_output()
+        done = {
+            "type": "done",
+            "id": self._run_id,
+            "status": status,
+            "execution_count": self._shell.execution_count - 1,
+            "usage": _usage_since(before),
+        }
+        self._run_id = None
+        self._send(done)
+
+    def _run_guarded(self, code: str) -> BaseException | None:
+        """Runs a cell, returns what it failed with; ends the process if it is a user's fork."""
+        self._attach_state()
+        failure: BaseException | None
+        try:
+            failure = self._run_cell(code)
+            if _getpid() != self._pid:
+                self._leave_fork(failure)
+            if failure is not None:
+                self._describe_interruptibly(failure)
+            self._detach_state()
+        except BaseException as error:  # noqa: BLE001 - from between two statements
+            if _getpid() != self._pid:
+                self._leave_fork(error)
+            failure = error
+            self._description = None
+            self._detach_state()
+        return failure
+
+    def _run_cell(self, code: str) -> BaseException | None:
+        """Runs a cell; SIGINT raises KeyboardInterrupt in here, and the user's handlers run."""
+        for signum, handler in self._muted.items():
+            signal.signal(signum, handler)
+        self._muted = {}
+        shell = self._shell
+        run: Any = shell.run_cell
+        result = run(code, store_history=True)
+        error: BaseException | None = result.error_before_exec or result.error_in_exec
+        if error is None and _getpid() == self._pid:
+            show_open_figures(shell)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        return error
+
+    def _describe_interruptibly(self, error: BaseException) -> None:
+        """Renders an error under SIGINT as well, because its `__str__` is the user's code."""
+        self._description = describe_error(self._shell, error)
+
+    def _leave_fork(self, failure: BaseException | None) -> NoReturn:
+        """Ends a process that `os.fork()` in user code made, when it falls out of the cell."""
+        status = 0
+        with contextlib.suppress(BaseException):
+            if isinstance(failure, SystemExit):
+                status = (
+                    failure.code if isinstance(failure.code, int) else int(bool(failure.code))
+                )
+            elif failure is not None:
+                status = 1
+                print("\n".join(describe_error(self._shell, failure)[2]), file=sys.stderr)
+        _exit(status & 0xFF)
+
+    # --- what a cell may have changed --------------------------------------------------------
+
+    def _attach_state(self) -> None:
+        """Gives a cell what every cell starts with, and its own signal handlers back."""
+        self._description = None
+        self._shell.begin_cell()
+        streams = []
+        for fd, stream in enumerate(self._streams):
+            usable = fd == 0 or not stream.closed
+            streams.append(stream if usable else text_writer(fd))
+        self._streams = (streams[0], streams[1], streams[2])
+        sys.stdin, sys.stdout, sys.stderr = self._streams
+        signal.signal(signal.SIGINT, self._on_sigint)
+
+    def _detach_state(self) -> None:
+        """Takes back what the loop needs; a handler of the user's may raise on the way."""
+        # Needs no builtin itself, for the cell may have deleted any. And only if the number is
+        # not the same: looking at each would make a private copy of all their pages.
+        if _LIVE_BUILTINS.__len__() != _KNOWN_BUILTINS.__len__():
+            _LIVE_BUILTINS.update({**_KNOWN_BUILTINS, **_LIVE_BUILTINS})
+        while True:
+            try:
+                sys.settrace(None)
+                sys.setprofile(None)
+                if sys.getrecursionlimit() < _LOWEST_RECURSION_LIMIT:
+                    sys.setrecursionlimit(_LOWEST_RECURSION_LIMIT)
+                sys.stdin, sys.stdout, sys.stderr = self._streams
+                # A timer set by the cell must not raise in the middle of a frame.
+                for signum in _MUTABLE_SIGNALS:
+                    handler = signal.getsignal(signum)
+                    if callable(handler) and handler is not _ignore_signal:
+                        self._muted[signum] = handler
+                        signal.signal(signum, _ignore_signal)
+                signal.signal(signal.SIGINT, self._on_sigint)
+            except BaseException:  # noqa: BLE001, S112
+                continue
+            return
+
+    def _detach_output(self) -> None:
+        """Flushes what C code has buffered and points 1 and 2 at `/dev/null`."""
+        _LIBC.fflush(None)
+        try:
+            _dup2(self._null_fd, 1)
+        except OSError:  # the first time, or closed by user code
+            self._null_fd = _fd_above(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+            _dup2(self._null_fd, 1)
+        _dup2(self._null_fd, 2)
+
+    def _on_sigint(self, _signum: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code is Shell.start_command.__code__:
+                self._shell.interrupt_deferred = True
+                return
+            if frame.f_code in _INTERRUPTIBLE:
+                raise KeyboardInterrupt
+            frame = frame.f_back
+
+    # --- frames ----------------------------------------------------------------------------
+
+    def _send(self, frame: Frame) -> None:
+        body = encode(frame)
+        data = memoryview(_HEADER.pack(len(body)) + body)
+        with self._lock:
+            # With signals blocked one write takes the frame whole: an interrupt or a timer of
+            # the user's raises before a frame or after it, never inside.
+            previous = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+            try:
+                while data:
+                    data = data[_write(self._sock.fileno(), data) :]
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+    def _receive(self) -> tuple[Frame, list[int]] | None:
+        """Waits for a frame and the descriptors that ride on its first byte; None at EOF."""
+        try:
+            header, fds, _, _ = socket.recv_fds(
+                self._sock, _HEADER.size, 2, socket.MSG_CMSG_CLOEXEC
+            )
+            header += self._receive_exactly(_HEADER.size - len(header))
+            (size,) = _HEADER.unpack(header)
+            return _loads(self._receive_exactly(size)), fds
+        except (EOFError, ConnectionError):
+            return None
+
+    def _receive_exactly(self, size: int) -> bytearray:
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            if not (count := self._sock.recv_into(view)):
+                raise EOFError
+            view = view[count:]
+        return data
+
+
+_INTERRUPTIBLE = frozenset(
+    {Executor._run_cell.__code__, Executor._describe_interruptibly.__code__}  # noqa: SLF001
+)
+
+_serving: Executor | None = None
+
+
+def _abandon_in_fork() -> None:
+    if _serving is not None:
+        _serving.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_in_fork)
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _ignore_signal(*_: object) -> None:
+    """Stands in for a handler of the user's while none of the user's code runs.
+
+    It is not SIG_IGN, which child processes would inherit and which changes SIGCHLD.
+    """
+
+
+def _fd_above(fd: int) -> int:
+    """Moves a descriptor to the lowest free number from `LOWEST_FD` on, close-on-exec."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, min(LOWEST_FD, limit - 8))
+    finally:
+        os.close(fd)
+
+
+def _move_up(sock: socket.socket) -> socket.socket:
+    return socket.socket(fileno=_fd_above(sock.detach()))
+
+
+def _usage() -> tuple[float, float]:
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + children.ru_utime, own.ru_stime + children.ru_stime
+
+
+def _usage_since(before: tuple[float, float]) -> dict[str, int]:
+    user_s, system_s = _usage()
+    # For a process that has not exec'ed this is VmHWM, without the price of reading /proc.
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "user_us": round((user_s - before[0]) * 1e6),
+        "system_us": round((system_s - before[1]) * 1e6),
+        "max_rss_bytes": peak_kib * 1024,
+    }
+
+
+# --- JSON that every decoder takes -----------------------------------------------------------
+
+
+def encode(frame: Frame) -> bytes:
+    """Returns a frame as strict JSON: no NaN, no lone surrogates, nothing that is no data."""
+    try:
+        text = _dumps(frame, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        text = _dumps(_plain(frame, 0), ensure_ascii=False)
+    return text.encode("utf-8", "json-surrogates")
+
+
+def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911 - one per kind of value
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if depth < _DEEPEST_JSON:
+        if isinstance(value, dict):
+            return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return [_plain(item, depth + 1) for item in value]
+        if callable(to_list := getattr(value, "tolist", None)):  # numpy, pandas
+            return _plain(to_list(), depth + 1)
+    return str(value)
+
+
+def _escape_surrogates(error: UnicodeError) -> tuple[str, int]:
+    # Two backslashes: the decoder shall see the text `\udc80`, as on stdout, and not half a
+    # character.
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lost = error.object[error.start : error.end]
+    return "".join(f"\\\\u{ord(character):04x}" for character in lost), error.end
+
+
+codecs.register_error("json-surrogates", _escape_surrogates)
+
+
+# --- rehearsal -----------------------------------------------------------------------------
+
+
+def rehearse(shell: Shell, cells: list[str]) -> None:
+    """Runs cells as a control process would and leaves the shell as new.
+
+    What has run once is imported, specialised and laid out in memory: pages that a forked child
+    then shares instead of copying them for its first cell.
+
+    Raises:
+        RuntimeError: A cell failed that does not start with a comment saying it does.
+    """
+    for code in cells:
+        ours, theirs = socket.socketpair()
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        body = encode({"type": "run", "id": "rehearsal", "code": code})
+        socket.send_fds(ours, [_HEADER.pack(len(body)) + body], [null, null])
+        ours.shutdown(socket.SHUT_WR)
+        serve(theirs, shell)
+        os.close(null)
+        with ours, ours.makefile("rb") as stream:
+            replies = stream.read()
+        if (b'"status": "ok"' in replies) == code.startswith("# fails"):
+            raise RuntimeError(f"the rehearsal of {code!r} went wrong: {replies[:2000]!r}")
+    if isinstance(shell.loop_runner, LoopRunner):
+        shell.loop_runner.close()  # an event loop must not be shared by forked children
+    shell.restart()
+
+
+def start_context(shell: Shell, home: str, import_paths: list[str]) -> None:
+    """Makes a forked copy of a rehearsed shell a context: place, paths, randomness."""
+    sys.argv[:] = [""]
+    sys.path[:0] = [""]
+    sys.path.extend(path for path in import_paths if path not in sys.path)
+    shell.late_import_paths = tuple(import_paths)
+    shell.settle(home)
+    # `random` does this by itself in every forked child; numpy does not.
+    if (numpy_random := sys.modules.get("numpy.random")) is not None:
+        numpy_random.seed(struct.unpack("4I", os.urandom(16)))

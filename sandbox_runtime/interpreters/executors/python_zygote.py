@@ -1,0 +1,361 @@
+"""The zygote: an interpreter with everything imported, forked for each new context.
+
+Started by the supervisor as ``python -I -B python_zygote.py <native module>`` with an almost
+empty environment; descriptor 3 is a SOCK_SEQPACKET socket to the control process.
+
+    → {"op": "preload", "modules": ["numpy", "pandas", "matplotlib"]}   once, and first
+    ← {"op": "ready", "python", "preloaded", "missing"}, or {"op": "failed", "reason"}
+    → {"op": "fork", "id", "plan", "cwd", "env", "prime"?} + [executor socket, pid ns, …]
+    ← {"op": "forked", "id", "pid"}, or {"op": "failed", "id", "reason", "errno"}
+    ← {"op": "exited", "id", "status", "user_us", "system_us", "max_rss_bytes"}
+
+A child that cannot be confined says so on its executor socket, as {"type": "failed", "reason",
+"errno"}, and ends with status 1. With "prime" it runs a cell before it says it is ready: a
+context that waits in a pool then answers three times as fast and holds 3 MB more.
+
+Theory of operation. A child has to be born inside the jail's PID namespace, so the zygote
+joins that namespace *for its children*, forks, and joins its own again; only a process with one
+thread may do that, and only from one thread's memory can a fork make a sound copy. The child
+confines itself (native code) before it reads a byte of user code and never returns to the loop.
+"""
+
+from __future__ import annotations
+
+import array
+import base64
+import contextlib
+import ctypes
+import gc
+import importlib
+import importlib.util
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import types
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+CONTROL_FD = 3
+MAX_DATAGRAM_BYTES = 1 << 20
+MAX_FDS = 64
+
+SINGLE_THREAD_VARIABLES = (
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+# Once each: more rounds were measured, and they cost memory and win no time.
+REHEARSAL_CELLS = {
+    "": [
+        "1 + 1",
+        "print('text')\nx = [n ** 2 for n in range(10)]\nx",
+        "import sys\nfor name in ('a', 'b'):\n    print(name, file=sys.stderr)",
+        "def double(n):\n    return 2 * n\nclass Point:\n    pass\ndisplay([double(2)])",
+        "# fails\ndef broken():\n    return 1 / 0\nbroken()",
+        "# fails\nundefined_name",
+        "# fails\nthis is no Python",
+        "import asyncio\nawait asyncio.sleep(0)",
+        "%time 1 + 1",
+        "import json, math, random, re, collections, datetime, itertools, subprocess, pathlib",
+    ],
+    "numpy": [
+        "import numpy as np\nnp.arange(6).reshape(2, 3) @ np.ones((3, 2))",
+        "np.random.default_rng(1).normal(size=4).mean(), np.random.rand(2)",
+    ],
+    "pandas": [
+        "import pandas as pd\ndf = pd.DataFrame({'a': [1, 2], 'b': ['x', 'y']})\ndf",
+        "display(df.groupby('b').sum())\ndf.describe()",
+    ],
+    "matplotlib": [
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2, 3])\nplt.title('t')",
+        "fig, ax = plt.subplots()\nax.bar([1, 2], [3, 4])\nplt.show()",
+    ],
+}
+
+
+class Native(Protocol):
+    """The two functions of the Rust module that need no Python objects of ours."""
+
+    def join_pid_namespace(self, fd: int, /) -> None:
+        """Makes the next children be born in a PID namespace."""
+
+    def enter_jail(self, plan: bytes, fds: tuple[int, ...], keep_fd: int, /) -> None:
+        """Confines this process for good and closes every descriptor but 0-2 and `keep_fd`."""
+
+
+class UnusableError(Exception):
+    """This interpreter cannot serve as a zygote; the message says why and what to do."""
+
+
+def load_native(path: str) -> Native:
+    """Loads the extension module from its file, without importing our package."""
+    spec = importlib.util.spec_from_file_location("_core", path)
+    if spec is None or spec.loader is None:
+        raise UnusableError(f"not an extension module: {path}")
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    native: Native = module
+    return native
+
+
+def load_executor() -> Any:
+    """Imports the executor beside this file, under a name that no module of a user's has."""
+    package = types.ModuleType("_sandbox_executors")
+    package.__path__ = [str(Path(__file__).parent)]
+    sys.modules[package.__name__] = package
+    try:
+        return importlib.import_module("_sandbox_executors.python_executor")
+    except ModuleNotFoundError as error:
+        raise UnusableError(
+            f"the module {error.name} is missing for {sys.executable}: "
+            "install IPython for it (pip install ipython)"
+        ) from error
+
+
+class Zygote:
+    """A warmed interpreter and the loop that forks it.
+
+    Args:
+        sock: The control process's socket.
+        native: The Rust module, or a stand-in.
+    """
+
+    def __init__(self, sock: socket.socket, native: Native) -> None:
+        self._sock = sock
+        self._native = native
+        self._own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._wakeup, wakeup_writer = socket.socketpair()
+        self._wakeup.setblocking(False)  # noqa: FBT003
+        wakeup_writer.setblocking(False)  # noqa: FBT003
+        self._wakeup_writer = wakeup_writer
+        self._ids: dict[int, Any] = {}
+        self._executor: Any = None
+        self._shell: Any = None
+
+    def warm(self) -> None:
+        """Receives the list of modules, imports and exercises them, and reports.
+
+        Raises:
+            UnusableError: Something essential is missing, or a library has started a thread.
+        """
+        received = self._receive()
+        if received is None:
+            return
+        modules = [str(name) for name in received[0]["modules"]]
+        self._executor = load_executor()
+        self._executor.prepare_process()
+        preloaded, missing = [], []
+        for name in modules:
+            try:
+                importlib.import_module("matplotlib.pyplot" if name == "matplotlib" else name)
+            except ModuleNotFoundError:
+                missing.append(name)
+            else:
+                preloaded.append(name)
+        self._shell = self._executor.create_shell()
+        cells = [cell for name in ("", *preloaded) for cell in REHEARSAL_CELLS.get(name, [])]
+        self._executor.rehearse(self._shell, cells)
+        threads = list(Path("/proc/self/task").iterdir())
+        if (count := len(threads)) > 1:
+            names = [(thread / "comm").read_text().strip() for thread in threads]
+            raise UnusableError(
+                f"{count} threads are running after the imports ({', '.join(names)}), and only "
+                f"a process with one thread can be forked safely; preloaded: {preloaded}"
+            )
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        gc.freeze()
+        version = ".".join(map(str, sys.version_info[:3]))
+        self._send(op="ready", python=version, preloaded=preloaded, missing=missing)
+
+    def serve(self) -> None:
+        """Forks and reaps until the control process closes its end."""
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._wakeup, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            if self._wakeup.fileno() in ready:
+                with contextlib.suppress(BlockingIOError):
+                    while self._wakeup.recv(4096):
+                        pass
+                self._reap()
+            if self._sock.fileno() in ready:
+                received = self._receive()
+                if received is None:
+                    return
+                self._fork(*received)
+
+    def _fork(self, request: dict[str, Any], fds: list[int]) -> None:
+        try:
+            plan = base64.b64decode(request["plan"])
+            pid = self._fork_into(fds[1], request, plan, fds)
+        except (OSError, ValueError, LookupError) as error:
+            errno = error.errno if isinstance(error, OSError) else None
+            self._send(op="failed", id=request.get("id"), reason=str(error), errno=errno)
+        else:
+            self._ids[pid] = request["id"]
+            self._send(op="forked", id=request["id"], pid=pid)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _fork_into(
+        self, pid_ns: int, request: dict[str, Any], plan: bytes, fds: list[int]
+    ) -> int:
+        self._native.join_pid_namespace(pid_ns)
+        pid = -1
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become_context(request, plan, fds)
+        finally:
+            if pid != 0:
+                self._rejoin(pid)
+        return pid
+
+    def _rejoin(self, pid: int) -> None:
+        try:
+            self._native.join_pid_namespace(self._own_pid_ns)
+        except OSError as error:
+            # The next child would be born in the wrong jail.
+            if pid > 0:
+                os.kill(pid, signal.SIGKILL)
+            self._send(op="failed", reason=f"no way back to the own PID namespace: {error}")
+            os._exit(1)
+
+    def _become_context(self, request: dict[str, Any], plan: bytes, fds: list[int]) -> NoReturn:
+        """Goes on as the executor of a context; from `enter_jail` on, as untrusted code."""
+        status = 1
+        executor_socket = socket.socket(fileno=fds[0])
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for own in (self._sock, self._wakeup, self._wakeup_writer):
+                own.close()
+            self._native.enter_jail(plan, tuple(fds), fds[0])
+            os.chdir(request["cwd"])
+            for name in list(os.environ):
+                del os.environ[name]
+            for name, value in request["env"].items():
+                os.environ[name] = value
+            os.umask(0o022)
+            home = os.environ.get("HOME", request["cwd"])
+            self._executor.start_context(self._shell, home, _user_site(home))
+            if request.get("prime"):
+                self._executor.rehearse(self._shell, ["1 + 1"])
+            gc.enable()
+            self._executor.serve(executor_socket, self._shell)
+            status = 0
+        except BaseException as error:  # noqa: BLE001 - it must not get into the loop
+            with contextlib.suppress(BaseException):
+                reason = {
+                    "type": "failed",
+                    "reason": str(error),
+                    "errno": getattr(error, "errno", None),
+                }
+                body = json.dumps(reason).encode()
+                executor_socket.sendall(len(body).to_bytes(4, "big") + body)
+        finally:
+            os._exit(status)
+
+    def _reap(self) -> None:
+        while self._ids:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            self._send(
+                op="exited",
+                id=self._ids.pop(pid),
+                status={"exit": code} if code >= 0 else {"signal": -code},
+                user_us=round(usage.ru_utime * 1e6),
+                system_us=round(usage.ru_stime * 1e6),
+                max_rss_bytes=usage.ru_maxrss * 1024,
+            )
+
+    def _send(self, **message: object) -> None:
+        try:
+            self._sock.sendall(json.dumps(message).encode())
+        except BrokenPipeError:
+            os._exit(0)
+
+    def _receive(self) -> tuple[dict[str, Any], list[int]] | None:
+        data, ancillary, _, _ = self._sock.recvmsg(
+            MAX_DATAGRAM_BYTES, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
+        )
+        if not data:
+            return None
+        fds = array.array("i")
+        for _level, _type, content in ancillary:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        return json.loads(data), list(fds)
+
+
+def _user_site(home: str) -> list[str]:
+    """Where `pip install --user` puts packages: `-I` leaves it out, a virtualenv has none."""
+    if sys.prefix != sys.base_prefix:
+        return []
+    return [f"{home}/.local/lib/python3.{sys.version_info[1]}/site-packages"]
+
+
+def arrange_home() -> str:
+    """Sets the environment under which the libraries are imported; returns its directory."""
+    home = tempfile.mkdtemp(prefix="sandbox-python-")
+    os.environ.update(dict.fromkeys(SINGLE_THREAD_VARIABLES, "1"))
+    os.environ.update(
+        HOME=home,
+        IPYTHONDIR=f"{home}/ipython",
+        MPLCONFIGDIR=f"{home}/matplotlib",
+        MPLBACKEND="agg",
+    )
+    return home
+
+
+def run(sock: socket.socket, native: Native) -> None:
+    """Warms up and serves; returns when the control process is gone or told of a failure."""
+    # Garbage collection would write to every object's header and so unshare its page.
+    gc.disable()
+    signal.signal(signal.SIGINT, lambda *_: None)
+    home = arrange_home()
+    zygote = Zygote(sock, native)
+    try:
+        zygote.warm()
+        zygote.serve()
+    except Exception as error:  # noqa: BLE001 - a zygote that cannot go on says so and ends
+        reason = (
+            str(error)
+            if isinstance(error, UnusableError)
+            else f"{type(error).__name__}: {error}"
+        )
+        with contextlib.suppress(OSError):
+            sock.sendall(json.dumps({"op": "failed", "reason": reason}).encode())
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def main() -> NoReturn:
+    """The program; see the start of this file."""
+    sock = socket.socket(fileno=CONTROL_FD)
+    os.set_inheritable(CONTROL_FD, False)  # noqa: FBT003
+    try:
+        native = load_native(sys.argv[1])
+    except (IndexError, ImportError, UnusableError) as error:
+        reason = f"the native module cannot be loaded: {error!r}"
+        sock.sendall(json.dumps({"op": "failed", "reason": reason}).encode())
+        os._exit(1)
+    run(sock, native)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

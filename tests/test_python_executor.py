@@ -1,0 +1,942 @@
+"""The Python executor and its zygote, driven over real sockets and pipes.
+
+The zygote is this file's own interpreter, forked, with a stand-in for the native module: it
+does not confine and joins no namespace. Everything else is what runs in production.
+"""
+
+from __future__ import annotations
+
+import array
+import base64
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ZYGOTE = Path(__file__).parents[1] / "sandbox_runtime/interpreters/executors/python_zygote.py"
+LIMIT_S = 20
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+FAKE_NATIVE = """
+import os, sys
+
+sys.path.append(os.path.dirname(__file__))
+
+
+class Hider:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in {hidden!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+
+sys.meta_path.insert(0, Hider)
+
+
+def join_pid_namespace(fd):
+    if os.readlink(f"/proc/self/fd/{{fd}}") == "/dev/full":
+        raise OSError(12, "the jail is lost")
+
+
+def enter_jail(plan, fds, keep_fd):
+    assert keep_fd == fds[0]
+    if plan == b"refuse":
+        raise OSError(1, "mount /proc")
+"""
+
+
+class Run:
+    """What one run has sent: its frames, and the bytes of its own two pipes until their EOF."""
+
+    def __init__(self, context: Context, run_id: str) -> None:
+        self.context = context
+        self.id = run_id
+        self.frames: list[dict[str, Any]] = []
+        self.output = {1: b"", 2: b""}
+        self._arrived = threading.Condition()
+        self._readers: list[threading.Thread] = []
+
+    def read(self, fd: int, pipe: int) -> None:
+        def copy() -> None:
+            while data := os.read(pipe, 65536):
+                with self._arrived:
+                    self.output[fd] += data
+                    self._arrived.notify_all()
+            os.close(pipe)
+
+        reader = threading.Thread(target=copy, daemon=True)
+        reader.start()
+        self._readers.append(reader)
+
+    def wait_output(self, text: bytes, fd: int = 1) -> None:
+        """Waits until the run has printed `text`."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: text in self.output[fd], LIMIT_S), self.output
+
+    def wait_done(self) -> Run:
+        while not self.frames or self.frames[-1]["type"] != "done":
+            frame = self.context.receive()
+            assert frame is not None, f"the context ended: {self.frames}"
+            assert frame["id"] == self.id
+            self.frames.append(frame)
+        for reader in self._readers:
+            reader.join(LIMIT_S)
+            assert not reader.is_alive(), "the run is done but its pipe has not ended"
+        return self
+
+    def all(self, kind: str) -> list[dict[str, Any]]:
+        return [frame for frame in self.frames if frame["type"] == kind]
+
+    def one(self, kind: str) -> dict[str, Any]:
+        (frame,) = self.all(kind)
+        return frame
+
+    @property
+    def stdout(self) -> str:
+        return self.output[1].decode()
+
+    @property
+    def stderr(self) -> str:
+        return self.output[2].decode()
+
+    @property
+    def status(self) -> str:
+        return str(self.one("done")["status"])
+
+    @property
+    def text(self) -> str:
+        return str(self.one("result")["data"]["text/plain"])
+
+
+class Context:
+    """The control process's end of one executor."""
+
+    def __init__(self, zygote: Zygote, context_id: int, pid: int, sock: socket.socket) -> None:
+        self.zygote, self.id, self.pid, self.sock = zygote, context_id, pid, sock
+        self._runs = 0
+
+    def start(self, code: str) -> Run:
+        self._runs += 1
+        run = Run(self, f"run-{self._runs}")
+        out_r, out_w = os.pipe()
+        err_r, err_w = os.pipe()
+        body = json.dumps({"type": "run", "id": run.id, "code": code}).encode()
+        frame = struct.pack(">I", len(body)) + body
+        sent = socket.send_fds(self.sock, [frame], [out_w, err_w])
+        os.close(out_w)
+        os.close(err_w)
+        run.read(1, out_r)
+        run.read(2, err_r)
+        self.sock.sendall(frame[sent:])
+        return run
+
+    def run(self, code: str) -> Run:
+        return self.start(code).wait_done()
+
+    def interrupt(self) -> None:
+        os.kill(self.pid, signal.SIGINT)
+
+    def receive(self) -> dict[str, Any] | None:
+        header = self._exactly(4)
+        if header is None:
+            return None
+        body = self._exactly(struct.unpack(">I", header)[0])
+        assert body is not None
+
+        def refuse(constant: str) -> None:
+            raise AssertionError(f"{constant} is not JSON")
+
+        frame: dict[str, Any] = json.loads(body.decode("utf-8"), parse_constant=refuse)
+        return frame
+
+    def _exactly(self, size: int) -> bytes | None:
+        data = b""
+        while len(data) < size:
+            try:
+                part = self.sock.recv(size - len(data))
+            except ConnectionResetError:
+                part = b""
+            if not part:
+                assert not data
+                return None
+            data += part
+        return data
+
+    def wait_exited(self) -> dict[str, Any]:
+        return self.zygote.wait_exited(self.id)
+
+
+class Zygote:
+    """The control process's end of a zygote."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._next_id = 0
+        self._exited: dict[int, dict[str, Any]] = {}
+
+    def receive(self) -> dict[str, Any]:
+        message: dict[str, Any] = json.loads(self.sock.recv(1 << 20))
+        return message
+
+    def request_fork(
+        self,
+        *,
+        plan: bytes = b"",
+        cwd: str = "/tmp",
+        pid_ns: str = "/proc/self/ns/pid",
+        prime: bool = False,
+    ) -> tuple[int, socket.socket, dict[str, Any]]:
+        self._next_id += 1
+        ours, theirs = socket.socketpair()
+        ours.settimeout(LIMIT_S)
+        namespace = os.open(pid_ns, os.O_RDONLY)
+        request = {
+            "op": "fork",
+            "id": self._next_id,
+            "plan": base64.b64encode(plan).decode(),
+            "prime": prime,
+            "cwd": cwd,
+            "env": {"HOME": cwd, "PATH": os.environ["PATH"], "GREETING": "grüße"},
+        }
+        fds = array.array("i", [theirs.fileno(), namespace])
+        self.sock.sendmsg(
+            [json.dumps(request).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+        )
+        os.close(namespace)
+        theirs.close()
+        while (reply := self.receive())["op"] == "exited":
+            self._exited[reply["id"]] = reply
+        return self._next_id, ours, reply
+
+    def fork(self, cwd: str = "/tmp", *, prime: bool = False) -> Context:
+        context_id, sock, reply = self.request_fork(cwd=cwd, prime=prime)
+        assert reply == {"op": "forked", "id": context_id, "pid": reply["pid"]}
+        context = Context(self, context_id, reply["pid"], sock)
+        assert context.receive() == {"type": "ready"}
+        return context
+
+    def wait_exited(self, context_id: int) -> dict[str, Any]:
+        while context_id not in self._exited:
+            message = self.receive()
+            assert message["op"] == "exited"
+            self._exited[message["id"]] = message
+        return self._exited[context_id]
+
+
+@contextlib.contextmanager
+def open_zygote(
+    directory: Path, modules: list[str], hidden: tuple[str, ...] = ()
+) -> Iterator[Zygote]:
+    """Starts the program as the supervisor does; `hidden` modules are not to be found in it."""
+    native = directory / "native.py"
+    native.write_text(FAKE_NATIVE.format(hidden=list(hidden)))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(LIMIT_S * 2)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            # The number 3 may be taken by either end of the pair.
+            os.dup2(os.dup(theirs.fileno()), 3)
+            os.closerange(4, 64)
+            arguments = [sys.executable, "-I", "-B", str(ZYGOTE), str(native)]
+            os.execve(sys.executable, arguments, {"TMPDIR": str(directory)})
+        finally:
+            os._exit(1)
+    theirs.close()
+    ours.sendall(json.dumps({"op": "preload", "modules": modules}).encode())
+    try:
+        yield Zygote(ours)
+    finally:
+        ours.close()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert not list(directory.glob("sandbox-python-*")), "the zygote left its home behind"
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """One zygote for all tests, as production has it."""
+    modules = ["numpy", "pandas", "matplotlib"]
+    with open_zygote(tmp_path_factory.mktemp("zygote"), modules) as running:
+        assert running.receive() == {
+            "op": "ready",
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "preloaded": modules,
+            "missing": [],
+        }
+        yield running
+
+
+@pytest.fixture
+def context(zygote: Zygote, tmp_path: Path) -> Iterator[Context]:
+    """A new context, which has to end well after the test."""
+    context = zygote.fork(str(tmp_path))
+    yield context
+    context.sock.close()
+    assert context.wait_exited()["status"] == {"exit": 0}
+
+
+# --- results and displays --------------------------------------------------------------------
+
+
+def test_last_expression_is_a_result_frame_and_not_text(context: Context) -> None:
+    """The value of the last expression arrives as a frame; nothing of it is on stdout."""
+    run = context.run("x = 20\nx + 1")
+    assert run.one("result") == {
+        "type": "result",
+        "id": run.id,
+        "data": {"text/plain": "21"},
+        "metadata": {},
+        "execution_count": 1,
+    }
+    assert run.output == {1: b"", 2: b""}
+    assert context.run("Out[1], _ + 1, In[1]").text == "(21, 22, 'x = 20\\nx + 1')"
+
+
+def test_semicolon_silences_the_result(context: Context) -> None:
+    """An expression that ends in `;` has no result."""
+    assert context.run("1;").all("result") == []
+
+
+def test_done_counts_and_measures(context: Context) -> None:
+    """The last frame of a run says how it ended and what it has used."""
+    context.run("1")
+    done = context.run("sum(range(10 ** 7))").one("done")
+    assert (done["status"], done["execution_count"]) == ("ok", 2)
+    assert done["usage"]["user_us"] > 20_000
+    assert done["usage"]["max_rss_bytes"] > 20 << 20
+
+
+def test_usage_includes_ended_child_processes(context: Context) -> None:
+    """The CPU time of a command is in the run's usage."""
+    code = "!" + f'{sys.executable} -S -c "sum(range(10**7))"'
+    assert context.run(code).one("done")["usage"]["user_us"] > 20_000
+
+
+def test_data_frame_is_text_and_html(context: Context) -> None:
+    """A DataFrame gives both representations in one result."""
+    data = context.run("import pandas\npandas.DataFrame({'a': [1]})").one("result")["data"]
+    assert set(data) == {"text/plain", "text/html"}
+    assert "<table" in data["text/html"]
+
+
+def test_figures_left_open_are_displayed_in_order_and_closed(context: Context) -> None:
+    """Open figures become PNG displays at the end of their cell, once."""
+    run = context.run(
+        "import matplotlib.pyplot as plt\n"
+        "for size in (1, 2): plt.figure(figsize=(size, 1)); plt.plot([1, 2])"
+    )
+    pictures = [base64.b64decode(f["data"]["image/png"]) for f in run.all("display")]
+    assert [picture[:8] for picture in pictures] == [PNG, PNG]
+    widths = [struct.unpack(">I", picture[16:20])[0] for picture in pictures]
+    assert widths[0] < widths[1]
+    assert context.run("plt.get_fignums()").text == "[]"
+
+
+@pytest.mark.parametrize(
+    "prelude", ["", "import matplotlib; matplotlib.use('Agg')", "%matplotlib inline"]
+)
+def test_show_displays_at_once(context: Context, prelude: str) -> None:
+    """`plt.show()` displays and closes in the middle of a cell, whatever backend is set."""
+    run = context.run(
+        f"{prelude}\nimport matplotlib.pyplot as plt\nplt.plot([1]); plt.show()\n"
+        "display(plt.get_fignums())"
+    )
+    assert ["image/png" in frame["data"] for frame in run.all("display")] == [True, False]
+    assert run.all("display")[1]["data"]["text/plain"] == "[]"
+    assert run.stderr == ""
+
+
+def test_figure_format_can_be_configured(context: Context) -> None:
+    """`%config InlineBackend.figure_format` works as in a notebook."""
+    run = context.run(
+        "%config InlineBackend.figure_format = 'svg'\n"
+        "import matplotlib.pyplot as plt\nplt.plot([1]);"
+    )
+    assert "<svg" in run.one("display")["data"]["image/svg+xml"]
+
+
+def test_rich_types_pass_through(context: Context) -> None:
+    """Any MIME type is passed on; bytes as base64, JSON as JSON, NaN as null."""
+    run = context.run(
+        "import numpy as np\n"
+        "display({'image/jpeg': b'\\xff\\xd8', 'application/json': {'a': [1, float('nan')]},\n"
+        "  'application/vnd.plotly.v1+json': {'y': np.arange(2)},\n"
+        "  'text/latex': '$x$'}, raw=True)"
+    )
+    assert run.one("display")["data"] == {
+        "image/jpeg": "/9g=",
+        "application/json": {"a": [1, None]},
+        "application/vnd.plotly.v1+json": {"y": [0, 1]},
+        "text/latex": "$x$",
+    }
+
+
+def test_display_can_be_updated_and_cleared(context: Context) -> None:
+    """`update_display` names the display it replaces; `clear_output` says whether to wait."""
+    run = context.run(
+        "from IPython.display import clear_output\n"
+        "h = display(1, display_id='d')\nh.update(2)\nclear_output(wait=True)"
+    )
+    kinds = [(f["type"], f.get("display_id"), f.get("wait")) for f in run.frames[:-1]]
+    assert kinds == [
+        ("display", "d", None),
+        ("update_display", "d", None),
+        ("clear_output", None, True),
+    ]
+
+
+def test_failing_representation_leaves_the_others(context: Context) -> None:
+    """A `_repr_html_` that raises is a message on stderr; the text is delivered."""
+    run = context.run(
+        "class Half:\n"
+        "    def _repr_html_(self): raise ValueError('no html')\n"
+        "    def __repr__(self): return 'half'\n"
+        "Half()"
+    )
+    assert run.one("result")["data"] == {"text/plain": "half"}
+    assert "ValueError: no html" in run.stderr
+    assert run.status == "ok"
+
+
+def test_failing_repr_is_a_message(context: Context) -> None:
+    """An object that cannot be shown at all does not fail the cell."""
+    run = context.run("class Bad:\n    def __repr__(self): 1 / 0\nBad()")
+    assert "ZeroDivisionError" in run.stderr
+    assert run.status == "ok"
+
+
+def test_help_is_a_display(context: Context) -> None:
+    """`obj?` shows its text as a display and opens no pager."""
+    assert "Docstring" in context.run("len?").one("display")["data"]["text/plain"]
+
+
+# --- output ----------------------------------------------------------------------------------
+
+
+def test_output_streams_while_the_code_runs(context: Context) -> None:
+    """What is printed is in the pipe before the cell goes on, even without a newline."""
+    run = context.start("print('now', end='')\nimport time; time.sleep(600)")
+    run.wait_output(b"now")
+    context.interrupt()
+    assert run.wait_done().status == "interrupted"
+
+
+def test_every_layer_writes_to_the_run_in_order(context: Context) -> None:
+    """Python, C and child processes share the run's pipe, and their order is kept."""
+    run = context.run(
+        "import ctypes, os, subprocess, sys\n"
+        "print('1')\nctypes.CDLL(None).printf(b'2\\n')\nos.write(1, b'3\\n')\n"
+        "subprocess.run(['echo', '4'])\n!echo 5\nsys.stdout.buffer.write(b'6\\n')\nprint('7')\n"
+        "print('e', file=sys.stderr)"
+    )
+    assert run.stdout == "1\n2\n3\n4\n5\n6\n7\n"
+    assert run.stderr == "e\n"
+
+
+def test_each_run_has_its_own_pipes(context: Context) -> None:
+    """Output goes to the run it was made in, and the pipes end with the run."""
+    assert context.run("print('first')").stdout == "first\n"
+    assert context.run("print('second')").stdout == "second\n"
+
+
+def test_large_output_is_complete(context: Context) -> None:
+    """Nothing is lost or kept of an output that is larger than any buffer."""
+    run = context.run("print('x' * (8 << 20))\nimport os\nos.write(1, b'end')")
+    assert len(run.output[1]) == (8 << 20) + 1 + 3
+    assert context.run("len(get_ipython().history_manager.outputs)").text == "0"
+
+
+def test_text_that_is_no_utf8_is_escaped(context: Context) -> None:
+    """Lone surrogates are escaped in output, in results and in errors."""
+    run = context.run("print('\\udc80')\nx = '\\udc80'\ndisplay({'text/plain': x}, raw=True)")
+    assert run.stdout == "\\udc80\n"
+    assert run.one("display")["data"]["text/plain"] == "\\udc80"
+    assert context.run("raise ValueError(x)").one("error")["value"] == "\\udc80"
+
+
+def test_threads_may_outlive_their_cell(context: Context) -> None:
+    """A thread that prints after its cell reaches the next run or nothing; no harm is done."""
+    context.run(
+        "import threading\ngo, gone = threading.Event(), threading.Event()\n"
+        "def late():\n    go.wait(); print('late'); display('late'); gone.set()\n"
+        "threading.Thread(target=late).start()"
+    )
+    run = context.run("go.set(); gone.wait()")
+    assert run.stdout == "late\n"
+    assert len(run.all("display")) == 1
+
+
+# --- IPython ---------------------------------------------------------------------------------
+
+
+def test_magics_work(context: Context) -> None:
+    """Line and cell magics run as in IPython."""
+    context.run("%cd /usr")
+    assert context.run("import os\nos.getcwd()").text == "'/usr'"
+    assert "per loop" in context.run("%timeit -n 2 -r 2 1 + 1").stdout
+    assert context.run("%%bash\necho from bash").stdout == "from bash\n"
+    assert context.run("out = !echo captured\nout").text == "['captured']"
+
+
+def test_cd_without_argument_goes_to_home(context: Context, tmp_path: Path) -> None:
+    """The home directory is the context's, not the zygote's."""
+    context.run("%cd /usr\n%cd")
+    assert context.run("%pwd").text == repr(str(tmp_path))
+
+
+def test_top_level_await_works_repeatedly(context: Context) -> None:
+    """Cells with `await` share one event loop."""
+    first = context.run(
+        "import asyncio\nloop = asyncio.get_running_loop()\nawait asyncio.sleep(0, 7)"
+    )
+    assert first.text == "7"
+    assert (
+        context.run("asyncio.get_running_loop() is loop and await asyncio.sleep(0, 8)").text
+        == "8"
+    )
+    assert context.run("asyncio.run(asyncio.sleep(0, 9))").text == "9"
+
+
+def test_empty_code_is_ok(context: Context) -> None:
+    """A cell of nothing ends well and counts for nothing."""
+    for code in ("", "  \n", "# only a comment"):
+        assert [frame["type"] for frame in context.run(code).frames] == ["done"]
+
+
+def test_input_is_refused_at_once(context: Context) -> None:
+    """Asking a terminal that is not there raises an error that says what to do."""
+    for code in ("input('name? ')", "import getpass; getpass.getpass()"):
+        error = context.run(code).one("error")
+        assert error["name"] == "EOFError"
+        assert "runs without a terminal" in error["value"]
+    assert context.run("import sys\nsys.stdin.read()").text == "''"
+
+
+# --- errors ----------------------------------------------------------------------------------
+
+
+def test_traceback_has_only_the_users_frames(context: Context) -> None:
+    """A traceback is plain text: the cells by number, no colours, none of our frames."""
+    context.run("def f():\n    return 1 / 0")
+    run = context.run("f()")
+    error = run.one("error")
+    assert (error["name"], error["value"]) == ("ZeroDivisionError", "division by zero")
+    lines = [line for line in error["traceback"] if not set(line) <= set(" ^~")]
+    assert lines == [
+        "Traceback (most recent call last):",
+        "  Cell In[2], line 1",
+        "    f()",
+        "  Cell In[1], line 2, in f",
+        "    return 1 / 0",
+        "ZeroDivisionError: division by zero",
+    ]
+    assert run.output == {1: b"", 2: b""}
+    assert run.status == "error"
+
+
+def test_frames_of_ipython_are_left_out_between_the_users(context: Context) -> None:
+    """Code called through a magic shows no frames of the magic."""
+    text = "\n".join(
+        context.run("def f(): raise KeyError('k')\n%timeit f()").one("error")["traceback"]
+    )
+    assert "in f" in text
+    assert "IPython" not in text
+    assert "_sandbox_executors" not in text
+
+
+def test_chained_errors_are_shown(context: Context) -> None:
+    """The cause of an error is part of its traceback."""
+    run = context.run(
+        "try:\n    1 / 0\nexcept Exception as e:\n    raise ValueError('v') from e"
+    )
+    text = "\n".join(run.one("error")["traceback"])
+    assert (
+        text.index("ZeroDivisionError")
+        < text.index("direct cause")
+        < text.index("ValueError: v")
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("x = = 1", "SyntaxError"),
+        ("if True:\nx = 1", "IndentationError"),
+        ("return 1", "SyntaxError"),
+        ("%nosuchmagic", "UsageError"),
+        ("raise int", "TypeError"),
+        ("1 +\0 1", None),
+        ("'\udc80'", None),
+        ("class E(BaseException): pass\nraise E", "E"),
+        ("raise ExceptionGroup('g', [ValueError(1)])", "ExceptionGroup"),
+        ("def f(): f()\nf()", "RecursionError"),
+        (
+            "class E(Exception):\n    def __str__(self): 1 / 0\nraise E",
+            "E",
+        ),
+        (
+            "class E(Exception):\n    @property\n    def __notes__(self): 1 / 0\nraise E('e')",
+            "E",
+        ),
+        ("import asyncio\nawait asyncio.wait_for(asyncio.sleep(9), 0.001)", "TimeoutError"),
+    ],
+)
+def test_failure_is_one_error_frame(context: Context, code: str, name: str | None) -> None:
+    """Whatever goes wrong in a cell, it is one error frame, and the context lives on."""
+    run = context.run(code)
+    error = run.one("error")
+    assert name in {None, error["name"]}, error
+    assert error["traceback"]
+    assert run.status == "error"
+    assert context.run("1 + 1").text == "2"
+
+
+def test_syntax_error_points_at_the_cell(context: Context) -> None:
+    """A SyntaxError shows the line of the cell."""
+    error = context.run("a = 1\nb = = 2").one("error")
+    assert "(Cell In[1], line 2)" in error["value"]
+    assert error["traceback"][0] == "  Cell In[1], line 2"
+
+
+@pytest.mark.parametrize(
+    ("code", "value"),
+    [
+        ("import sys; sys.exit(3)", "3"),
+        ("exit()", "0"),
+        ("quit(4)", "4"),
+        ("exit", "0"),
+        ("raise SystemExit('bye')", "bye"),
+    ],
+)
+def test_exit_ends_the_cell_only(context: Context, code: str, value: str) -> None:
+    """`exit` is an error of the cell; the context keeps its state."""
+    context.run("kept = 1")
+    error = context.run(code + "\n").one("error")
+    assert (error["name"], error["value"]) == ("SystemExit", value)
+    assert context.run("kept").text == "1"
+
+
+# --- interrupts ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        "while True: pass",
+        "import time; time.sleep(600)",
+        "import asyncio; await asyncio.sleep(600)",
+        "!sleep 600",
+        "import threading; threading.Event().wait()",
+    ],
+)
+def test_interrupt_ends_the_cell_and_keeps_the_state(context: Context, wait: str) -> None:
+    """SIGINT ends whatever a cell waits for; the context goes on."""
+    run = context.start(f"kept = 1\nprint('started')\n{wait}\nprint('not reached')")
+    run.wait_output(b"started\n")
+    context.interrupt()
+    run.wait_done()
+    assert (run.status, run.one("error")["name"]) == ("interrupted", "KeyboardInterrupt")
+    assert run.stdout == "started\n"
+    assert context.run("kept").text == "1"
+    assert context.run("import asyncio\nawait asyncio.sleep(0, 2)").text == "2"
+
+
+def test_interrupt_can_be_handled_and_repeated(context: Context) -> None:
+    """A cell that catches KeyboardInterrupt goes on, and can be interrupted again."""
+    run = context.start(
+        "import time\n"
+        "try:\n    print('one'); time.sleep(600)\nexcept KeyboardInterrupt:\n    print('two')\n"
+        "time.sleep(600)"
+    )
+    run.wait_output(b"one")
+    context.interrupt()
+    run.wait_output(b"two")
+    context.interrupt()
+    assert run.wait_done().status == "interrupted"
+
+
+def test_interrupt_outside_of_a_run_is_ignored(context: Context) -> None:
+    """SIGINT while no cell runs has no effect, not even on the next cell."""
+    for _ in range(20):
+        context.interrupt()
+    assert context.run("1 + 1").text == "2"
+
+
+def test_interrupts_at_any_moment_leave_the_protocol_intact(context: Context) -> None:
+    """Runs that are bombarded with SIGINT all end properly, each with whole frames."""
+    stop = threading.Event()
+
+    def bombard() -> None:
+        while not stop.is_set():
+            context.interrupt()
+            time.sleep(0.0003)
+
+    bomber = threading.Thread(target=bombard)
+    bomber.start()
+    try:
+        for _ in range(150):
+            run = context.run("for i in range(20): display(i)\n'y' * 5000")
+            interrupted = run.status == "interrupted"
+            assert len(run.all("error")) == (run.status != "ok")
+            assert interrupted or run.status == "ok" or "Interrupt" in str(run.all("error"))
+    finally:
+        stop.set()
+        bomber.join()
+    assert context.run("1 + 1").text == "2"
+
+
+def test_rendering_an_error_can_be_interrupted(context: Context) -> None:
+    """An exception whose `__str__` never ends does not hang the context."""
+    run = context.start(
+        "class E(Exception):\n    def __str__(self):\n        print('rendering')\n"
+        "        while True: pass\nraise E"
+    )
+    run.wait_output(b"rendering")
+    context.interrupt()
+    assert run.wait_done().status == "interrupted"
+
+
+# --- what user code cannot break -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys; sys.stdout = sys.stderr = None",
+        "import sys; sys.stdout.close(); sys.stderr.close()",
+        "import sys; sys.displayhook = None",
+        "import sys; sys.settrace(lambda *a: 1 / 0)",
+        "import sys; sys.setrecursionlimit(60)",
+        "import os; os.close(1); os.close(2)",
+        "import os; os.closerange(3, 100)",
+        "import builtins\nfor n in ('len', 'isinstance', 'str', 'dict'): delattr(builtins, n)",
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)",
+        "import os; os.write = os.getpid = os.dup2 = None",
+        "import json; json.dumps = None",
+        "globals().clear()",
+        "%reset -f",
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))",
+        "import random, numpy; random.seed = numpy.random = None",
+    ],
+)
+def test_cell_cannot_break_the_loop(context: Context, code: str) -> None:
+    """After a cell that puts the process out of order, the next runs are as ever."""
+    context.run(code)
+    for _ in range(2):
+        run = context.run("import sys\nprint('out'); print('err', file=sys.stderr)\n1 + 1")
+        assert run.text == "2"
+        assert (run.stdout, run.stderr) == ("out\n", "err\n")
+    run = context.start("print('waiting')\nwhile True: pass")
+    run.wait_output(b"waiting")
+    context.interrupt()
+    assert run.wait_done().status == "interrupted"
+
+
+def test_timer_of_a_cell_fires_in_cells_only(context: Context) -> None:
+    """A signal handler that raises keeps to the user's code: every frame is whole."""
+    first = context.run(
+        "import signal\ndef ring(*_): raise OSError('alarm')\n"
+        "signal.signal(signal.SIGALRM, ring)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)\nwhile True: pass"
+    )
+    assert first.one("error")["value"] == "alarm"
+    for _ in range(50):
+        run = context.run("while True: display('x' * 5000)")
+        assert run.status == "error"
+        assert run.one("error")["value"] == "alarm"
+
+
+def test_exhausted_descriptors_are_an_error_of_the_run(context: Context) -> None:
+    """With no descriptor free a run fails and says why; freed, the next one works."""
+    context.run(
+        "import os, resource\nheld = []\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))\n"
+        "try:\n    while True: held.append(os.dup(0))\nexcept OSError: pass"
+    )
+    run = context.start("for fd in held: os.close(fd)")
+    assert "too many open files" in run.wait_done().one("error")["value"]
+
+
+def test_user_fork_never_serves_the_socket(context: Context) -> None:
+    """A forked copy that falls out of the cell ends there, with the status of its failure."""
+    run = context.run(
+        "import os, sys\n"
+        "pids = []\n"
+        "for how in ('fall', 'raise', 'exit'):\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0: break\n"
+        "    pids.append(pid)\n"
+        "else:\n"
+        "    how = None\n"
+        "if how == 'fall': print('child'); display('shown by the child')\n"
+        "elif how == 'raise': raise ValueError('in the child')\n"
+        "elif how == 'exit': sys.exit(5)\n"
+        "else: codes = [os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) for p in pids]"
+    )
+    assert [frame["type"] for frame in run.frames] == ["done"]
+    assert run.stdout == "child\n'shown by the child'\n"
+    assert "ValueError: in the child" in run.stderr
+    assert context.run("codes").text == "[0, 1, 5]"
+
+
+def test_multiprocessing_works(context: Context) -> None:
+    """Functions of a cell run in forked worker processes."""
+    run = context.run(
+        "import multiprocessing\ndef square(n): return n * n\n"
+        "with multiprocessing.get_context('fork').Pool(2) as pool:\n"
+        "    r = pool.map(square, range(4))\n"
+        "r"
+    )
+    assert run.text == "[0, 1, 4, 9]"
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("import os; os._exit(3)", {"exit": 3}),
+        ("import ctypes; ctypes.string_at(0)", {"signal": 11}),
+    ],
+)
+def test_death_closes_the_socket(
+    zygote: Zygote, code: str, status: dict[str, int], tmp_path: Path
+) -> None:
+    """A context that dies is an EOF to the control process and an `exited` from the zygote."""
+    context = zygote.fork(str(tmp_path))
+    context.start(code)
+    assert context.receive() is None
+    exited = context.wait_exited()
+    assert exited["status"] == status
+    assert exited["max_rss_bytes"] > 10 << 20
+
+
+# --- the zygote ------------------------------------------------------------------------------
+
+
+def test_contexts_are_as_new(context: Context, tmp_path: Path) -> None:
+    """A context starts at count 1, in its directory, with its environment and no names."""
+    assert context.run("%who").stdout == "Interactive namespace is empty.\n"
+    context.run("import os, sys")
+    run = context.run("os.getcwd(), dict(os.environ), sys.argv, sys.path[0], __name__, _dh")
+    assert run.one("result")["execution_count"] == 3
+    cwd = str(tmp_path)
+    environment = {"HOME": cwd, "PATH": os.environ["PATH"], "GREETING": "grüße"}
+    found = eval(run.text, {"PosixPath": Path})  # noqa: S307 - it is our own code's
+    assert found == (cwd, environment, [""], "", "__main__", [tmp_path])
+    assert context.run("!echo $GREETING").stdout == "grüße\n"
+    (tmp_path / "mine.py").write_text("value = 5")
+    assert context.run("import mine\nmine.value").text == "5"
+    assert (
+        context.run("hasattr(sys, 'last_value'), Out.keys() - {3, 5, 6}").text
+        == "(False, set())"
+    )
+
+
+def test_primed_context_is_as_new(zygote: Zygote) -> None:
+    """A cell that was run ahead leaves no trace in the context."""
+    context = zygote.fork(prime=True)
+    run = context.run("len(In), Out, _")
+    assert run.text == "(2, {}, '')"
+    assert run.one("result")["execution_count"] == 1
+    context.sock.close()
+    assert context.wait_exited()["status"] == {"exit": 0}
+
+
+def test_contexts_do_not_share_randomness(zygote: Zygote) -> None:
+    """Siblings draw different numbers from `random` and from numpy."""
+    draws = []
+    for _ in range(2):
+        context = zygote.fork()
+        draws.append(
+            context.run("import random, numpy\nrandom.random(), numpy.random.rand()").text
+        )
+        context.sock.close()
+        context.wait_exited()
+    first, second = (re.findall(r"0\.\d+|\d\.\d+e-\d+", draw) for draw in draws)
+    assert len(first) == 2
+    assert not {*first} & {*second}
+
+
+def test_contexts_do_not_see_each_other(zygote: Zygote) -> None:
+    """What one context sets, another does not have."""
+    one, two = zygote.fork(), zygote.fork()
+    one.run("import math; math.pi = x = 3")
+    assert two.run("import math; 'x' in globals(), math.pi == 3").text == "(False, False)"
+    for context in (one, two):
+        context.sock.close()
+        assert context.wait_exited()["status"] == {"exit": 0}
+
+
+def test_context_that_cannot_be_confined_runs_nothing(zygote: Zygote) -> None:
+    """A jail that cannot be entered is reported on the executor's socket; no `ready`."""
+    context_id, sock, reply = zygote.request_fork(plan=b"refuse")
+    context = Context(zygote, context_id, reply["pid"], sock)
+    frame = {"type": "failed", "reason": "[Errno 1] mount /proc", "errno": 1}
+    assert context.receive() == frame
+    assert context.receive() is None
+    assert context.wait_exited()["status"] == {"exit": 1}
+
+
+def test_lost_jail_is_a_failed_fork(zygote: Zygote) -> None:
+    """A namespace that cannot be joined fails the request; the zygote lives on."""
+    context_id, _, reply = zygote.request_fork(pid_ns="/dev/full")
+    assert reply == {
+        "op": "failed",
+        "id": context_id,
+        "reason": "[Errno 12] the jail is lost",
+        "errno": 12,
+    }
+    context = zygote.fork()
+    assert context.run("1 + 1").text == "2"
+    context.sock.close()
+    context.wait_exited()
+
+
+def test_contexts_hold_no_descriptor_of_the_protocol_in_reach(context: Context) -> None:
+    """A program that a cell starts inherits its three standard descriptors and nothing else."""
+    run = context.run("!ls -l /proc/self/fd | tail -n +2 | wc -l")
+    assert run.stdout == "4\n"  # 0, 1, 2 and the directory that `ls` reads
+
+
+def test_missing_libraries_are_reported(tmp_path: Path) -> None:
+    """A zygote works without the optional libraries and says which are not there."""
+    hidden = ("numpy", "pandas", "matplotlib")
+    with open_zygote(tmp_path, ["numpy", "matplotlib", "json"], hidden=hidden) as zygote:
+        ready = zygote.receive()
+        assert (ready["op"], ready["preloaded"]) == ("ready", ["json"])
+        assert ready["missing"] == ["numpy", "matplotlib"]
+        context = zygote.fork()
+        assert context.run("1 + 1").text == "2"
+        context.sock.close()
+        context.wait_exited()
+
+
+def test_missing_ipython_names_the_remedy(tmp_path: Path) -> None:
+    """Without IPython the zygote fails with what to install."""
+    with open_zygote(tmp_path, [], hidden=("IPython",)) as zygote:
+        failed = zygote.receive()
+    assert failed["op"] == "failed"
+    assert "pip install ipython" in failed["reason"]
+
+
+def test_thread_after_the_imports_is_refused(tmp_path: Path) -> None:
+    """A preloaded library that starts a thread makes the zygote unusable, and it says so."""
+    (tmp_path / "threaded.py").write_text(
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()"
+    )
+    with open_zygote(tmp_path, ["threaded"]) as zygote:
+        failed = zygote.receive()
+    assert failed["op"] == "failed"
+    assert "2 threads are running after the imports" in failed["reason"]
