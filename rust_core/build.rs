@@ -51,8 +51,14 @@ fn build(manifest: &Path, directory: &Path, target: &str, what: &[&str]) {
             || text.starts_with("PYO3_")
             || matches!(
                 &*text,
-                "CARGO_ENCODED_RUSTFLAGS" | "RUSTFLAGS" | "RUSTC" | "CARGO_BUILD_TARGET"
-                    | "CARGO_PRIMARY_PACKAGE" | "CARGO_CRATE_NAME" | "CARGO_BIN_NAME"
+                "CARGO_ENCODED_RUSTFLAGS"
+                    | "RUSTFLAGS"
+                    | "RUSTC"
+                    | "RUSTC_WORKSPACE_WRAPPER"
+                    | "CARGO_BUILD_TARGET"
+                    | "CARGO_PRIMARY_PACKAGE"
+                    | "CARGO_CRATE_NAME"
+                    | "CARGO_BIN_NAME"
                     | "CARGO_TARGET_DIR"
             );
         if of_outer {

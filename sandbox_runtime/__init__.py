@@ -1,0 +1,94 @@
+"""Untrusted code in a real sandbox that starts faster than `bash -c true`.
+
+    async with open_sandbox() as sandbox:
+        result = await sandbox.exec("echo hello")
+        execution = await sandbox.run_code("import pandas; 1 + 1")
+
+The names below are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sandbox_runtime.errors import (
+        CommandFailedError,
+        FileAccessError,
+        InterpreterUnavailableError,
+        InvalidArgumentError,
+        IsolationError,
+        NotStartedError,
+        SandboxClosedError,
+        SandboxError,
+        SandboxLostError,
+    )
+    from sandbox_runtime.interpreters.contexts import Context
+    from sandbox_runtime.interpreters.execution import Execution, ExecutionError, Result
+    from sandbox_runtime.processes import Process
+    from sandbox_runtime.receipts import CommandResult, Receipt
+    from sandbox_runtime.report import Protection, SandboxReport
+    from sandbox_runtime.sandbox import Runtime, Sandbox, open_runtime, open_sandbox
+    from sandbox_runtime.sessions import Session
+    from sandbox_runtime.settings import Limits
+
+_HOMES = {
+    "errors": (
+        "CommandFailedError",
+        "FileAccessError",
+        "InterpreterUnavailableError",
+        "InvalidArgumentError",
+        "IsolationError",
+        "NotStartedError",
+        "SandboxClosedError",
+        "SandboxError",
+        "SandboxLostError",
+    ),
+    "interpreters.contexts": ("Context",),
+    "interpreters.execution": ("Execution", "ExecutionError", "Result"),
+    "processes": ("Process",),
+    "receipts": ("CommandResult", "Receipt"),
+    "report": ("Protection", "SandboxReport"),
+    "sandbox": ("Runtime", "Sandbox", "open_runtime", "open_sandbox"),
+    "sessions": ("Session",),
+    "settings": ("Limits",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CommandFailedError",
+    "CommandResult",
+    "Context",
+    "Execution",
+    "ExecutionError",
+    "FileAccessError",
+    "InterpreterUnavailableError",
+    "InvalidArgumentError",
+    "IsolationError",
+    "Limits",
+    "NotStartedError",
+    "Process",
+    "Protection",
+    "Receipt",
+    "Result",
+    "Runtime",
+    "Sandbox",
+    "SandboxClosedError",
+    "SandboxError",
+    "SandboxLostError",
+    "SandboxReport",
+    "Session",
+    "open_runtime",
+    "open_sandbox",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME_OF:
+        return getattr(importlib.import_module(f"sandbox_runtime.{_HOME_OF[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

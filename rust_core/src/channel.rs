@@ -1,4 +1,4 @@
-//! Frames over a packet socket: one value a packet, MessagePack, with descriptors.
+//! Frames over a packet socket: one value a packet, `MessagePack`, with descriptors.
 //!
 //! The first byte says where the value is: `0` behind it, `1` in a memory file that is the
 //! packet's last descriptor (a packet cannot be longer than the socket's buffer).
@@ -21,7 +21,7 @@ const LARGEST_BYTES: u64 = 256 * 1024 * 1024;
 const INLINE: u8 = 0;
 const IN_FILE: u8 = 1;
 
-/// Writes a value as MessagePack, structures as maps.
+/// Writes a value as `MessagePack`, structures as maps.
 ///
 /// # Errors
 /// `InvalidInput`; none of the types in `spec.rs` gives it.

@@ -130,7 +130,7 @@ fn write(
         fs::DirBuilder::new().mode(0o755).recursive(true).create(parent)?;
     }
     let (temporary, mut file) = create_beside(parent, name)?;
-    let fill = || {
+    let copy = || {
         let mut source = fs::File::from(pipe).take(size_bytes);
         let copied = io::copy(&mut source, &mut file)?;
         if copied < size_bytes {
@@ -142,7 +142,7 @@ fn write(
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         fs::rename(&temporary, &path)
     };
-    fill().inspect_err(|_| {
+    copy().inspect_err(|_| {
         let _ = fs::remove_file(&temporary);
     })
 }
@@ -153,8 +153,7 @@ fn create_beside(parent: &Path, name: &OsStr) -> io::Result<(PathBuf, fs::File)>
     let mut number = 0u32;
     loop {
         let suffix = format!(".{}-{number}.part", sys::pid());
-        let temporary =
-            parent.join(OsStr::from_bytes(&[b".", short, suffix.as_bytes()].concat()));
+        let temporary = parent.join(OsStr::from_bytes(&[b".", short, suffix.as_bytes()].concat()));
         let created = fs::OpenOptions::new()
             .write(true)
             .create_new(true)

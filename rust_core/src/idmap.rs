@@ -18,7 +18,7 @@ const FIRST_PRIVATE: u32 = 0x4000_0000;
 /// How many private ranges there are; a launcher's pid chooses one.
 const PRIVATE_RANGES: u32 = 0x4000;
 
-/// One line of `/proc/PID/uid_map` (user_namespaces(7)).
+/// One line of `/proc/PID/uid_map` (`user_namespaces(7)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
     /// First id inside.
@@ -179,10 +179,7 @@ mod tests {
     #[test]
     fn a_small_container_gets_what_its_map_has() {
         let container = [Range { inside: 0, outside: 100_000, count: 65536 }];
-        assert_eq!(
-            plan(&container, true, 0, 0, 9),
-            Plan::Separate { first: 32768, count: 32768 }
-        );
+        assert_eq!(plan(&container, true, 0, 0, 9), Plan::Separate { first: 32768, count: 32768 });
         let single = [Range { inside: 0, outside: 1000, count: 1 }];
         assert_eq!(plan(&single, true, 0, 0, 9), Plan::Shared { uid: 0, gid: 0 });
     }

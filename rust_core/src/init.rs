@@ -132,6 +132,7 @@ impl Init<'_> {
         Ok(())
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "init keeps no end of a program's pipes")]
     fn spawn(&mut self, program: &Program, fds: Vec<OwnedFd>) -> Result<()> {
         match start(program, &fds, self.prepared) {
             Ok(pid) => {
@@ -208,7 +209,7 @@ struct Row {
     is_dead: bool,
 }
 
-/// Reads one `/proc/PID/stat` (proc_pid_stat(5)): the command may hold spaces and parentheses.
+/// Reads one `/proc/PID/stat` (`proc_pid_stat(5)`): the command may hold spaces and parentheses.
 fn parse_stat(stat: &str) -> Option<Row> {
     let (pid, rest) = stat.split_once(" (")?;
     let (_, rest) = rest.rsplit_once(") ")?;

@@ -67,8 +67,7 @@ fn make(socket: &Socket, order: Order<'_>) -> Result<Prepared> {
         fs::File::open(&path).map(OwnedFd::from).at(Step::OpenDescriptor, path)
     };
     let pidfd = sys::pidfd_open(sys::pid()).at(Step::OpenDescriptor, "pidfd")?;
-    let spaces =
-        [open("net")?, open("ipc")?, open("uts")?, open("cgroup")?, open("user")?];
+    let spaces = [open("net")?, open("ipc")?, open("uts")?, open("cgroup")?, open("user")?];
     let ruleset = prepared.landlock.as_ref().ok().map(|(fd, _)| fd);
     let fds: Vec<BorrowedFd<'_>> = std::iter::once(&pidfd)
         .chain(&join)
@@ -76,12 +75,8 @@ fn make(socket: &Socket, order: Order<'_>) -> Result<Prepared> {
         .chain(ruleset)
         .map(AsFd::as_fd)
         .collect();
-    let enter = EnterPlan {
-        cgroup_files: join.len(),
-        landlock: ruleset.is_some(),
-        separate_ids,
-        limits,
-    };
+    let enter =
+        EnterPlan { cgroup_files: join.len(), landlock: ruleset.is_some(), separate_ids, limits };
     socket.send(&KeeperReply::Ready { protections, enter }, &fds)?;
     Ok(prepared)
 }
@@ -144,9 +139,7 @@ fn why_no_findings(socket: &OwnedFd) -> Failure {
     };
     let Ok(copy) = socket.try_clone() else { return unknown };
     let replies: Channel<crate::spec::InitReply, crate::spec::InitRequest> = Channel::new(copy);
-    while let Ok([true]) =
-        sys::wait_readable([replies.as_fd()], Some(std::time::Duration::ZERO))
-    {
+    while let Ok([true]) = sys::wait_readable([replies.as_fd()], Some(std::time::Duration::ZERO)) {
         use crate::spec::InitReply::{Failed, SpawnFailed};
         match replies.receive() {
             Ok(Some((Failed { failure } | SpawnFailed { failure }, _))) => return failure,

@@ -106,9 +106,9 @@ fn launch(control: Control, paths: &[String]) -> std::result::Result<(), (Contro
             sys::exit_now(1)
         }
         Ok(Forked::Parent(pid)) => {
-            let opened = write_maps(pid, plan, plan.outer_uid_map(), plan.outer_gid_map())
+            let started = write_maps(pid, plan, plan.outer_uid_map(), plan.outer_gid_map())
                 .and_then(|()| open_gate(opener));
-            let result = match opened {
+            let result = match started {
                 Ok(()) => {
                     drop(control); // so that the control process sees when the supervisor ends
                     Ok(())
@@ -130,7 +130,7 @@ fn launch(control: Control, paths: &[String]) -> std::result::Result<(), (Contro
     }
 }
 
-/// Writes both id maps of a child's new user namespace (user_namespaces(7)).
+/// Writes both id maps of a child's new user namespace (`user_namespaces(7)`).
 ///
 /// # Errors
 /// [`Step::WriteIdMaps`] with the file.

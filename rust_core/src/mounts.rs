@@ -151,12 +151,7 @@ fn make_directories(path: &Path) -> Result<()> {
 
 fn make_file(path: &Path, content: &[u8]) -> io::Result<()> {
     use io::Write;
-    fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o644)
-        .open(path)?
-        .write_all(content)
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?.write_all(content)
 }
 
 /// Copies what everybody may read: files, links, and directories with what is in them.
@@ -276,8 +271,7 @@ fn make_read_only(mount_point: &Path) -> Result<()> {
 fn mount_writable(path: &str, bytes: u64, mode: &str, owner: u32) -> Result<()> {
     // An inode costs about 1 KiB that the size does not count.
     let inodes = (bytes / 4096).clamp(1024, 1 << 20);
-    let options =
-        format!("mode={mode},size={bytes},nr_inodes={inodes},uid={owner},gid={owner}");
+    let options = format!("mode={mode},size={bytes},nr_inodes={inodes},uid={owner},gid={owner}");
     sys::mount(c"tmpfs", Path::new(path), c"tmpfs", NO_SUID_DEV, &options)
         .at(Step::MountTmpfs, path)
 }

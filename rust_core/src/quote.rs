@@ -20,10 +20,7 @@ pub struct NulByte {
 impl fmt::Display for NulByte {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { argument, position } = self;
-        write!(
-            formatter,
-            "argument {argument} has a NUL byte at position {position}"
-        )
+        write!(formatter, "argument {argument} has a NUL byte at position {position}")
     }
 }
 
@@ -125,13 +122,7 @@ mod tests {
 
     #[test]
     fn a_plain_word_stays_as_it_is() {
-        for word in [
-            "ls",
-            "/usr/bin/python3.11",
-            "--color",
-            "a_b-c.d:e,f+g@h",
-            "0",
-        ] {
+        for word in ["ls", "/usr/bin/python3.11", "--color", "a_b-c.d:e,f+g@h", "0"] {
             assert_eq!(quoted(word.as_bytes()), word.as_bytes());
         }
     }
@@ -176,30 +167,15 @@ mod tests {
 
     #[test]
     fn a_nul_byte_is_refused_and_named() {
-        assert_eq!(
-            quote(b"ab\0c"),
-            Err(NulByte {
-                argument: 0,
-                position: 2
-            })
-        );
+        assert_eq!(quote(b"ab\0c"), Err(NulByte { argument: 0, position: 2 }));
         let error = join([&b"echo"[..], b"\0"]).expect_err("a NUL");
-        assert_eq!(
-            error,
-            NulByte {
-                argument: 1,
-                position: 0
-            }
-        );
+        assert_eq!(error, NulByte { argument: 1, position: 0 });
         assert_eq!(error.to_string(), "argument 1 has a NUL byte at position 0");
     }
 
     #[test]
     fn a_list_is_joined_by_blanks() {
-        assert_eq!(
-            join(["echo", "", "a b", "c"]),
-            Ok(b"echo '' 'a b' c".to_vec())
-        );
+        assert_eq!(join(["echo", "", "a b", "c"]), Ok(b"echo '' 'a b' c".to_vec()));
         assert_eq!(join::<&str>([]), Ok(Vec::new()));
     }
 
@@ -234,18 +210,12 @@ mod tests {
 
     #[test]
     fn shells_read_back_what_was_quoted() {
-        let expected: Vec<u8> = hard_words()
-            .into_iter()
-            .flat_map(|word| [word, vec![0]])
-            .flatten()
-            .collect();
+        let expected: Vec<u8> =
+            hard_words().into_iter().flat_map(|word| [word, vec![0]]).flatten().collect();
         for shell in ["sh", "dash", "bash", "zsh"] {
             for locale in ["C", "C.UTF-8", "ja_JP.SJIS", "zh_CN.GBK"] {
                 if let Some(printed) = read_by(shell, locale) {
-                    assert!(
-                        printed == expected,
-                        "{shell} in {locale} read something else"
-                    );
+                    assert!(printed == expected, "{shell} in {locale} read something else");
                 }
             }
         }

@@ -109,12 +109,7 @@ impl Check {
     const fn new(argument: u8, values: &'static [u32], listed: bool) -> Self {
         assert!(argument < 6, "a call has six arguments");
         let mask = u32::MAX;
-        Self {
-            argument,
-            mask,
-            values,
-            listed,
-        }
+        Self { argument, mask, values, listed }
     }
 
     const fn one_of(argument: u8, values: &'static [u32]) -> Self {
@@ -163,11 +158,8 @@ pub struct Rule {
 }
 
 /// The architecture this build is for, as the kernel writes it in `seccomp_data`.
-pub const NATIVE_ARCH: u32 = if cfg!(target_arch = "x86_64") {
-    AUDIT_ARCH_X86_64
-} else {
-    AUDIT_ARCH_AARCH64
-};
+pub const NATIVE_ARCH: u32 =
+    if cfg!(target_arch = "x86_64") { AUDIT_ARCH_X86_64 } else { AUDIT_ARCH_AARCH64 };
 
 /// The highest call number this table has judged (`file_setattr`, Linux 6.17). What comes later is
 /// unknown, and does not exist for the sandbox until someone has read it.
@@ -192,23 +184,17 @@ const NOT_IMPLEMENTED: &[Case] = &[Case::always(Verdict::NotImplemented)];
 const KILLED: &[Case] = &[Case::always(Verdict::KillProcess)];
 
 /// `clone(flags, …)`: processes and threads yes, namespaces no.
-const NO_NAMESPACE: &[Case] = &[Case::when(
-    &[Check::none_of(0, &[0]).masked(NAMESPACES)],
-    Verdict::NotPermitted,
-)];
+const NO_NAMESPACE: &[Case] =
+    &[Case::when(&[Check::none_of(0, &[0]).masked(NAMESPACES)], Verdict::NotPermitted)];
 
 /// `personality(persona)`: the ordinary one and the query. Others turn off address randomisation
 /// or make the kernel pretend to be older.
-const PLAIN_PERSONALITY: &[Case] = &[Case::when(
-    &[Check::none_of(0, &[0, u32::MAX])],
-    Verdict::NotPermitted,
-)];
+const PLAIN_PERSONALITY: &[Case] =
+    &[Case::when(&[Check::none_of(0, &[0, u32::MAX])], Verdict::NotPermitted)];
 
 /// `ioctl(fd, request, …)`: no typing into a terminal on behalf of its user.
-const NO_TYPING: &[Case] = &[Case::when(
-    &[Check::one_of(1, &[TIOCSTI, TIOCLINUX])],
-    Verdict::NotPermitted,
-)];
+const NO_TYPING: &[Case] =
+    &[Case::when(&[Check::one_of(1, &[TIOCSTI, TIOCLINUX])], Verdict::NotPermitted)];
 
 /// `socket(family, type, protocol)`, and `socketpair`, which makes sockets of any family too.
 ///
@@ -221,10 +207,7 @@ const PLAIN_SOCKET: &[Case] = &[
         Verdict::FamilyNotSupported,
     ),
     Case::when(
-        &[
-            Check::one_of(0, &[AF_NETLINK]),
-            Check::none_of(2, &[NETLINK_ROUTE]),
-        ],
+        &[Check::one_of(0, &[AF_NETLINK]), Check::none_of(2, &[NETLINK_ROUTE])],
         Verdict::NotPermitted,
     ),
     Case::when(
@@ -252,26 +235,14 @@ const SOCK_PACKET: u32 = 10;
 const SOCK_TYPE_MASK: u32 = 0xf;
 
 /// A constant of libc, whatever its type, as the 32-bit word a filter compares.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "asserted"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "asserted")]
 const fn word(constant: i128) -> u32 {
-    assert!(
-        0 <= constant && constant <= u32::MAX as i128,
-        "wider than a word of the filter"
-    );
+    assert!(0 <= constant && constant <= u32::MAX as i128, "wider than a word of the filter");
     constant as u32
 }
 
 const fn rule(name: &'static str, number: i64, stage: Stage, cases: &'static [Case]) -> Rule {
-    Rule {
-        name,
-        number: word(number as i128),
-        stage,
-        cases,
-    }
+    Rule { name, number: word(number as i128), stage, cases }
 }
 
 const fn surface(name: &'static str, number: i64, cases: &'static [Case]) -> Rule {
@@ -412,10 +383,7 @@ fn holds(check: &Check, call: &Call) -> bool {
 }
 
 /// The low and the high half of an argument.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the halves are what is wanted"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "the halves are what is wanted")]
 fn halves(argument: u64) -> (u32, u32) {
     (argument as u32, (argument >> 32) as u32)
 }
@@ -549,19 +517,14 @@ impl Program {
     }
 
     fn check(&mut self, check: &Check, then: Label, otherwise: Label) -> Label {
-        let (hit, miss) = if check.listed {
-            (then, otherwise)
-        } else {
-            (otherwise, then)
-        };
-        let compare = check.values.iter().rev().fold(miss, |next, &value| {
-            self.branch(JUMP_IF_EQUAL, value, hit, next)
-        });
-        let mask = if check.mask == u32::MAX {
-            compare
-        } else {
-            self.push(AND, check.mask, compare)
-        };
+        let (hit, miss) = if check.listed { (then, otherwise) } else { (otherwise, then) };
+        let compare = check
+            .values
+            .iter()
+            .rev()
+            .fold(miss, |next, &value| self.branch(JUMP_IF_EQUAL, value, hit, next));
+        let mask =
+            if check.mask == u32::MAX { compare } else { self.push(AND, check.mask, compare) };
         let offset = ARGUMENTS_OFFSET + u32::from(check.argument) * ARGUMENT_SIZE;
         self.push(LOAD, offset, mask)
     }
@@ -591,11 +554,7 @@ impl Program {
 
     /// `label`, or the unconditional jump to it that stands near.
     fn near(&mut self, label: Label) -> Label {
-        if self.reversed.len() - label <= Self::REACH {
-            label
-        } else {
-            self.jump(label)
-        }
+        if self.reversed.len() - label <= Self::REACH { label } else { self.jump(label) }
     }
 
     /// Makes sure that the next instruction written runs on into `label`.
@@ -675,11 +634,7 @@ fn load(call: &Call, offset: u32) -> Option<u32> {
             let place = offset.checked_sub(ARGUMENTS_OFFSET)?;
             let index = usize::try_from(place / ARGUMENT_SIZE).ok()?;
             let (low, high) = halves(*call.arguments.get(index)?);
-            Some(if place % ARGUMENT_SIZE == 0 {
-                low
-            } else {
-                high
-            })
+            Some(if place % ARGUMENT_SIZE == 0 { low } else { high })
         }
         _ => None,
     }
@@ -705,18 +660,11 @@ mod tests {
     }
 
     fn native(number: u32, arguments: [u64; 6]) -> Call {
-        Call {
-            number,
-            arch: NATIVE_ARCH,
-            arguments,
-        }
+        Call { number, arch: NATIVE_ARCH, arguments }
     }
 
     fn rule_of(name: &str) -> &'static Rule {
-        POLICY
-            .iter()
-            .find(|rule| rule.name == name)
-            .expect("a rule of that name")
+        POLICY.iter().find(|rule| rule.name == name).expect("a rule of that name")
     }
 
     /// The verdict of the compiled program, compared with the table on the way.
@@ -757,20 +705,10 @@ mod tests {
             let x32 = (0..600).map(|number| number | X32_FIRST);
             let random: Vec<u32> = (0..2000).map(|_| halves(noise.next()).0).collect();
             for number in (0..600).chain(borders).chain(x32).chain(random) {
-                for arch in [
-                    AUDIT_ARCH_X86_64,
-                    AUDIT_ARCH_AARCH64,
-                    0x4000_0003,
-                    0,
-                    u32::MAX,
-                ] {
+                for arch in [AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64, 0x4000_0003, 0, u32::MAX] {
                     for _ in 0..4 {
                         let arguments = [(); 6].map(|()| noise.next());
-                        let call = Call {
-                            number,
-                            arch,
-                            arguments,
-                        };
+                        let call = Call { number, arch, arguments };
                         let expected = decide(stage, &call).action();
                         assert_eq!(run(&program, &call).action, expected, "{stage:?} {call:?}");
                     }
@@ -814,11 +752,7 @@ mod tests {
                 }
             }
             for case in 0..rule.cases.len() {
-                assert!(
-                    seen.contains(&Some(case)),
-                    "case {case} of {} is never used",
-                    rule.name
-                );
+                assert!(seen.contains(&Some(case)), "case {case} of {} is never used", rule.name);
             }
             let conditional = rule.cases.iter().all(|case| !case.when.is_empty());
             assert_eq!(seen.contains(&None), conditional, "{}", rule.name);
@@ -839,11 +773,7 @@ mod tests {
             [(Stage::Surface, 90, 14), (Stage::Confine, 30, 9)]
         {
             let program = compile(stage);
-            assert!(
-                program.len() <= most_instructions,
-                "{stage:?}: {}",
-                program.len()
-            );
+            assert!(program.len() <= most_instructions, "{stage:?}: {}", program.len());
             let deepest = (0..=HIGHEST_KNOWN)
                 .map(|number| run(&program, &native(number, [0; 6])).steps)
                 .max();
@@ -853,23 +783,11 @@ mod tests {
 
     #[test]
     fn a_table_too_long_for_short_jumps_compiles_too() {
-        let kinds = [
-            NOT_PERMITTED,
-            NOT_IMPLEMENTED,
-            PLAIN_SOCKET,
-            NO_TYPING,
-            NO_NAMESPACE,
-        ];
+        let kinds = [NOT_PERMITTED, NOT_IMPLEMENTED, PLAIN_SOCKET, NO_TYPING, NO_NAMESPACE];
         let rules = (0..900).zip(kinds.into_iter().cycle());
-        let program = assemble(
-            Stage::Confine,
-            rules.map(|(index, cases)| confine("", index * 3, cases)),
-        );
-        assert!(
-            program.len() > 900 && program.len() < 4096,
-            "{}",
-            program.len()
-        );
+        let program =
+            assemble(Stage::Confine, rules.map(|(index, cases)| confine("", index * 3, cases)));
+        assert!(program.len() > 900 && program.len() < 4096, "{}", program.len());
         assert!(program.iter().any(|step| u32::from(step.code) == JUMP));
         for number in 0..2800 {
             let denied = number % 3 == 0 && number < 2700 && (number / 3) % 5 < 2;
@@ -894,11 +812,7 @@ mod tests {
         let program = compile(Stage::Surface);
         let i386 = 0x4000_0003;
         for arch in [i386, NATIVE_ARCH ^ 1, 0] {
-            let call = Call {
-                number: 0,
-                arch,
-                arguments: [0; 6],
-            };
+            let call = Call { number: 0, arch, arguments: [0; 6] };
             assert_eq!(run(&program, &call).action, Verdict::KillProcess.action());
         }
     }
@@ -926,23 +840,10 @@ mod tests {
 
     #[test]
     fn ordinary_calls_are_allowed() {
-        let calls = [
-            libc::SYS_read,
-            libc::SYS_openat,
-            libc::SYS_execve,
-            libc::SYS_futex,
-        ]
-        .into_iter()
-        .chain([
-            libc::SYS_seccomp,
-            libc::SYS_landlock_restrict_self,
-            libc::SYS_pidfd_open,
-        ])
-        .chain([
-            libc::SYS_prctl,
-            libc::SYS_memfd_create,
-            libc::SYS_close_range,
-        ]);
+        let calls = [libc::SYS_read, libc::SYS_openat, libc::SYS_execve, libc::SYS_futex]
+            .into_iter()
+            .chain([libc::SYS_seccomp, libc::SYS_landlock_restrict_self, libc::SYS_pidfd_open])
+            .chain([libc::SYS_prctl, libc::SYS_memfd_create, libc::SYS_close_range]);
         for number in calls {
             let call = native(word(number.into()), [u64::MAX; 6]);
             for stage in STAGES {
@@ -965,26 +866,11 @@ mod tests {
     fn clone_makes_processes_and_threads_but_no_namespaces() {
         let thread = 0x003d_0f00;
         let vfork = 0x4111;
-        for flags in [
-            17,
-            thread,
-            vfork,
-            0x80,
-            u64::from(!NAMESPACES),
-            0x7e02_0000 << 32,
-        ] {
-            assert_eq!(
-                verdict("clone", [flags, 0, 0, 0, 0, 0]),
-                "allow",
-                "{flags:x}"
-            );
+        for flags in [17, thread, vfork, 0x80, u64::from(!NAMESPACES), 0x7e02_0000 << 32] {
+            assert_eq!(verdict("clone", [flags, 0, 0, 0, 0, 0]), "allow", "{flags:x}");
         }
         for bit in [17, 25, 26, 27, 28, 29, 30] {
-            assert_eq!(
-                verdict("clone", [0x11 | 1 << bit, 0, 0, 0, 0, 0]),
-                "EPERM",
-                "{bit}"
-            );
+            assert_eq!(verdict("clone", [0x11 | 1 << bit, 0, 0, 0, 0, 0]), "EPERM", "{bit}");
         }
         assert_eq!(verdict("clone3", [0; 6]), "ENOSYS");
         assert_eq!(verdict("unshare", [0x80, 0, 0, 0, 0, 0]), "EPERM");
@@ -993,15 +879,9 @@ mod tests {
     #[test]
     fn the_persona_stays() {
         assert_eq!(verdict("personality", [0; 6]), "allow");
-        assert_eq!(
-            verdict("personality", [0xffff_ffff, 0, 0, 0, 0, 0]),
-            "allow"
-        );
+        assert_eq!(verdict("personality", [0xffff_ffff, 0, 0, 0, 0, 0]), "allow");
         let no_randomisation = 0x0004_0000;
-        assert_eq!(
-            verdict("personality", [no_randomisation, 0, 0, 0, 0, 0]),
-            "EPERM"
-        );
+        assert_eq!(verdict("personality", [no_randomisation, 0, 0, 0, 0, 0]), "EPERM");
     }
 
     #[test]
@@ -1046,27 +926,12 @@ mod tests {
         assert_eq!(evaluate(&[], &call), None);
         assert_eq!(evaluate(&[step(load, 0, 0)], &call), None);
         for offset in [2, 64, 400] {
-            assert_eq!(
-                evaluate(&[step(load, 0, offset), step(allow, 0, 0)], &call),
-                None
-            );
+            assert_eq!(evaluate(&[step(load, 0, offset), step(allow, 0, 0)], &call), None);
         }
         assert_eq!(evaluate(&[step(jump, 0, u32::MAX)], &call), None);
-        assert_eq!(
-            evaluate(&[step(equal, 9, 0), step(allow, 0, 0)], &call),
-            None
-        );
-        assert_eq!(
-            evaluate(&[step(0xffff, 0, 0), step(allow, 0, 0)], &call),
-            None
-        );
+        assert_eq!(evaluate(&[step(equal, 9, 0), step(allow, 0, 0)], &call), None);
+        assert_eq!(evaluate(&[step(0xffff, 0, 0), step(allow, 0, 0)], &call), None);
         let fine = [step(load, 0, 4), step(equal, 0, 0), step(allow, 0, 3)];
-        assert_eq!(
-            evaluate(&fine, &call),
-            Some(Outcome {
-                action: 3,
-                steps: 3
-            })
-        );
+        assert_eq!(evaluate(&fine, &call), Some(Outcome { action: 3, steps: 3 }));
     }
 }

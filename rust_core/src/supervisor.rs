@@ -145,9 +145,9 @@ impl Supervisor {
             }
             Forked::Parent(pid) => {
                 let map = self.plan.sandbox_map(id);
-                let opened = write_maps(pid, self.plan, map.clone(), map)
-                    .and_then(|()| open_gate(opener));
-                if let Err(failure) = opened {
+                let started =
+                    write_maps(pid, self.plan, map.clone(), map).and_then(|()| open_gate(opener));
+                if let Err(failure) = started {
                     let _ = sys::kill(pid, libc::SIGKILL);
                     let _ = sys::wait(pid, true);
                     return Err(failure);
@@ -159,6 +159,7 @@ impl Supervisor {
 
     /// Starts an interpreter in mount and IPC namespaces of its own, with the few capabilities
     /// that its children need to step into jails.
+    #[expect(clippy::needless_pass_by_value, reason = "the zygote's alone from here on")]
     fn start_zygote(&self, argv: &[ByteBuf], env: &[ByteBuf], fds: Vec<OwnedFd>) -> Result<()> {
         let strings = |values: &[ByteBuf]| -> Result<Vec<CString>> {
             values

@@ -81,8 +81,7 @@ pub fn set_capabilities(kept: u64) -> io::Result<()> {
     };
     let data = [half(kept), half(kept >> 32)];
     // SAFETY: the layouts are those of linux/capability.h, version 3 has two data elements.
-    let result =
-        unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
     check_long(result).map(drop)
 }
 
@@ -127,7 +126,7 @@ pub fn hard_limit(resource: u32) -> io::Result<u64> {
 /// Installs a seccomp filter on this thread (`seccomp(2)`); all children inherit it.
 ///
 /// # Errors
-/// `EACCES` without no_new_privs, `EINVAL` for a program that the kernel refuses.
+/// `EACCES` without `no_new_privs`, `EINVAL` for a program that the kernel refuses.
 pub fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: u16::try_from(program.len())
@@ -144,11 +143,10 @@ pub fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
 /// `landlock_restrict_self(2)`.
 ///
 /// # Errors
-/// `EPERM` without no_new_privs, `E2BIG` after sixteen layers.
+/// `EPERM` without `no_new_privs`, `E2BIG` after sixteen layers.
 pub fn restrict_self(ruleset: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no pointer.
-    let result =
-        unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
+    let result = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
     check_long(result).map(drop)
 }
 
@@ -203,16 +201,16 @@ pub fn set_host_name(name: &str) -> io::Result<()> {
 /// `EPERM` without `CAP_NET_ADMIN` over the network namespace.
 pub fn bring_loopback_up() -> io::Result<()> {
     // SAFETY: takes no pointer.
-    let socket = check(unsafe {
-        libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)
-    })
-    .map(own)?;
+    let socket =
+        check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })
+            .map(own)?;
     // SAFETY: all-zero is a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = *from as libc::c_char;
+        *to = libc::c_char::from_ne_bytes([*from]);
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    request.ifr_ifru.ifru_flags =
+        libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or_default();
     // SAFETY: SIOCSIFFLAGS reads one `ifreq`, which is live.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
         .map(drop)

@@ -19,17 +19,10 @@ pub fn mount(
     options: &str,
 ) -> io::Result<()> {
     let target = c_path(target)?;
-    let options =
-        CString::new(options).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let options = CString::new(options).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     // SAFETY: four NUL-terminated strings that outlive the call.
     let result = unsafe {
-        libc::mount(
-            source.as_ptr(),
-            target.as_ptr(),
-            kind.as_ptr(),
-            flags,
-            options.as_ptr().cast(),
-        )
+        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast())
     };
     check(result).map(drop)
 }

@@ -34,7 +34,7 @@ pub fn fork(namespaces: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Resu
     args.exit_signal = libc::SIGCHLD as u64;
     if let Some(fd) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = fd.as_raw_fd() as u64;
+        args.cgroup = u64::try_from(fd.as_raw_fd()).unwrap_or_default();
     }
     // SAFETY: `args` is valid and no CLONE_VM is set, so the child runs on a copy of this stack.
     // Every process of this crate that forks has one thread, so no lock is held by another.

@@ -28,18 +28,13 @@ pub fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 ///
 /// # Errors
 /// `EPIPE` when the other end is closed, `EMSGSIZE` when it is too long.
-pub fn send_packet(
-    socket: BorrowedFd<'_>,
-    bytes: &[u8],
-    fds: &[BorrowedFd<'_>],
-) -> io::Result<()> {
+pub fn send_packet(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     if fds.len() > MAX_DESCRIPTORS {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let mut control = Control([0; 16 + MAX_DESCRIPTORS * size_of::<RawFd>()]);
-    let mut part =
-        libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: all-zero is a valid `msghdr`.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut part;
@@ -49,8 +44,10 @@ pub fn send_packet(
         message.msg_control = (&raw mut control).cast();
         // SAFETY: pure arithmetic.
         message.msg_controllen = unsafe { libc::CMSG_SPACE(payload) } as _;
+        // SAFETY: `message` is valid.
+        let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
         // SAFETY: `msg_control` has room for one header (checked above by MAX_DESCRIPTORS).
-        let header = unsafe { &mut *libc::CMSG_FIRSTHDR(&raw const message) };
+        let header = unsafe { &mut *header };
         header.cmsg_level = libc::SOL_SOCKET;
         header.cmsg_type = libc::SCM_RIGHTS;
         // SAFETY: pure arithmetic.
@@ -138,12 +135,15 @@ fn received_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
         if current.cmsg_level == libc::SOL_SOCKET && current.cmsg_type == libc::SCM_RIGHTS {
             // SAFETY: pure arithmetic.
             let overhead = unsafe { libc::CMSG_LEN(0) } as usize;
+            #[allow(clippy::unnecessary_cast, reason = "the type differs between C libraries")]
             let count = (current.cmsg_len as usize - overhead) / size_of::<RawFd>();
             // SAFETY: the data area of this header.
-            let data = unsafe { libc::CMSG_DATA(header) }.cast::<RawFd>();
+            let data = unsafe { libc::CMSG_DATA(header) };
             for index in 0..count {
-                // SAFETY: the kernel wrote `count` descriptors there, perhaps unaligned.
-                let fd = unsafe { data.add(index).read_unaligned() };
+                // SAFETY: the kernel wrote `count` descriptors there.
+                let place = unsafe { data.add(index * size_of::<RawFd>()) };
+                // SAFETY: as above; perhaps unaligned.
+                let fd = unsafe { place.cast::<RawFd>().read_unaligned() };
                 fds.push(own(fd));
             }
         }

@@ -39,6 +39,7 @@ from .python_shell import (
     LoopRunner,
     Shell,
     describe_error,
+    raised_in_cell,
     show_open_figures,
     text_writer,
 )
@@ -131,12 +132,13 @@ class Executor:
             _KNOWN_BUILTINS.update(_LIVE_BUILTINS)
         self._muted: dict[int, Callable[..., Any]] = {}
         self._description: tuple[str, str, list[str]] | None = None
+        self._interrupted = False
 
     def serve(self) -> None:
         self._detach_output()
         _dup2(self._null_fd, 0)
         signal.signal(signal.SIGINT, self._on_sigint)
-        self._send({"type": "ready"})
+        self._send({"type": "ready", "pid": _getpid()})
         while (received := self._receive()) is not None:
             request, fds = received
             try:
@@ -213,12 +215,15 @@ class Executor:
             if _getpid() != self._pid:
                 self._leave_fork(failure)
             if failure is not None:
+                # An interrupt within IPython's own code may come out as some other error of it.
+                if self._interrupted and not raised_in_cell(failure):
+                    failure = KeyboardInterrupt()
                 self._describe_interruptibly(failure)
             self._detach_state()
         except BaseException as error:  # noqa: BLE001 - from between two statements
             if _getpid() != self._pid:
                 self._leave_fork(error)
-            failure = error
+            failure = KeyboardInterrupt() if self._interrupted else error
             self._description = None
             self._detach_state()
         return failure
@@ -248,9 +253,7 @@ class Executor:
         status = 0
         with contextlib.suppress(BaseException):
             if isinstance(failure, SystemExit):
-                status = (
-                    failure.code if isinstance(failure.code, int) else int(bool(failure.code))
-                )
+                status = failure.code if isinstance(failure.code, int) else int(bool(failure.code))
             elif failure is not None:
                 status = 1
                 print("\n".join(describe_error(self._shell, failure)[2]), file=sys.stderr)
@@ -261,6 +264,7 @@ class Executor:
     def _attach_state(self) -> None:
         """Gives a cell what every cell starts with, and its own signal handlers back."""
         self._description = None
+        self._interrupted = False
         self._shell.begin_cell()
         streams = []
         for fd, stream in enumerate(self._streams):
@@ -310,6 +314,7 @@ class Executor:
                 self._shell.interrupt_deferred = True
                 return
             if frame.f_code in _INTERRUPTIBLE:
+                self._interrupted = True
                 raise KeyboardInterrupt
             frame = frame.f_back
 

@@ -240,17 +240,14 @@ class Shell(InteractiveShell):
 
     def showtraceback(
         self,
-        exc_tuple: tuple[type[BaseException], BaseException, TracebackType | None]
-        | None = None,
+        exc_tuple: tuple[type[BaseException], BaseException, TracebackType | None] | None = None,
         *_: object,
         **__: object,
     ) -> None:
         """Writes a traceback to stderr, unless it is the cell's own, which becomes a frame."""
         if self.user_code_depth == 0:
             return
-        error = (
-            exc_tuple[1] if exc_tuple else sys.exc_info()[1] or getattr(sys, "last_value", None)
-        )
+        error = exc_tuple[1] if exc_tuple else sys.exc_info()[1] or getattr(sys, "last_value", None)
         if error is None:
             print("No traceback available to show.", file=sys.stderr)
             return
@@ -412,6 +409,14 @@ def remember_error(error: BaseException) -> None:
         sys.last_exc = error
 
 
+def raised_in_cell(error: BaseException) -> bool:
+    """Whether an error came through code of a cell, and not from the machinery alone."""
+    return any(
+        _CELL_NAME.fullmatch(frame.f_code.co_filename)
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
+
+
 def describe_error(shell: Shell, error: BaseException) -> tuple[str, str, list[str]]:
     """Renders an error as name, value and traceback lines, whatever its class does.
 
@@ -453,9 +458,7 @@ def _drop_internal_frames(rendered: traceback.TracebackException, seen: set[int]
         return
     seen.add(id(rendered))
     rendered.stack[:] = [
-        entry
-        for entry in rendered.stack
-        if not entry.filename.startswith(_INTERNAL_DIRECTORIES)
+        entry for entry in rendered.stack if not entry.filename.startswith(_INTERNAL_DIRECTORIES)
     ]
     for other in (rendered.__cause__, rendered.__context__, *(rendered.exceptions or ())):
         if other is not None:

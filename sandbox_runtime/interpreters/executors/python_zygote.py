@@ -132,8 +132,8 @@ class Zygote:
         self._native = native
         self._own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._wakeup, wakeup_writer = socket.socketpair()
-        self._wakeup.setblocking(False)  # noqa: FBT003
-        wakeup_writer.setblocking(False)  # noqa: FBT003
+        self._wakeup.setblocking(False)
+        wakeup_writer.setblocking(False)
         self._wakeup_writer = wakeup_writer
         self._ids: dict[int, Any] = {}
         self._executor: Any = None
@@ -209,9 +209,7 @@ class Zygote:
             for fd in fds:
                 os.close(fd)
 
-    def _fork_into(
-        self, pid_ns: int, request: dict[str, Any], plan: bytes, fds: list[int]
-    ) -> int:
+    def _fork_into(self, pid_ns: int, request: dict[str, Any], plan: bytes, fds: list[int]) -> int:
         self._native.join_pid_namespace(pid_ns)
         pid = -1
         try:
@@ -333,9 +331,7 @@ def run(sock: socket.socket, native: Native) -> None:
         zygote.serve()
     except Exception as error:  # noqa: BLE001 - a zygote that cannot go on says so and ends
         reason = (
-            str(error)
-            if isinstance(error, UnusableError)
-            else f"{type(error).__name__}: {error}"
+            str(error) if isinstance(error, UnusableError) else f"{type(error).__name__}: {error}"
         )
         with contextlib.suppress(OSError):
             sock.sendall(json.dumps({"op": "failed", "reason": reason}).encode())
@@ -346,7 +342,7 @@ def run(sock: socket.socket, native: Native) -> None:
 def main() -> NoReturn:
     """The program; see the start of this file."""
     sock = socket.socket(fileno=CONTROL_FD)
-    os.set_inheritable(CONTROL_FD, False)  # noqa: FBT003
+    os.set_inheritable(CONTROL_FD, False)
     try:
         native = load_native(sys.argv[1])
     except (IndexError, ImportError, UnusableError) as error:

@@ -1,0 +1,67 @@
+# The commands of this project. Each one first makes what it needs: `.ci/environment.sh` says how.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: demo test develop rust-tools rust lint python bench fuzz clean
+.NOTPARALLEL:
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH):$(HOME)/.cargo/bin
+
+FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+FUZZ_SECONDS := 60
+
+demo: ## see it work
+	@.ci/setup --group build
+	sandbox-runtime demo
+
+test: rust lint python ## everything that CI checks
+
+develop: ## .venv with all that the other targets need
+	@.ci/setup --all-groups
+
+rust-tools:
+	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+
+rust: develop rust-tools
+	cargo fmt --all --check
+	cargo fmt --all --check --manifest-path fuzz/Cargo.toml
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy -p rust_core --lib --features python --locked -- -D warnings
+	cargo test --workspace --locked
+
+lint: develop
+	ruff format --check
+	ruff check
+	flake8 $(FLAKE8_OPTIONS)
+	mypy
+	stubtest sandbox_runtime._core
+	lint-imports --no-logo
+
+# ruff has most rules of flake8-async, but not those about nurseries, cancel scopes and swallowed
+# cancellation. Left out: its optional rules (ASYNC9..), what ruff's ignores name, and the programs
+# that run inside a sandbox, which are not trio's.
+FLAKE8_OPTIONS := --select ASYNC1,ASYNC2 --extend-ignore ASYNC109,ASYNC230,ASYNC232 \
+	--exclude sandbox_runtime/interpreters/executors sandbox_runtime tests benches
+
+# As root, and then as a user who is nobody's: what is promised differs.
+python: develop
+	pytest
+	.ci/test-as-ordinary-user
+
+bench: ## benches/foundation.py
+	@.ci/setup --group build --group bench
+	python benches/foundation.py
+
+fuzz: ## each target for FUZZ_SECONDS
+	@cargo +nightly fuzz --version >/dev/null 2>&1 || { \
+		echo "make fuzz: cargo-fuzz is missing. To get it:"; \
+		echo "    rustup toolchain install nightly && cargo install cargo-fuzz"; \
+		exit 1; \
+	} >&2
+	for target in $(FUZZ_TARGETS); do \
+		cargo +nightly fuzz run --fuzz-dir fuzz $$target -- -max_total_time=$(FUZZ_SECONDS); \
+	done
+
+clean:
+	rm -rf .venv target fuzz/target dist .*_cache .hypothesis sandbox_runtime/_core*.so

@@ -1,0 +1,39 @@
+"""The Rust core (`rust_core/src/python.rs`). Only `jail.py` imports it.
+
+Functions raise `OSError` with errno and a message `step: subject`, or `ValueError`. A descriptor
+that is returned belongs to the caller; one that is passed in is borrowed.
+"""
+
+from collections.abc import Sequence
+
+__all__ = [
+    "enter_jail",
+    "join_pid_namespace",
+    "quote_word",
+    "shell_builtin",
+    "start_supervisor",
+]
+
+def start_supervisor() -> tuple[int, int]:
+    """Start the launcher from a sealed memory file; its pid, and the socket to it.
+
+    Its environment is empty and it holds no descriptor of this process but the socket.
+    """
+
+def shell_builtin() -> int:
+    """A sealed memory file with the shared object that serves a session inside bash."""
+
+def join_pid_namespace(fd: int) -> None:
+    """Make the calling thread's next children be born in this PID namespace."""
+
+def enter_jail(plan: bytes, fds: Sequence[int], kept: int) -> None:
+    """Confine this process, a zygote's fresh fork, as a context.
+
+    Args:
+        plan: an `EnterPlan` (`rust_core/src/spec.rs`) in MessagePack.
+        fds: the descriptors that the plan speaks of, in its order.
+        kept: the one descriptor that stays open, besides 0, 1 and 2.
+    """
+
+def quote_word(word: bytes) -> bytes:
+    """Escape one word for a POSIX shell; `ValueError` for a NUL."""

@@ -1,0 +1,130 @@
+"""Everything that can go wrong, in one tree.
+
+Errors of the code that runs in a sandbox are data in its result. What is raised is this: a mistake
+of the caller's, or something about the sandbox itself. Each class says whose fault it is
+and what is left; `code` is stable, `retryable` says whether trying again can help.
+"""
+
+from __future__ import annotations
+
+import errno as errno_names
+import os
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from sandbox_runtime.receipts import CommandResult
+
+
+class SandboxError(Exception):
+    """Base of all; never raised itself.
+
+    Attributes:
+        code: Stable name for programs.
+        retryable: Whether the same call may work later.
+        remedy: What to do about it, for people; may be empty.
+    """
+
+    code: ClassVar[str] = "sandbox_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(f"{message}. {remedy}" if remedy else message)
+        self.remedy = remedy
+
+
+class InvalidArgumentError(SandboxError, ValueError):
+    """The caller's fault: an argument cannot mean anything. Nothing was done."""
+
+    code = "invalid_argument"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class IsolationError(SandboxError):
+    """A protection that was required cannot be had here. There is no sandbox.
+
+    Attributes:
+        step: The step that failed, or the protection that is missing.
+        errno: Why, as errno(3), or 0.
+    """
+
+    code = "isolation_unavailable"
+
+    def __init__(self, step: str, errno: int, message: str, *, remedy: str) -> None:
+        super().__init__(message, remedy=remedy)
+        self.step = step
+        self.errno = errno
+
+
+class NotStartedError(SandboxError):
+    """A program could not be started: it is missing, not executable, or the directory is.
+
+    Nothing ran; the sandbox and the session are as before.
+    """
+
+    code = "not_started"
+
+    def __init__(self, step: str, errno: int, subject: str) -> None:
+        what = "change to directory" if step == "change_directory" else "start"
+        why = os.strerror(errno) if errno else "refused"
+        super().__init__(f"cannot {what} {subject!r}: {why}", remedy=_START_REMEDIES.get(errno, ""))
+        self.step = step
+        self.errno = errno
+        self.subject = subject
+
+
+_START_REMEDIES = {
+    errno_names.ENOENT: "Check the name, and that it lies in a directory the sandbox shows",
+    errno_names.EACCES: "Check that it is executable",
+    errno_names.E2BIG: "Pass long arguments in a file or on standard input",
+    errno_names.ENOEXEC: "Start it with its interpreter, or give it a #! line",
+}
+
+
+class CommandFailedError(SandboxError):
+    """The command ended badly, and the call asked to be told so (`check=True`)."""
+
+    code = "command_failed"
+
+    def __init__(self, result: CommandResult) -> None:
+        how = f"exit code {result.exit_code}" if result.ended == "exit" else result.ended
+        tail = result.stderr[-500:].decode(errors="replace").strip()
+        super().__init__(f"the command ended with {how}{': ' + tail if tail else ''}")
+        self.result = result
+
+
+class SandboxClosedError(SandboxError):
+    """The caller's fault: the sandbox, session or context was closed before."""
+
+    code = "closed"
+
+
+class SandboxLostError(SandboxError):
+    """The world's fault: the sandbox, or a jail in it, has died. Make a new one."""
+
+    code = "sandbox_lost"
+    retryable = True
+
+
+class InterpreterUnavailableError(SandboxError):
+    """No context can be made: the interpreter or what it needs is missing or broken."""
+
+    code = "interpreter_unavailable"
+
+
+class FileAccessError(SandboxError):
+    """The file service refused; nothing has changed.
+
+    Attributes:
+        errno: As errno(3), e.g. `errno.ENOENT`.
+        path: The path as it was given.
+    """
+
+    code = "file_access"
+
+    def __init__(self, path: str, errno: int, detail: str) -> None:
+        super().__init__(f"{path}: {os.strerror(errno) if errno else detail}")
+        self.errno = errno
+        self.path = path

@@ -1,0 +1,1 @@
+"""Interpreters: contexts that keep their state between runs."""

@@ -1,0 +1,168 @@
+"""What a run of code gave. The names are those that users of code interpreters know."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from sandbox_runtime.receipts import Receipt
+
+RunEnded = Literal["ok", "error", "deadline", "killed", "context lost"]
+"""Why a run is over: the code ended; it raised; its deadline or `kill()` ended it; or the
+interpreter died with it."""
+
+_FORMATS = {
+    "text": "text/plain",
+    "html": "text/html",
+    "markdown": "text/markdown",
+    "svg": "image/svg+xml",
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "latex": "text/latex",
+    "json": "application/json",
+    "javascript": "application/javascript",
+}
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was shown, in all the formats it has.
+
+    Attributes:
+        data: By MIME type; images as base64, JSON as objects, all else as text.
+        metadata: By MIME type, what the object said of it.
+        is_main_result: Whether it is the value of the last expression.
+        display_id: Set when it may be updated later.
+        is_update: Whether it replaces the earlier result with the same `display_id`.
+    """
+
+    data: dict[str, Any]
+    metadata: dict[str, Any] = {}
+    is_main_result: bool = False
+    display_id: str | None = None
+    is_update: bool = False
+
+    def formats(self) -> list[str]:
+        """The short names of the formats it has, e.g. `["text", "html"]`."""
+        return [name for name, mime in _FORMATS.items() if mime in self.data]
+
+    @property
+    def text(self) -> str | None:
+        """text/plain."""
+        return self.data.get("text/plain")
+
+    @property
+    def html(self) -> str | None:
+        """text/html."""
+        return self.data.get("text/html")
+
+    @property
+    def markdown(self) -> str | None:
+        """text/markdown."""
+        return self.data.get("text/markdown")
+
+    @property
+    def svg(self) -> str | None:
+        """image/svg+xml."""
+        return self.data.get("image/svg+xml")
+
+    @property
+    def png(self) -> str | None:
+        """image/png, base64."""
+        return self.data.get("image/png")
+
+    @property
+    def jpeg(self) -> str | None:
+        """image/jpeg, base64."""
+        return self.data.get("image/jpeg")
+
+    @property
+    def latex(self) -> str | None:
+        """text/latex."""
+        return self.data.get("text/latex")
+
+    @property
+    def json(self) -> Any:  # noqa: ANN401 - any JSON value
+        """application/json."""
+        return self.data.get("application/json")
+
+    @property
+    def javascript(self) -> str | None:
+        """application/javascript."""
+        return self.data.get("application/javascript")
+
+
+class ExecutionError(msgspec.Struct, frozen=True, kw_only=True):
+    """What the code raised.
+
+    Attributes:
+        name: The exception's class.
+        value: Its message.
+        traceback: As the interpreter shows it, without our own frames.
+    """
+
+    name: str
+    value: str
+    traceback: str
+
+
+class Logs(msgspec.Struct, frozen=True, kw_only=True):
+    """What the code printed, as text.
+
+    Attributes:
+        stdout: In pieces as they came.
+        stderr: Likewise.
+    """
+
+    stdout: list[str]
+    stderr: list[str]
+
+
+class Execution(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run ended.
+
+    Attributes:
+        results: What was shown, in order, and last the value of the last expression.
+        stdout: What was printed, byte for byte, up to the limit.
+        stderr: Likewise.
+        stdout_bytes: How much was printed in all.
+        stderr_bytes: Likewise.
+        error: What was raised, or None.
+        ended: Why it is over.
+        state_survived: Whether the next run finds the variables of this one. After a deadline the
+            code is interrupted, and they are there; if it does not give way the context is ended.
+        execution_count: The number of the run in its context.
+        receipt: What it cost.
+    """
+
+    results: list[Result]
+    stdout: bytes
+    stderr: bytes
+    stdout_bytes: int
+    stderr_bytes: int
+    error: ExecutionError | None
+    ended: RunEnded
+    state_survived: bool
+    execution_count: int | None
+    receipt: Receipt
+
+    @property
+    def text(self) -> str | None:
+        """The main result as text."""
+        for result in self.results:
+            if result.is_main_result:
+                return result.text
+        return None
+
+    @property
+    def logs(self) -> Logs:
+        """What was printed, line by line."""
+        return Logs(
+            stdout=self.stdout.decode(errors="replace").splitlines(keepends=True),
+            stderr=self.stderr.decode(errors="replace").splitlines(keepends=True),
+        )
+
+    @property
+    def truncated(self) -> bool:
+        """Whether more was printed than is kept."""
+        return len(self.stdout) < self.stdout_bytes or len(self.stderr) < self.stderr_bytes

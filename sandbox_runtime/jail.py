@@ -1,0 +1,612 @@
+"""The door to Rust: the only importer of `_core`, and the other end of its sockets.
+
+Descriptors that come through are wrapped at once, what goes wrong there becomes an error of
+`errors.py`. Waiting is trio's: a read is tried first and waited for only if it would block, which
+on a busy machine saves a trip through the event loop.
+
+The messages are those of `rust_core/src/spec.rs`; a packet is a byte 0 and the message as
+MessagePack, or a byte 1 with the message in a memory file behind the other descriptors.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import select
+import socket
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+
+import msgspec
+import trio
+
+from sandbox_runtime import _core
+from sandbox_runtime.errors import (
+    IsolationError,
+    NotStartedError,
+    SandboxClosedError,
+    SandboxLostError,
+)
+from sandbox_runtime.report import Protection, step_remedy
+from sandbox_runtime.settings import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+_INLINE_BYTES = 64 * 1024
+_MAX_DESCRIPTORS = 32
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
+
+quote_word = _core.quote_word
+shell_builtin = _core.shell_builtin
+core_path: str = _core.__file__
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """One failed step, see `rust_core/src/error.rs`."""
+
+    step: str
+    errno: int
+    subject: str
+
+    def as_isolation_error(self) -> IsolationError:
+        """For steps of making a sandbox or a jail."""
+        why = os.strerror(self.errno) if self.errno else "refused"
+        about = f" ({self.subject})" if self.subject else ""
+        message = f"cannot make a sandbox: {self.step}{about}: {why}"
+        return IsolationError(self.step, self.errno, message, remedy=step_remedy(self.step))
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """Base of all messages: a map with its type in `type`."""
+
+
+class Start(_Message, frozen=True, kw_only=True, tag="start"):
+    """To the supervisor, once."""
+
+    read_only_paths: tuple[str, ...]
+
+
+class CreateSandbox(_Message, frozen=True, kw_only=True, tag="create_sandbox"):
+    """To the supervisor, with the keeper's socket."""
+
+    id: int
+    host_name: str
+    limits: Limits
+
+
+class StartZygote(_Message, frozen=True, kw_only=True, tag="start_zygote"):
+    """To the supervisor, with the zygote's socket."""
+
+    argv: tuple[bytes, ...]
+    env: tuple[bytes, ...]
+
+
+class Started(_Message, frozen=True, kw_only=True, tag="started"):
+    """From the supervisor."""
+
+    separate_ids: bool
+
+
+class Failed(_Message, frozen=True, kw_only=True, tag="failed"):
+    """From anybody: it could not be made, and is gone."""
+
+    failure: Failure
+
+
+class SandboxEnded(_Message, frozen=True, kw_only=True, tag="sandbox_ended"):
+    """From the supervisor: nothing of that sandbox is left."""
+
+    id: int
+
+
+class EnterPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """How a zygote's child enters a jail; opaque here."""
+
+    cgroup_files: int
+    landlock: bool
+    separate_ids: bool
+    limits: Limits
+
+
+class KeeperReady(_Message, frozen=True, kw_only=True, tag="ready"):
+    """From a keeper: the sandbox is there."""
+
+    protections: tuple[Protection, ...]
+    enter: EnterPlan
+
+
+class Execute(_Message, frozen=True, kw_only=True, tag="execute"):
+    """A program of the sandbox."""
+
+    argv: tuple[bytes, ...]
+    env: tuple[bytes, ...]
+    cwd: bytes
+    watch_children: bool = False
+
+
+class FileService(_Message, frozen=True, kw_only=True, tag="files"):
+    """The file service."""
+
+
+class CreateJail(_Message, frozen=True, kw_only=True, tag="create_jail"):
+    """To a keeper, with the init's socket and the program's descriptors."""
+
+    program: Execute | FileService | None
+    namespaces: bool = False
+
+
+class Signal(_Message, frozen=True, kw_only=True, tag="signal"):
+    """To an init."""
+
+    pid: int
+    signal: int
+    group: bool
+
+
+class Sweep(_Message, frozen=True, kw_only=True, tag="sweep"):
+    """To an init: end what a command started."""
+
+    spare: tuple[int, ...]
+    keep: tuple[int, ...]
+    since_ticks: int
+    break_shell: bool
+
+
+class InitReady(_Message, frozen=True, kw_only=True, tag="ready"):
+    """From an init: the jail is there."""
+
+
+class Spawned(_Message, frozen=True, kw_only=True, tag="spawned"):
+    """From an init: the program runs."""
+
+    pid: int
+
+
+class SpawnFailed(_Message, frozen=True, kw_only=True, tag="spawn_failed"):
+    """From an init: it does not."""
+
+    failure: Failure
+
+
+class Exited(_Message, frozen=True, kw_only=True, tag="exited"):
+    """From an init: the program has ended."""
+
+    pid: int
+    exit: int | None
+    signal: int | None
+    user_us: int
+    system_us: int
+    max_rss_bytes: int
+
+
+class Swept(_Message, frozen=True, kw_only=True, tag="swept"):
+    """From an init: what was to end has ended."""
+
+    killed: int
+
+
+SupervisorReply = Started | Failed | SandboxEnded
+KeeperReply = KeeperReady | Failed
+InitReply = InitReady | Failed | Spawned | SpawnFailed | Exited | Swept
+
+ReplyT = TypeVar("ReplyT")
+
+
+def close_all(fds: Iterable[int]) -> None:
+    """Closes descriptors that this process owns."""
+    for fd in fds:
+        os.close(fd)
+
+
+def packet_pair() -> tuple[socket.socket, socket.socket]:
+    """A connected pair of packet sockets."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def memory_file(name: str, content: bytes) -> int:
+    """A descriptor, open for reading only, of an anonymous file with this content."""
+    writable = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(writable, view) :]
+        return os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(writable)
+
+
+async def send_packet(sock: socket.socket, packet: bytes, fds: Sequence[int] = ()) -> None:
+    """Sends one packet with descriptors, which stay the caller's.
+
+    Raises:
+        SandboxLostError: The other end has died.
+    """
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    while True:
+        try:
+            sock.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(sock)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise SandboxLostError("the sandbox has died") from error
+        else:
+            return
+
+
+class Channel(Generic[ReplyT]):
+    """A packet socket: any message of `spec.rs` out, `ReplyT` in."""
+
+    def __init__(self, sock: socket.socket, reply: object) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._decoder: msgspec.msgpack.Decoder[ReplyT] = msgspec.msgpack.Decoder(reply)
+        self._closed = False
+
+    async def send(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
+        """Sends one message; the descriptors stay the caller's."""
+        if self._closed:
+            raise SandboxClosedError("it is closed")
+        body = msgspec.msgpack.encode(message)
+        if len(body) <= _INLINE_BYTES:
+            await send_packet(self._socket, b"\0" + body, fds)
+            return
+        with open(memory_file("frame", body), "rb") as file:
+            await send_packet(self._socket, b"\1", (*fds, file.fileno()))
+
+    async def receive(self) -> tuple[ReplyT, list[int]]:
+        """Waits for one message; its descriptors are the caller's from then on.
+
+        Raises:
+            SandboxLostError: The other end has died.
+        """
+        while True:
+            if self._closed:
+                raise SandboxClosedError("it is closed")
+            try:
+                packet, fds = _receive_with_descriptors(self._socket)
+            except BlockingIOError:
+                try:
+                    await trio.lowlevel.wait_readable(self._socket)
+                except trio.ClosedResourceError:
+                    raise SandboxClosedError("it is closed") from None
+                continue
+            except ConnectionResetError:
+                packet, fds = b"", []
+            if not packet:
+                raise SandboxLostError("the sandbox has died")
+            try:
+                return self._decoder.decode(memoryview(packet)[1:]), fds
+            except msgspec.MsgspecError as error:
+                close_all(fds)
+                raise SandboxLostError(f"the sandbox speaks nonsense: {error}") from error
+
+    def finish(self) -> None:
+        """Tells the other side that nothing more will come; it can still be read from."""
+        if not self._closed:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Closes this end."""
+        if not self._closed:
+            self._closed = True
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+
+
+def _receive_with_descriptors(sock: socket.socket) -> tuple[bytes, list[int]]:
+    packet, ancillary, flags, _ = sock.recvmsg(
+        2 * _INLINE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+    )
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    if packet and packet[0] == 1 and fds:
+        with open(fds.pop(), "rb") as file:
+            file.seek(0)
+            packet = b"\0" + file.read()
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        close_all(fds)
+        raise SandboxLostError("the sandbox sent more than was agreed")
+    return packet, list(fds)
+
+
+async def wait_process_end(pidfd: int) -> None:
+    """Waits until the process behind a pidfd has ended, with all that its end ends."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    if not poll.poll(0):
+        await trio.lowlevel.wait_readable(pidfd)
+
+
+class Supervisor:
+    """The native process that makes sandboxes; `open_runtime` owns it."""
+
+    def __init__(self) -> None:
+        self._launcher_pid, fd = _core.start_supervisor()
+        self._launcher_pidfd = os.pidfd_open(self._launcher_pid)
+        self._channel: Channel[SupervisorReply] = Channel(socket.socket(fileno=fd), SupervisorReply)
+        self._ended: dict[int, trio.Event] = {}
+        self._next_id = 0
+        self.separate_ids = False
+
+    async def start(self, read_only_paths: Sequence[str]) -> None:
+        """Hands over the configuration and waits until sandboxes can be made.
+
+        Raises:
+            IsolationError: They cannot be made here; it says why and what to do.
+        """
+        await self._channel.send(Start(read_only_paths=tuple(read_only_paths)))
+        try:
+            reply, _ = await self._channel.receive()
+        except SandboxLostError as error:
+            message = "the supervisor died while it started"
+            raise IsolationError("start", 0, message, remedy=step_remedy("start")) from error
+        match reply:
+            case Started(separate_ids=separate_ids):
+                self.separate_ids = separate_ids
+            case Failed(failure=failure):
+                raise failure.as_isolation_error()
+            case SandboxEnded():
+                raise AssertionError("no sandbox was made yet")
+
+    async def run(self) -> None:
+        """Receives what the supervisor says until it ends; the runtime's nursery owns this task."""
+        try:
+            while True:
+                reply, _ = await self._channel.receive()
+                if isinstance(reply, SandboxEnded) and (event := self._ended.pop(reply.id, None)):
+                    event.set()
+        except (SandboxLostError, SandboxClosedError):
+            for event in self._ended.values():
+                event.set()
+
+    async def create_sandbox(self, host_name: str, limits: Limits) -> Keeper:
+        """Makes a sandbox.
+
+        Raises:
+            IsolationError: It cannot be made; nothing of it is left.
+        """
+        self._next_id += 1
+        ended = self._ended[self._next_id] = trio.Event()
+        ours, theirs = packet_pair()
+        keeper = Keeper(Channel(ours, KeeperReply), ended)
+        try:
+            with theirs:
+                request = CreateSandbox(id=self._next_id, host_name=host_name, limits=limits)
+                await self._channel.send(request, [theirs.fileno()])
+            await keeper.start()
+        except BaseException:
+            await keeper.aclose()
+            raise
+        return keeper
+
+    async def start_zygote(self, argv: Sequence[str], env: Mapping[str, str]) -> socket.socket:
+        """Starts a program outside of all sandboxes, with one end of a packet pair as its 3."""
+        ours, theirs = packet_pair()
+        ours.setblocking(False)
+        with theirs:
+            await self._channel.send(
+                StartZygote(argv=tuple(map(os.fsencode, argv)), env=encode_env(env)),
+                [theirs.fileno()],
+            )
+        return ours
+
+    async def aclose(self) -> None:
+        """Ends the supervisor and everything that it ever made; returns when that is gone."""
+        self._channel.close()
+        with trio.CancelScope(shield=True):
+            await wait_process_end(self._launcher_pidfd)
+        os.close(self._launcher_pidfd)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._launcher_pid, 0)
+
+
+def encode_env(env: Mapping[str, str]) -> tuple[bytes, ...]:
+    """An environment as `NAME=value` bytes."""
+    return tuple(os.fsencode(f"{name}={value}") for name, value in env.items())
+
+
+class Keeper:
+    """The native process that holds one sandbox."""
+
+    def __init__(self, channel: Channel[KeeperReply], ended: trio.Event) -> None:
+        self._channel = channel
+        self._ended = ended
+        self._fds: list[int] = []
+        self.protections: tuple[Protection, ...] = ()
+        self._enter: EnterPlan | None = None
+
+    async def start(self) -> None:
+        """Waits until the sandbox is there."""
+        try:
+            reply, fds = await self._channel.receive()
+        except SandboxLostError as error:
+            message = "the sandbox died while it was made"
+            raise IsolationError("start", 0, message, remedy=step_remedy("start")) from error
+        self._fds = fds
+        if isinstance(reply, Failed):
+            raise reply.failure.as_isolation_error()
+        self.protections = reply.protections
+        self._enter = reply.enter
+
+    @property
+    def enter_plan(self) -> bytes:
+        """What a zygote's child needs to know, see `contain::enter`."""
+        return msgspec.msgpack.encode(self._enter)
+
+    @property
+    def enter_fds(self) -> list[int]:
+        """What a zygote's child needs to hold, behind its jail's mount namespace."""
+        return self._fds[1:]
+
+    async def create_jail(
+        self,
+        program: Execute | FileService | None = None,
+        fds: Sequence[int] = (),
+        *,
+        namespaces: bool = False,
+    ) -> Jail:
+        """Asks for a jail; returns before it is there, see `Jail.wait_started`."""
+        ours, theirs = packet_pair()
+        jail = Jail(Channel(ours, InitReply))
+        try:
+            with theirs:
+                request = CreateJail(program=program, namespaces=namespaces)
+                await self._channel.send(request, [theirs.fileno(), *fds])
+        except BaseException:
+            jail.abandon()
+            raise
+        return jail
+
+    async def aclose(self) -> None:
+        """Ends the sandbox; returns when its processes, mounts and groups are gone."""
+        self._channel.close()
+        close_all(self._fds)
+        self._fds = []
+        with trio.CancelScope(shield=True):
+            await self._ended.wait()
+
+
+class Jail:
+    """One PID namespace with its init.
+
+    Several tasks may wait for different events: each takes turns in receiving, notes what came,
+    and looks whether it was what it waits for.
+    """
+
+    def __init__(self, channel: Channel[InitReply]) -> None:
+        self._channel = channel
+        self._receiving = trio.Lock()
+        self._fds: list[int] = []
+        self._lost: SandboxLostError | None = None
+        self._closed = False
+        self.pid: int | None = None
+        self.exited: Exited | None = None
+        self.children_fds: list[int] = []
+        self._spawn_failure: Failure | None = None
+        self._swept: list[int] = []
+
+    @property
+    def namespace_fds(self) -> list[int]:
+        """Its PID and its mount namespace, if they were asked for."""
+        return self._fds[1:]
+
+    async def _wait_until(self, happened: Callable[[], bool]) -> None:
+        while not happened():
+            if self._lost:
+                raise self._lost
+            async with self._receiving:
+                if happened() or self._lost:
+                    continue
+                try:
+                    reply, fds = await self._channel.receive()
+                except SandboxLostError as error:
+                    self._lost = error
+                    continue
+                self._note(reply, fds)
+
+    def _note(self, reply: InitReply, fds: list[int]) -> None:
+        match reply:
+            case InitReady():
+                self._fds = fds
+            case Spawned(pid=pid):
+                self.pid = pid
+                self.children_fds = fds
+            case SpawnFailed(failure=failure):
+                self._spawn_failure = failure
+            case Exited():
+                self.exited = reply
+            case Swept(killed=killed):
+                self._swept.append(killed)
+            case Failed(failure=failure):
+                self._lost = SandboxLostError(str(failure.as_isolation_error()))
+
+    async def wait_ready(self) -> None:
+        """Waits until the jail is there.
+
+        Raises:
+            SandboxLostError: It could not be made, or has died.
+        """
+        await self._wait_until(lambda: bool(self._fds))
+
+    async def wait_started(self) -> int:
+        """Waits until its program runs; returns its pid in the jail.
+
+        Raises:
+            NotStartedError: The program could not be started.
+            SandboxLostError: The jail could not be made, or has died.
+        """
+        await self._wait_until(lambda: self.pid is not None or self._spawn_failure is not None)
+        if failure := self._spawn_failure:
+            raise NotStartedError(failure.step, failure.errno, failure.subject)
+        assert self.pid is not None
+        return self.pid
+
+    async def wait_exited(self) -> Exited:
+        """Waits until its program has ended."""
+        await self.wait_started()
+        await self._wait_until(lambda: self.exited is not None)
+        assert self.exited is not None
+        return self.exited
+
+    async def signal(self, pid: int, signal: int, *, group: bool = False) -> None:
+        """Sends a signal to a process of the jail; whoever is gone gets none."""
+        await self._channel.send(Signal(pid=pid, signal=signal, group=group))
+
+    async def sweep(
+        self,
+        *,
+        spare: Sequence[int],
+        keep: Sequence[int],
+        since_ticks: int,
+        break_shell: bool = False,
+    ) -> int:
+        """Ends all processes but the spared and the kept with their descendants.
+
+        Returns:
+            How many were ended. None of them is alive any more.
+        """
+        before = len(self._swept)
+        await self._channel.send(
+            Sweep(
+                spare=tuple(spare),
+                keep=tuple(keep),
+                since_ticks=since_ticks,
+                break_shell=break_shell,
+            )
+        )
+        await self._wait_until(lambda: len(self._swept) > before)
+        return self._swept[before]
+
+    def abandon(self) -> None:
+        """Closes a jail whose making was never asked for."""
+        self._closed = True
+        self._channel.close()
+
+    async def aclose(self) -> None:
+        """Ends the jail; when this returns, no process of it is alive. Again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        with trio.CancelScope(shield=True):
+            self._channel.finish()
+            with contextlib.suppress(SandboxLostError):
+                await self.wait_ready()
+            if self._fds:
+                await wait_process_end(self._fds[0])
+        self._channel.close()
+        close_all(self._fds + self.children_fds)
+        self._fds = self.children_fds = []
+
+
+def make_undumpable() -> None:
+    """Closes this process's memory and descriptors to others of its user (PR_SET_DUMPABLE)."""
+    import prctl
+
+    prctl.set_dumpable(0)
+
+
+Requirement = Literal["required", "wanted"]

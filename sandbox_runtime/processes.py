@@ -1,0 +1,182 @@
+"""Processes: programs that run in the background, each in a jail of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from sandbox_runtime import jail as jails
+from sandbox_runtime.capture import Capture
+from sandbox_runtime.errors import SandboxLostError
+from sandbox_runtime.programs import check_argv, check_cwd, check_env, check_text
+from sandbox_runtime.receipts import CommandResult, Ended, Receipt
+from sandbox_runtime.settings import DEFAULT_ENV, OUTPUT_LIMIT_BYTES, WORKSPACE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sandbox_runtime.capture import OutputHandler
+
+
+class Process:
+    """A program in a jail of its own: when it ends, whatever it started ends too.
+
+    `Sandbox.start_process` makes it; it ends by itself, by `kill`, or with the sandbox.
+
+    Attributes:
+        pid: Its number in its jail.
+        result: How it ended, or None while it runs.
+    """
+
+    def __init__(
+        self,
+        jail: jails.Jail,
+        capture: Capture,
+        started_s: float,
+    ) -> None:
+        self._jail = jail
+        self._capture = capture
+        self._started_s = started_s
+        self._done = trio.Event()
+        self._killed: Ended | None = None
+        self._scope = trio.CancelScope()
+        self.pid = -1
+        self.result: CommandResult | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        keeper: jails.Keeper,
+        command: str | bytes | Sequence[str | bytes],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        on_stdout: OutputHandler | None = None,
+        on_stderr: OutputHandler | None = None,
+        limit_bytes: int = OUTPUT_LIMIT_BYTES,
+    ) -> Process:
+        """Starts a program; somebody has to `run` it from here on.
+
+        Raises:
+            InvalidArgumentError: An argument cannot mean anything.
+            NotStartedError: It cannot be started.
+        """
+        if isinstance(command, (str, bytes)):
+            argv: tuple[bytes, ...] = (b"bash", b"-c", check_text("command", command))
+        else:
+            argv = check_argv("command", command)
+        program = jails.Execute(
+            argv=argv,
+            env=jails.encode_env(DEFAULT_ENV | check_env(env)),
+            cwd=os.fsencode(check_cwd(cwd, WORKSPACE)),
+        )
+        started_s = time.monotonic()
+        stdin_fd = (
+            jails.memory_file("stdin", stdin)
+            if stdin
+            else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        )
+        capture = Capture(limit_bytes, on_stdout, on_stderr)
+        try:
+            jail = await keeper.create_jail(program, [stdin_fd, *capture.write_fds])
+        except BaseException:
+            capture.close()
+            raise
+        finally:
+            os.close(stdin_fd)
+        capture.close_write_ends()
+        process = cls(jail, capture, started_s)
+        try:
+            process.pid = await jail.wait_started()
+        except BaseException:
+            capture.close()
+            await jail.aclose()
+            raise
+        return process
+
+    async def run(self) -> None:
+        """Reads its output until it has ended; its owner's nursery runs this."""
+        try:
+            exited: jails.Exited | None = None
+            with self._capture, self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._capture.read_until, None)
+                    with contextlib.suppress(SandboxLostError):
+                        exited = await self._jail.wait_exited()
+                    await self._jail.aclose()  # ends every other writer, and so the reading
+            await self._jail.aclose()
+            self.result = self._make_result(exited or self._jail.exited)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._jail.aclose()
+            self._done.set()
+
+    def _make_result(self, exited: jails.Exited | None) -> CommandResult:
+        ended: Ended = "session lost"
+        if self._killed:
+            ended = self._killed
+        elif exited is not None:
+            ended = "exit" if exited.exit is not None else "signal"
+        stdout, stderr = self._capture.streams
+        source = "wait4(2)" if exited else "not measured"
+        return CommandResult(
+            stdout=stdout.kept,
+            stderr=stderr.kept,
+            exit_code=exited.exit if exited and not self._killed else None,
+            signal=exited.signal if exited else None,
+            ended=ended,
+            stdout_bytes=stdout.total_bytes,
+            stderr_bytes=stderr.total_bytes,
+            receipt=Receipt(
+                wall_s=time.monotonic() - self._started_s,
+                user_s=exited.user_us / 1e6 if exited else None,
+                system_s=exited.system_us / 1e6 if exited else None,
+                peak_memory_bytes=exited.max_rss_bytes if exited else None,
+                sources={
+                    "wall_s": "CLOCK_MONOTONIC of the control process",
+                    "user_s": source,
+                    "system_s": source,
+                    "peak_memory_bytes": f"{source}, its largest process" if exited else source,
+                },
+            ),
+        )
+
+    async def wait(self) -> CommandResult:
+        """Waits for its end.
+
+        Cancellation: stops waiting; the process goes on.
+        """
+        await self._done.wait()
+        if self.result is None:
+            raise SandboxLostError("the sandbox was closed while the process ran")
+        return self.result
+
+    async def kill(self) -> CommandResult:
+        """Ends it and everything it started; when this returns, nothing of it is alive."""
+        return await self.end("killed")
+
+    async def end(self, why: Ended) -> CommandResult:
+        """As `kill`, with another word for why."""
+        if not self._done.is_set() and self._killed is None:
+            self._killed = why
+            # The end of the jail is also the end of the reading, with all that was written.
+            with trio.CancelScope(shield=True):
+                await self._usage_then_close()
+        return await self.wait()
+
+    async def _usage_then_close(self) -> None:
+        """Ends the program first, so that init still says what it used."""
+        with contextlib.suppress(SandboxLostError):
+            await self._jail.sweep(spare=(), keep=(), since_ticks=0)
+            await self._jail.wait_exited()
+        await self._jail.aclose()
+
+    async def signal(self, number: int) -> None:
+        """Sends a signal to the program alone."""
+        if not self._done.is_set():
+            await self._jail.signal(self.pid, number)

@@ -1,0 +1,72 @@
+"""What a caller may ask to run, checked before anything of it is done."""
+
+from __future__ import annotations
+
+import math
+import os
+import posixpath
+from typing import TYPE_CHECKING
+
+from sandbox_runtime.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def _checked(field: str, value: object) -> bytes:
+    if not isinstance(value, (str, bytes, os.PathLike)):
+        raise InvalidArgumentError(field, f"must be text or bytes, not {type(value).__name__}")
+    try:
+        encoded = os.fsencode(value)
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(field, f"is no valid text ({error.reason})") from None
+    position = encoded.find(0)
+    if position >= 0:
+        raise InvalidArgumentError(
+            field, f"has a NUL at byte {position}; pass binary data on stdin or in a file"
+        )
+    return encoded
+
+
+def check_text(field: str, value: str | bytes) -> bytes:
+    """Shell text as bytes; empty or blank text is refused."""
+    encoded = _checked(field, value)
+    if not encoded.strip():
+        raise InvalidArgumentError(field, "is empty; give a command, e.g. 'true'")
+    return encoded
+
+
+def check_argv(field: str, argv: Sequence[str | bytes]) -> tuple[bytes, ...]:
+    """A program and its arguments as bytes."""
+    encoded = tuple(_checked(f"{field}[{index}]", value) for index, value in enumerate(argv))
+    if not encoded or not encoded[0]:
+        raise InvalidArgumentError(field, "is empty; its first element is the program")
+    return encoded
+
+
+def check_env(env: Mapping[str, str] | None) -> dict[str, str]:
+    """Variables: names without `=`, nothing with NUL."""
+    for name, value in (env or {}).items():
+        if not _checked("env", name) or "=" in name:
+            raise InvalidArgumentError("env", f"{name!r} is no name of a variable")
+        _checked(f"env[{name}]", value)
+    return dict(env or {})
+
+
+def check_cwd(cwd: str | None, default: str) -> str:
+    """An absolute directory, normalised; a relative one starts at `default`."""
+    if cwd is None:
+        return default
+    _checked("cwd", cwd)
+    if not cwd:
+        raise InvalidArgumentError("cwd", "is empty; leave it out to stay where the session is")
+    return posixpath.normpath(posixpath.join(default, cwd))
+
+
+def check_seconds(field: str, seconds: float | None) -> float:
+    """A time from now; None is for ever."""
+    if seconds is None:
+        return math.inf
+    if not seconds > 0:
+        raise InvalidArgumentError(field, f"must be more than 0 seconds, not {seconds}")
+    return float(seconds)

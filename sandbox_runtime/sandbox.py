@@ -1,0 +1,398 @@
+"""Runtimes and sandboxes: what users open, and what owns everything below.
+
+A runtime is one supervisor and its zygotes; any number of sandboxes share it. Whoever opens a
+single sandbox gets a runtime of its own with it. Both end with their blocks.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from sandbox_runtime import jail as jails
+from sandbox_runtime.errors import InvalidArgumentError, SandboxClosedError
+from sandbox_runtime.files import Files
+from sandbox_runtime.interpreters.contexts import LANGUAGES, Context
+from sandbox_runtime.interpreters.pool import Pool
+from sandbox_runtime.interpreters.zygote import Zygote, read_only_paths
+from sandbox_runtime.processes import Process
+from sandbox_runtime.report import PROTECTIONS, SandboxReport, build_report, enforce
+from sandbox_runtime.sessions import Session
+from sandbox_runtime.settings import OUTPUT_LIMIT_BYTES, Limits
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+
+    from sandbox_runtime.capture import OutputHandler
+    from sandbox_runtime.interpreters.contexts import ResultHandler
+    from sandbox_runtime.interpreters.execution import Execution
+    from sandbox_runtime.receipts import CommandResult
+
+
+class Runtime:
+    """What sandboxes share. `open_runtime` makes it."""
+
+    def __init__(self, supervisor: jails.Supervisor, nursery: trio.Nursery, python: str) -> None:
+        self._supervisor = supervisor
+        self._nursery = nursery
+        self._python = python
+        self._zygote: Zygote | None = None
+        self._starting = trio.Lock()
+
+    @property
+    def supervisor(self) -> jails.Supervisor:
+        """The native process below."""
+        return self._supervisor
+
+    async def python_zygote(self) -> Zygote:
+        """The warmed Python that contexts are forked from; the first call starts it (about 1 s).
+
+        Raises:
+            InterpreterUnavailableError: It cannot start; the message says what is missing.
+        """
+        async with self._starting:
+            if self._zygote is None or self._zygote.lost:
+                self._zygote = await Zygote.open(self._supervisor, self._python)
+                self._nursery.start_soon(self._zygote.run)
+            return self._zygote
+
+
+@asynccontextmanager
+async def open_runtime(
+    *, read_only: Sequence[str] = (), python: str = sys.executable
+) -> AsyncIterator[Runtime]:
+    """Starts what sandboxes share, and ends it and all of them with the block.
+
+    Args:
+        read_only: Directories of the host that every sandbox shows at the same path, read-only,
+            beside `/usr` and the interpreter's own.
+        python: The interpreter of Python contexts.
+
+    Raises:
+        IsolationError: No sandbox can be made here; it says why and what to do.
+    """
+    for path in read_only:
+        if not path.startswith("/"):
+            raise InvalidArgumentError("read_only", f"{path!r} is no absolute path")
+    supervisor = jails.Supervisor()
+    try:
+        await supervisor.start([*read_only, *read_only_paths(python)])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervisor.run)
+            try:
+                yield Runtime(supervisor, nursery, python)
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await supervisor.aclose()
+
+
+class Sandbox:
+    """One isolation unit with its sessions, processes, contexts and files.
+
+    `open_sandbox` makes it; everything in it ends with the block.
+
+    Attributes:
+        report: Which protections it has.
+        files: Its files.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        keeper: jails.Keeper,
+        nursery: trio.Nursery,
+        report: SandboxReport,
+        python_pool: int,
+    ) -> None:
+        self._runtime = runtime
+        self._keeper = keeper
+        self._nursery = nursery
+        self._session: Session | None = None
+        self._context: Context | None = None
+        self._first = trio.Lock()
+        self._pool = Pool(self._open_pooled, python_pool, nursery)
+        self._sessions: list[Session] = []
+        self._contexts: list[Context] = []
+        self._closed = False
+        self.report = report
+        self.files = Files(keeper)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SandboxClosedError("the sandbox is closed")
+
+    async def exec(
+        self,
+        command: str | bytes | Sequence[str | bytes],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        deadline_s: float | None = None,
+        on_stdout: OutputHandler | None = None,
+        on_stderr: OutputHandler | None = None,
+        limit_bytes: int = OUTPUT_LIMIT_BYTES,
+        check: bool = False,
+    ) -> CommandResult:
+        """Runs a command in the sandbox's first session; see `Session.exec`."""
+        self._check_open()
+        async with self._first:
+            if self._session is None:
+                self._session = await self.create_session()
+        return await self._session.exec(
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=stdin,
+            deadline_s=deadline_s,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+            limit_bytes=limit_bytes,
+            check=check,
+        )
+
+    async def create_session(
+        self, *, cwd: str | None = None, env: Mapping[str, str] | None = None
+    ) -> Session:
+        """A further shell, in a jail of its own.
+
+        Args:
+            cwd: Where it starts; `/workspace` by default.
+            env: Variables besides the usual ones (`settings.DEFAULT_ENV`).
+
+        Raises:
+            NotStartedError: There is no such directory, or no bash in the sandbox.
+        """
+        self._check_open()
+        session = Session(self._keeper, self._nursery, cwd=cwd, env=env)
+        self._sessions.append(session)
+        await session.start()
+        return session
+
+    async def start_process(
+        self,
+        command: str | bytes | Sequence[str | bytes],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        on_stdout: OutputHandler | None = None,
+        on_stderr: OutputHandler | None = None,
+        limit_bytes: int = OUTPUT_LIMIT_BYTES,
+    ) -> Process:
+        """Starts a program in the background, in a jail of its own; see `Process`.
+
+        Args:
+            command: A program with arguments, or text for a shell of its own.
+            cwd: Where it runs; `/workspace` by default.
+            env: Variables besides the usual ones.
+            stdin: What it reads; nothing by default.
+            on_stdout: Called, and awaited if it returns an awaitable, with each piece as it comes.
+            on_stderr: Likewise.
+            limit_bytes: How much of each stream its result keeps.
+
+        Raises:
+            NotStartedError: It cannot be started.
+        """
+        self._check_open()
+        process = await Process.open(
+            self._keeper,
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=stdin,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+            limit_bytes=limit_bytes,
+        )
+        self._nursery.start_soon(process.run)
+        return process
+
+    async def run_process(
+        self,
+        command: str | bytes | Sequence[str | bytes],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        deadline_s: float | None = None,
+        on_stdout: OutputHandler | None = None,
+        on_stderr: OutputHandler | None = None,
+        limit_bytes: int = OUTPUT_LIMIT_BYTES,
+    ) -> CommandResult:
+        """Runs a program in a fresh jail and waits for its end; arguments as `start_process`.
+
+        Cancellation: ends it and everything it started.
+        """
+        process = await self.start_process(
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=stdin,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+            limit_bytes=limit_bytes,
+        )
+        try:
+            with trio.move_on_after(deadline_s if deadline_s is not None else float("inf")):
+                return await process.wait()
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await process.kill()
+            raise
+        return await process.end("deadline")
+
+    async def create_code_context(
+        self,
+        language: str = "python",
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Context:
+        """A fresh interpreter, warmed and in a jail of its own.
+
+        Args:
+            language: One of `LANGUAGES`.
+            cwd: Where it starts; `/workspace` by default.
+            env: Variables besides the usual ones.
+
+        Raises:
+            InvalidArgumentError: The language is not known.
+            InterpreterUnavailableError: The interpreter cannot start.
+        """
+        self._check_open()
+        if language not in LANGUAGES:
+            known = ", ".join(LANGUAGES)
+            raise InvalidArgumentError("language", f"{language!r} is not known; known: {known}")
+        if cwd is None and not env and (context := self._pool.claim()) is not None:
+            self._contexts.append(context)
+            return context
+        zygote = await self._runtime.python_zygote()
+        context = await Context.open(self._keeper, zygote, cwd=cwd, env=env)
+        self._contexts.append(context)
+        return context
+
+    async def _open_pooled(self) -> Context:
+        zygote = await self._runtime.python_zygote()
+        return await Context.open(self._keeper, zygote, prime=True)
+
+    async def fill_pool(self) -> None:
+        """Waits until the pool of Python contexts is full."""
+        await self._pool.wait_full()
+
+    async def run_code(
+        self,
+        code: str,
+        *,
+        language: str = "python",
+        context: Context | None = None,
+        deadline_s: float | None = None,
+        on_stdout: OutputHandler | None = None,
+        on_stderr: OutputHandler | None = None,
+        on_result: ResultHandler | None = None,
+        limit_bytes: int = OUTPUT_LIMIT_BYTES,
+    ) -> Execution:
+        """Runs code in a context, by default in the sandbox's first; see `Context.run`.
+
+        If the first context is lost, the next call gets a fresh one: `state_survived` said so.
+        """
+        if context is None:
+            async with self._first:
+                if self._context is None or self._context.lost:
+                    self._context = await self.create_code_context(language)
+                context = self._context
+        return await context.run(
+            code,
+            deadline_s=deadline_s,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+            on_result=on_result,
+            limit_bytes=limit_bytes,
+        )
+
+    async def aclose(self) -> None:
+        """Ends everything in it; returns when that is gone."""
+        self._closed = True
+        with trio.CancelScope(shield=True):
+            await self._keeper.aclose()
+            for context in self._contexts:
+                await context.aclose()
+            for session in self._sessions:
+                await session.aclose()
+            await self.files.aclose()
+
+
+@asynccontextmanager
+async def open_sandbox(
+    *,
+    runtime: Runtime | None = None,
+    limits: Limits | None = None,
+    require: Collection[str] = (),
+    host_name: str = "sandbox",
+    read_only: Sequence[str] = (),
+    python_pool: int = 1,
+) -> AsyncIterator[Sandbox]:
+    """Makes a sandbox, and ends it and everything in it with the block.
+
+    Args:
+        runtime: What it shares with others; one of its own by default.
+        limits: What it may use.
+        require: Protections without which there shall be no sandbox, besides those that are
+            always required (`report.PROTECTIONS`).
+        host_name: What `hostname` says inside.
+        read_only: See `open_runtime`; only without `runtime`.
+        python_pool: How many Python contexts to keep ready once the first was made.
+
+    Raises:
+        IsolationError: A protection cannot be had; it names it and says how to get it.
+        InvalidArgumentError: An argument cannot mean anything.
+    """
+    for name in require:
+        if name not in PROTECTIONS:
+            known = ", ".join(PROTECTIONS)
+            raise InvalidArgumentError("require", f"{name!r} is no protection; known: {known}")
+    if not 0 < len(host_name.encode()) <= 64 or "\0" in host_name:
+        raise InvalidArgumentError("host_name", "must have 1 to 64 bytes and no NUL")
+    if python_pool < 0:
+        raise InvalidArgumentError("python_pool", "must not be negative")
+    if runtime is not None and read_only:
+        raise InvalidArgumentError("read_only", "is the runtime's; give it to open_runtime")
+    if runtime is None:
+        async with (
+            open_runtime(read_only=read_only) as own,
+            _open_in(own, limits, require, host_name, python_pool) as sandbox,
+        ):
+            yield sandbox
+    else:
+        async with _open_in(runtime, limits, require, host_name, python_pool) as sandbox:
+            yield sandbox
+
+
+@asynccontextmanager
+async def _open_in(
+    runtime: Runtime,
+    limits: Limits | None,
+    require: Collection[str],
+    host_name: str,
+    python_pool: int,
+) -> AsyncIterator[Sandbox]:
+    keeper = await runtime.supervisor.create_sandbox(host_name, limits or Limits())
+    try:
+        separate = runtime.supervisor.separate_ids
+        report = build_report(keeper.protections, separate_ids=separate)
+        enforce(report, require)
+        async with trio.open_nursery() as nursery:
+            sandbox = Sandbox(runtime, keeper, nursery, report, python_pool)
+            try:
+                yield sandbox
+            finally:
+                await sandbox.aclose()
+                nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await keeper.aclose()

@@ -1,0 +1,552 @@
+"""Sessions: a bash that stays, in a jail of its own.
+
+The shell runs a builtin of ours that takes one command a packet, with the command's own pipes
+as descriptors, and answers with one packet when it is over. So the end of a command is exact, no
+text is looked for in its output, and no file is written. What a packet looks like stands in
+`rust_core/shell_builtin/src/frame.rs`.
+
+What belongs to a command, when it has to be ended: every process of the jail but init, the shell,
+and what was there when the command began, which trio reads from the kernel's `children` files
+just before it sends the command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from sandbox_runtime import jail as jails
+from sandbox_runtime.capture import Capture
+from sandbox_runtime.errors import (
+    CommandFailedError,
+    NotStartedError,
+    SandboxClosedError,
+    SandboxLostError,
+)
+from sandbox_runtime.programs import check_argv, check_cwd, check_env, check_seconds, check_text
+from sandbox_runtime.receipts import CommandResult, Ended, Receipt
+from sandbox_runtime.settings import (
+    BACKGROUND_LIMIT_BYTES,
+    BREAK_GRACE_S,
+    DEFAULT_ENV,
+    OUTPUT_LIMIT_BYTES,
+    WORKSPACE,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sandbox_runtime.capture import OutputHandler
+
+_REQUEST = struct.Struct("<BBHIQII")
+_REPLY = struct.Struct("<BBHiQQQQIiII")
+_TEXT, _ARGV = 1, 2
+_BODY_IN_MEMFD, _HAS_CWD = 1, 2
+_READY, _END = 129, 130
+_INTERRUPTED, _OWN_PEAK = 1, 2
+_INLINE_BYTES = 60 * 1024
+_NOT_RUN = {
+    1: "no descriptors",
+    2: "change_directory",
+    3: "environment",
+    4: "environment",
+    5: "read_command",
+}
+_SETUP = b"enable -f /proc/self/fd/4 sandbox_session; sandbox_session 3 4\n"
+_RESEND_BREAK_S = 0.05
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_BACKGROUND_STREAMS = 64
+
+
+class _End(msgspec.Struct, frozen=True, kw_only=True):
+    """What the shell said when a command was over."""
+
+    status: int
+    interrupted: bool
+    error: int
+    errno: int
+    user_us: int
+    system_us: int
+    max_rss_bytes: int
+    peak_is_own: bool
+
+
+def _encode_request(
+    seq: int,
+    command: bytes | tuple[bytes, ...],
+    cwd: str | None,
+    env: Mapping[str, str],
+) -> tuple[bytes, bytes]:
+    """Header and body of a request."""
+    cwd_bytes = b"" if cwd is None else os.fsencode(cwd)
+    parts = [cwd_bytes]
+    for name, value in env.items():
+        name_bytes, value_bytes = os.fsencode(name), os.fsencode(value)
+        parts += [struct.pack("<II", len(name_bytes), len(value_bytes)), name_bytes, value_bytes]
+    if isinstance(command, bytes):
+        kind, count = _TEXT, 0
+        parts.append(command)
+    else:
+        kind, count = _ARGV, len(command)
+        for argument in command:
+            parts += [struct.pack("<I", len(argument)), argument]
+    body = b"".join(parts)
+    flags = (_HAS_CWD if cwd_bytes else 0) | (_BODY_IN_MEMFD if len(body) > _INLINE_BYTES else 0)
+    header = _REQUEST.pack(kind, flags, len(env), count, seq, len(cwd_bytes), len(body))
+    return header, body
+
+
+class _Shell:
+    """One bash in its jail, from its start to its end; never used again after that."""
+
+    def __init__(self, jail: jails.Jail, sock: socket.socket, pid: int) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._seq = 0
+        self._end: _End | None = None
+        self.jail = jail
+        self.pid = pid
+        self.lost = False
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    async def take(self) -> bool:
+        """Receives one packet, if there is one. True: the command is over, or the shell is."""
+        try:
+            packet = self._socket.recv(4096)
+        except BlockingIOError:
+            return False
+        except OSError:
+            packet = b""
+        if len(packet) != _REPLY.size:
+            self.lost = True
+            return True
+        kind, flags, error, status, seq, user, system, peak, _, errno, _, _ = _REPLY.unpack(packet)
+        if kind == _READY:
+            return True
+        if kind != _END or seq != self._seq:
+            return False  # not an answer to what was asked; the deadline still holds
+        self._end = _End(
+            status=status,
+            interrupted=bool(flags & _INTERRUPTED),
+            error=error,
+            errno=errno,
+            user_us=user,
+            system_us=system,
+            max_rss_bytes=peak,
+            peak_is_own=bool(flags & _OWN_PEAK),
+        )
+        return True
+
+    def mark(self) -> tuple[int, ...]:
+        """Which processes are there now, besides init and the shell: the roots of earlier jobs."""
+        pids: set[int] = set()
+        for fd in self.jail.children_fds:
+            with contextlib.suppress(OSError):
+                pids.update(map(int, os.pread(fd, 1 << 20, 0).split()))
+        pids.discard(self.pid)
+        return tuple(sorted(pids))
+
+    async def send(
+        self,
+        command: bytes | tuple[bytes, ...],
+        cwd: str | None,
+        env: Mapping[str, str],
+        fds: Sequence[int],
+    ) -> None:
+        """Asks the shell to run a command."""
+        self._seq += 1
+        self._end = None
+        header, body = _encode_request(self._seq, command, cwd, env)
+        if len(body) <= _INLINE_BYTES:
+            await jails.send_packet(self._socket, header + body, fds)
+            return
+        with open(jails.memory_file("command", body), "rb") as file:
+            await jails.send_packet(self._socket, header, (*fds, file.fileno()))
+
+    @property
+    def end(self) -> _End | None:
+        """The answer, once the command is over; None when the shell is."""
+        return self._end
+
+    async def aclose(self) -> None:
+        self._socket.close()
+        await self.jail.aclose()
+
+
+class BackgroundOutput(msgspec.Struct, kw_only=True):
+    """What jobs of a command wrote after it had returned.
+
+    Attributes:
+        command: How many commands the session had run when that one began.
+        stdout: What came, up to `BACKGROUND_LIMIT_BYTES`.
+        stderr: Likewise.
+        stdout_bytes: How much came in all.
+        stderr_bytes: Likewise.
+    """
+
+    command: int
+    stdout: bytes
+    stderr: bytes
+    stdout_bytes: int
+    stderr_bytes: int
+
+
+class _Background:
+    """Pipes that a job still holds after its command has returned."""
+
+    def __init__(self, number: int, capture: Capture) -> None:
+        self.number = number
+        self.capture = capture
+        self.scope = trio.CancelScope()
+
+    async def read(self) -> None:
+        """Reads until the job lets go; the sandbox's nursery owns this task."""
+        with self.capture, self.scope:
+            await self.capture.read_until(None)
+
+
+class Session:
+    """A shell that keeps its directory, variables, functions, options and jobs between commands.
+
+    `Sandbox.create_session` makes it; it ends with the sandbox or by `aclose`. Commands run one
+    after another, in the order of the calls.
+    """
+
+    def __init__(
+        self,
+        keeper: jails.Keeper,
+        nursery: trio.Nursery,
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._keeper = keeper
+        self._nursery = nursery
+        self._cwd = check_cwd(cwd, WORKSPACE)
+        self._env = DEFAULT_ENV | check_env(env)
+        self._turn = trio.Lock()
+        self._shell: _Shell | None = None
+        self._running: trio.CancelScope | None = None
+        self._killed = False
+        self._closed = False
+        self._count = 0
+        self._background: deque[_Background] = deque()
+
+    async def start(self) -> None:
+        """Starts the shell now, instead of with the first command.
+
+        Raises:
+            NotStartedError: There is no bash in the sandbox.
+        """
+        async with self._turn:
+            await self._open_shell()
+
+    async def _open_shell(self) -> _Shell:
+        if self._closed:
+            raise SandboxClosedError("the session is closed")
+        if self._shell is not None and not self._shell.lost:
+            return self._shell
+        await self._drop_shell()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        script_read, script_write = os.pipe2(os.O_CLOEXEC)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        builtin = jails.shell_builtin()
+        try:
+            os.write(script_write, _SETUP)
+            program = jails.Execute(
+                argv=(b"bash", b"--norc", b"--noprofile"),
+                env=jails.encode_env(self._env),
+                cwd=os.fsencode(self._cwd),
+                watch_children=True,
+            )
+            fds = [script_read, null, null, theirs.fileno(), builtin]
+            jail = await self._keeper.create_jail(program, fds)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            jails.close_all([script_read, script_write, null, builtin])
+        try:
+            shell = _Shell(jail, ours, await self._started(jail))
+            while not await shell.take():
+                await trio.lowlevel.wait_readable(ours)
+        except BaseException:
+            ours.close()
+            await jail.aclose()
+            raise
+        if shell.lost:
+            await shell.aclose()
+            raise NotStartedError("execute", 0, "bash with loadable builtins (4.4 or newer)")
+        self._shell = shell
+        return shell
+
+    @staticmethod
+    async def _started(jail: jails.Jail) -> int:
+        try:
+            return await jail.wait_started()
+        except NotStartedError as error:
+            if error.step == "execute":
+                error.add_note("a session needs bash: install it where the sandbox sees it (/usr)")
+            raise
+
+    async def _drop_shell(self) -> None:
+        shell, self._shell = self._shell, None
+        if shell is not None:
+            await shell.aclose()
+
+    async def exec(
+        self,
+        command: str | bytes | Sequence[str | bytes],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        deadline_s: float | None = None,
+        on_stdout: OutputHandler | None = None,
+        on_stderr: OutputHandler | None = None,
+        limit_bytes: int = OUTPUT_LIMIT_BYTES,
+        check: bool = False,
+    ) -> CommandResult:
+        """Runs a command and waits for its end.
+
+        Text runs in the shell itself, so what it sets stays. A sequence is a program with its
+        arguments: a child of the shell with its directory and exported variables, no parsing.
+
+        Args:
+            command: Shell text, or a program with arguments.
+            cwd: Where this command runs; the session's own directory is the same afterwards.
+                Relative to where the session started.
+            env: Variables for this command only.
+            stdin: What it reads; nothing by default.
+            deadline_s: Seconds until its whole process tree is ended; None is never.
+            on_stdout: Called, and awaited if it returns an awaitable, with each piece as it comes.
+                While it has not returned, nothing more is read, and the writer waits.
+            on_stderr: Likewise.
+            limit_bytes: How much of each stream the result keeps.
+            check: Raise unless the exit code is 0.
+
+        Returns:
+            How it ended, also when a deadline, a signal or `kill` ended it.
+
+        Raises:
+            InvalidArgumentError: An argument cannot mean anything.
+            NotStartedError: There is no such directory, or no bash; nothing ran.
+            CommandFailedError: With `check`.
+            SandboxLostError: The sandbox has died.
+
+        Cancellation: ends the command's whole process tree; the session stays.
+        """
+        checked: bytes | tuple[bytes, ...]
+        if isinstance(command, (str, bytes)):
+            checked = check_text("command", command)
+        else:
+            checked = check_argv("command", command)
+        env = check_env(env)
+        cwd = None if cwd is None else check_cwd(cwd, self._cwd)
+        timeout_s = check_seconds("deadline_s", deadline_s)
+        async with self._turn:
+            shell = await self._open_shell()
+            capture = Capture(limit_bytes, on_stdout, on_stderr)
+            try:
+                result = await self._run(shell, capture, checked, cwd, env, stdin, timeout_s)
+            except BaseException:
+                capture.close()
+                raise
+        if check and not result.ok:
+            raise CommandFailedError(result)
+        return result
+
+    async def _run(
+        self,
+        shell: _Shell,
+        capture: Capture,
+        command: bytes | tuple[bytes, ...],
+        cwd: str | None,
+        env: Mapping[str, str],
+        stdin: bytes,
+        timeout_s: float,
+    ) -> CommandResult:
+        started_s = time.monotonic()
+        self._count += 1
+        self._killed = False
+        stdin_fd = (
+            jails.memory_file("stdin", stdin)
+            if stdin
+            else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        )
+        keep, since = shell.mark(), int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_S)
+        try:
+            await shell.send(command, cwd, env, [stdin_fd, *capture.write_fds])
+        except SandboxLostError:
+            shell.lost = True  # it died between two commands; this one has not run
+        finally:
+            os.close(stdin_fd)
+            capture.close_write_ends()
+        over = shell.lost
+        try:
+            with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
+                self._running = scope
+                if not over:
+                    await capture.read_until(shell)
+                    over = True
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._end_command(shell, capture, keep, since)
+            raise
+        finally:
+            self._running = None
+        ended: Ended = "exit"
+        if not over:
+            ended = "killed" if self._killed else "deadline"
+            await self._end_command(shell, capture, keep, since)
+        return await self._result(shell, capture, ended, time.monotonic() - started_s)
+
+    async def _end_command(
+        self, shell: _Shell, capture: Capture, keep: Sequence[int], since_ticks: int
+    ) -> None:
+        """Ends a command's processes and makes the shell give it up, or ends the shell too."""
+
+        async def sweep(*, break_shell: bool) -> None:
+            await shell.jail.sweep(
+                spare=[shell.pid], keep=keep, since_ticks=since_ticks, break_shell=break_shell
+            )
+
+        try:
+            with trio.move_on_after(BREAK_GRACE_S):
+                while shell.end is None and not shell.lost:
+                    await sweep(break_shell=True)
+                    with trio.move_on_after(_RESEND_BREAK_S):
+                        await capture.read_until(shell)
+            if shell.end is None:
+                shell.lost = True
+            else:
+                await sweep(break_shell=False)  # what the shell began before it gave up
+        except SandboxLostError:
+            shell.lost = True
+        if shell.lost:
+            await shell.jail.aclose()
+        await capture.drain()
+
+    async def _result(
+        self, shell: _Shell, capture: Capture, ended: Ended, wall_s: float
+    ) -> CommandResult:
+        end = shell.end
+        exit_code: int | None = None
+        signal: int | None = None
+        user_us: int | None = None
+        system_us: int | None = None
+        peak: int | None = None
+        usage_source = peak_source = "not measured"
+        if end is None:
+            exited = await self._bury(shell)
+            if ended == "exit":
+                ended = "session lost"
+            if exited is not None:
+                exit_code, signal = exited.exit, exited.signal
+                user_us, system_us, peak = (
+                    exited.user_us,
+                    exited.system_us,
+                    exited.max_rss_bytes,
+                )
+                usage_source = peak_source = "wait4(2), the whole session"
+            capture.close()
+        else:
+            if end.error:
+                capture.close()
+                raise NotStartedError(_NOT_RUN.get(end.error, "start"), end.errno, "the command")
+            user_us, system_us, peak = end.user_us, end.system_us, end.max_rss_bytes
+            usage_source = "getrusage(2) of the shell and its children, difference"
+            peak_source = (
+                "wait4(2), the command's largest process"
+                if end.peak_is_own
+                else "getrusage(2), the session's largest process so far"
+            )
+            if ended == "exit":
+                exit_code = end.status
+        stdout, stderr = capture.streams
+        result = CommandResult(
+            stdout=stdout.kept,
+            stderr=stderr.kept,
+            exit_code=exit_code,
+            signal=signal,
+            ended=ended,
+            stdout_bytes=stdout.total_bytes,
+            stderr_bytes=stderr.total_bytes,
+            receipt=Receipt(
+                wall_s=wall_s,
+                user_s=None if user_us is None else user_us / 1e6,
+                system_s=None if system_us is None else system_us / 1e6,
+                peak_memory_bytes=peak,
+                sources={
+                    "wall_s": "CLOCK_MONOTONIC of the control process",
+                    "user_s": usage_source,
+                    "system_s": usage_source,
+                    "peak_memory_bytes": peak_source,
+                },
+            ),
+        )
+        if not capture.at_end:
+            self._keep_background(capture)
+        return result
+
+    async def _bury(self, shell: _Shell) -> jails.Exited | None:
+        """How a shell ended that is lost; its jail is gone afterwards, the next one is fresh."""
+        exited = shell.jail.exited
+        if exited is None:
+            with trio.move_on_after(BREAK_GRACE_S), contextlib.suppress(SandboxLostError):
+                exited = await shell.jail.wait_exited()
+        self._shell = None
+        await shell.aclose()
+        return exited
+
+    def _keep_background(self, capture: Capture) -> None:
+        """A job holds the command's pipes: keep reading, or it would stand still."""
+        for stream in capture.streams:
+            stream.start_over(BACKGROUND_LIMIT_BYTES)
+        job = _Background(self._count, capture)
+        self._background.append(job)
+        while len(self._background) > _BACKGROUND_STREAMS:
+            self._background.popleft().scope.cancel()
+        self._nursery.start_soon(job.read)
+
+    @property
+    def background(self) -> list[BackgroundOutput]:
+        """What jobs wrote after their commands had returned, of the last 64 such commands."""
+        return [
+            BackgroundOutput(
+                command=job.number,
+                stdout=job.capture.stdout.kept,
+                stderr=job.capture.stderr.kept,
+                stdout_bytes=job.capture.stdout.total_bytes,
+                stderr_bytes=job.capture.stderr.total_bytes,
+            )
+            for job in self._background
+        ]
+
+    def kill(self) -> None:
+        """Ends the command that runs now with its whole process tree; its result says `killed`."""
+        if self._running is not None:
+            self._killed = True
+            self._running.cancel()
+
+    async def aclose(self) -> None:
+        """Ends the shell and everything it started; returns when that is gone."""
+        self._closed = True
+        self.kill()
+        with trio.CancelScope(shield=True):
+            async with self._turn:
+                await self._drop_shell()
+        for job in self._background:
+            job.scope.cancel()
+        self._background.clear()

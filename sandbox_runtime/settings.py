@@ -1,0 +1,59 @@
+"""Limits and other values that a caller may choose, each with its default."""
+
+from __future__ import annotations
+
+import msgspec
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one sandbox may use, all its jails together unless said otherwise.
+
+    Attributes:
+        memory_bytes: Memory, with what lies in the writable directories, where a control group can
+            be had; and in any case the data segment of each process (`RLIMIT_DATA`).
+        processes: Processes and threads.
+        open_files: Open descriptors of one process (`RLIMIT_NOFILE`).
+        file_size_bytes: The largest file that may be written (`RLIMIT_FSIZE`).
+        workspace_bytes: Size of `/workspace`.
+        tmp_bytes: Size of `/tmp`.
+        shm_bytes: Size of `/dev/shm`.
+    """
+
+    memory_bytes: int = 2 * GIB
+    processes: int = 512
+    open_files: int = 4096
+    file_size_bytes: int = 1 * GIB
+    workspace_bytes: int = 1 * GIB
+    tmp_bytes: int = 512 * MIB
+    shm_bytes: int = 64 * MIB
+
+
+DEFAULT_ENV = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/workspace",
+    "USER": "sandbox",
+    "LOGNAME": "sandbox",
+    "SHELL": "/bin/bash",
+    "LANG": "C.UTF-8",
+    "TERM": "dumb",
+    "TMPDIR": "/tmp",
+}
+"""The whole environment of a program in a sandbox, unless the caller adds to it."""
+
+WORKSPACE = "/workspace"
+"""Where programs start."""
+
+OUTPUT_LIMIT_BYTES = 64 * MIB
+"""How much of each output stream a result keeps; what is beyond is counted, not kept."""
+
+BREAK_GRACE_S = 2.0
+"""How long a shell may take to give up a command before it is ended itself."""
+
+INTERRUPT_GRACE_S = 1.0
+"""How long a cell may take to give way to an interrupt before its context is ended."""
+
+BACKGROUND_LIMIT_BYTES = 1 * MIB
+"""How much of a background job's later output is kept, per stream."""
