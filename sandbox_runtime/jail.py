@@ -357,9 +357,11 @@ class Supervisor:
         try:
             while True:
                 reply, _ = await self._channel.receive()
-                if isinstance(reply, SandboxEnded) and (event := self._ended.pop(reply.id, None)):
-                    event.set()
+                if isinstance(reply, SandboxEnded):
+                    self._ended.pop(reply.id).set()
         except (SandboxLostError, SandboxClosedError):
+            pass
+        finally:
             for event in self._ended.values():
                 event.set()
 

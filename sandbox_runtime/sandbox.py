@@ -78,14 +78,19 @@ async def open_runtime(
         if not path.startswith("/"):
             raise InvalidArgumentError("read_only", f"{path!r} is no absolute path")
     supervisor = jails.Supervisor()
+    error: Exception | None = None
     try:
         await supervisor.start([*read_only, *read_only_paths(python)])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervisor.run)
             try:
                 yield Runtime(supervisor, nursery, python)
+            except Exception as raised:  # noqa: BLE001 - raised again below, outside the nursery
+                error = raised
             finally:
                 nursery.cancel_scope.cancel()
+        if error is not None:
+            raise error  # plain, as the caller raised it, not in a group
     finally:
         with trio.CancelScope(shield=True):
             await supervisor.aclose()
@@ -382,6 +387,7 @@ async def _open_in(
     python_pool: int,
 ) -> AsyncIterator[Sandbox]:
     keeper = await runtime.supervisor.create_sandbox(host_name, limits or Limits())
+    error: Exception | None = None
     try:
         separate = runtime.supervisor.separate_ids
         report = build_report(keeper.protections, separate_ids=separate)
@@ -390,9 +396,13 @@ async def _open_in(
             sandbox = Sandbox(runtime, keeper, nursery, report, python_pool)
             try:
                 yield sandbox
+            except Exception as raised:  # noqa: BLE001 - raised again below, outside the nursery
+                error = raised
             finally:
                 await sandbox.aclose()
                 nursery.cancel_scope.cancel()
+        if error is not None:
+            raise error
     finally:
         with trio.CancelScope(shield=True):
             await keeper.aclose()

@@ -6,7 +6,6 @@ import array
 import base64
 import contextlib
 import json
-import os
 import socket
 import sys
 from pathlib import Path
@@ -48,7 +47,7 @@ class Zygote:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._next_id = 0
-        self._waiting: dict[int, trio.Event] = {}
+        self._waiting: dict[object, trio.Event] = {}
         self._answers: dict[int, dict[str, Any]] = {}
         self._lost = False
         self.missing: tuple[str, ...] = ()
@@ -107,12 +106,13 @@ class Zygote:
         try:
             while True:
                 answer = await self._receive()
-                if answer["op"] in {"forked", "failed"} and "id" in answer:
-                    number = answer["id"]
-                    if event := self._waiting.pop(number, None):
-                        self._answers[number] = answer
-                        event.set()
+                event = self._waiting.pop(answer.get("id"), None)
+                if answer["op"] in {"forked", "failed"} and event is not None:
+                    self._answers[answer["id"]] = answer
+                    event.set()
         except (SandboxLostError, trio.ClosedResourceError):
+            pass
+        finally:
             self._lost = True
             for event in self._waiting.values():
                 event.set()
@@ -177,5 +177,3 @@ def send_with_descriptors(sock: socket.socket, data: bytes, fds: Sequence[int]) 
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     return sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
 
-
-assert os.path.sep == "/"

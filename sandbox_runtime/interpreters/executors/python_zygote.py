@@ -240,7 +240,7 @@ class Zygote:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for own in (self._sock, self._wakeup, self._wakeup_writer):
                 own.close()
-            self._native.enter_jail(plan, tuple(fds), fds[0])
+            self._native.enter_jail(plan, tuple(fds[2:]), fds[0])
             os.chdir(request["cwd"])
             for name in list(os.environ):
                 del os.environ[name]
