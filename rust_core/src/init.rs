@@ -4,14 +4,13 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, OsStr};
 use std::fs;
-use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use serde_bytes::ByteBuf;
 
-use crate::channel::{self, Channel};
+use crate::channel::Channel;
 use crate::contain::{self, Prepared};
 use crate::error::{At, Failure, Result, Step};
 use crate::files;
@@ -324,68 +323,47 @@ impl Executable {
     }
 }
 
-/// Forks, confines and starts a program; returns when it runs, or with why it does not.
+/// Confines and starts a program; returns when it runs, or with why it does not.
 fn start(program: &Program, fds: &[OwnedFd], prepared: &Prepared) -> Result<i32> {
-    let executable = match program {
-        Program::Execute { argv, env, cwd, .. } => Some(Executable::new(argv, env, cwd)?),
-        Program::Files | Program::Check => None,
-    };
-    let (reader, writer) = sys::pipe().at(Step::CloneProcess, "pipe")?;
-    match sys::fork(0, None).at(Step::CloneProcess, "")? {
-        Forked::Child => {
-            drop(reader);
-            let mut all: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-            all.push(writer.as_fd());
-            let ruleset = prepared.landlock.as_ref().ok().map(|(fd, _)| fd.as_fd());
-            let confined = contain::program(&all, ruleset, prepared.separate_ids)
-                .and_then(|()| inherited(fds.len()).at(Step::PlaceDescriptors, ""));
-            std::mem::forget(writer); // its number is another descriptor's now
-            match (confined, executable) {
-                (Ok(mut writer), Some(executable)) => complain(&mut writer, &executable.execute()),
-                (Ok(writer), None) => {
-                    drop(writer);
-                    serve_inside(program);
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    let ruleset = prepared.landlock.as_ref().ok().map(|(fd, _)| fd.as_fd());
+    let confine = || contain::program(&fds, ruleset, prepared.separate_ids);
+    match program {
+        Program::Execute { argv, env, cwd, .. } => {
+            let executable = Executable::new(argv, env, cwd)?;
+            let mut failed = None;
+            let pid = sys::fork_sharing_memory(&mut || {
+                failed = Some(confine().err().unwrap_or_else(|| executable.execute()));
+                127 // reached only if nothing was executed
+            })
+            .at(Step::CloneProcess, "")?;
+            match failed {
+                None => Ok(pid),
+                Some(failure) => {
+                    let _ = sys::wait(pid, true);
+                    Err(failure)
                 }
-                (Err(failure), _) => complain_at(fds.len(), &failure),
             }
-            sys::exit_now(127)
         }
-        Forked::Parent(pid) => {
-            drop(writer);
-            let mut said = Vec::new();
-            fs::File::from(reader).read_to_end(&mut said).at(Step::CloneProcess, "pipe")?;
-            if said.is_empty() {
-                return Ok(pid);
+        Program::Files | Program::Check => {
+            match sys::fork(0, None).at(Step::CloneProcess, "")? {
+                Forked::Child => {
+                    if confine().is_ok() {
+                        serve_inside(program);
+                    }
+                    sys::exit_now(127)
+                }
+                Forked::Parent(pid) => Ok(pid),
             }
-            let _ = sys::wait(pid, true);
-            Err(channel::decode(&said).at(Step::CloneProcess, "the child's last words")?)
         }
-    }
-}
-
-fn inherited(index: usize) -> io::Result<fs::File> {
-    let fd = i32::try_from(index).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
-    sys::inherited(fd).map(fs::File::from)
-}
-
-fn complain(writer: &mut fs::File, failure: &Failure) {
-    if let Ok(words) = channel::encode(failure) {
-        let _ = writer.write_all(&words);
-    }
-}
-
-/// As [`complain`], when it is unknown how far the descriptors were moved.
-fn complain_at(index: usize, failure: &Failure) {
-    if let Ok(mut writer) = inherited(index) {
-        complain(&mut writer, failure);
     }
 }
 
 /// The programs that are functions of this one: they hold descriptor 0 and nothing else.
 fn serve_inside(program: &Program) -> ! {
-    let status = match (inherited(0), program) {
-        (Ok(file), Program::Files) => files::run(OwnedFd::from(file)),
-        (Ok(file), Program::Check) => probe::run(file),
+    let status = match (sys::inherited(0), program) {
+        (Ok(socket), Program::Files) => files::run(socket),
+        (Ok(pipe), Program::Check) => probe::run(fs::File::from(pipe)),
         _ => 1,
     };
     sys::exit_now(status)
