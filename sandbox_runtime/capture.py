@@ -56,11 +56,15 @@ class Stream:
         """What came first, up to the limit."""
         return bytes(self._kept)
 
+    def mute(self) -> None:
+        """Whoever wanted to hear what comes hears no more; it is still kept."""
+        self._on_output = None
+
     def start_over(self, limit_bytes: int) -> None:
         """Forgets what was kept; what comes from here on is kept up to a limit of its own."""
         self._kept = bytearray()
         self._limit_bytes = limit_bytes
-        self._on_output = None
+        self.mute()
         self.total_bytes = 0
 
     def close_write_end(self) -> None:
@@ -132,8 +136,8 @@ class Capture:
         on_stdout: OutputHandler | None = None,
         on_stderr: OutputHandler | None = None,
     ) -> None:
-        if limit_bytes < 0:
-            raise InvalidArgumentError("limit_bytes", "must not be negative")
+        if not isinstance(limit_bytes, int) or limit_bytes < 0:
+            raise InvalidArgumentError("limit_bytes", "must be a number of bytes, 0 or more")
         self.stdout = Stream(limit_bytes, on_stdout)
         try:
             self.stderr = Stream(limit_bytes, on_stderr)
@@ -163,6 +167,11 @@ class Capture:
     def at_end(self) -> bool:
         """Whether every writer of both streams is gone."""
         return self.stdout.read_fd is None and self.stderr.read_fd is None
+
+    def mute(self) -> None:
+        """Calls nobody back from here on."""
+        for stream in self.streams:
+            stream.mute()
 
     def close_write_ends(self) -> None:
         """Once the command holds them."""

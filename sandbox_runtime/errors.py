@@ -125,6 +125,6 @@ class FileAccessError(SandboxError):
     code = "file_access"
 
     def __init__(self, path: str, errno: int, detail: str) -> None:
-        super().__init__(f"{path}: {os.strerror(errno) if errno else detail}")
+        super().__init__(f"{path}: {detail.partition(' (os error ')[0]}")
         self.errno = errno
         self.path = path

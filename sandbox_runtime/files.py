@@ -19,9 +19,10 @@ from sandbox_runtime.errors import (
     FileAccessError,
     InvalidArgumentError,
     SandboxClosedError,
+    SandboxError,
     SandboxLostError,
 )
-from sandbox_runtime.programs import check_cwd
+from sandbox_runtime.programs import check_bytes, check_path
 from sandbox_runtime.settings import WORKSPACE
 
 if TYPE_CHECKING:
@@ -167,10 +168,8 @@ class Files:
 
     @staticmethod
     def _path(path: str | os.PathLike[str]) -> tuple[str, bytes]:
-        text = check_cwd(os.fspath(path), WORKSPACE) if os.fspath(path) else ""
-        if not text:
-            raise InvalidArgumentError("path", "is empty")
-        return os.fspath(path), os.fsencode(text)
+        encoded = check_path(path, WORKSPACE)
+        return os.fspath(path), encoded
 
     async def read(
         self, path: str | os.PathLike[str], *, limit_bytes: int = _READ_LIMIT_BYTES
@@ -222,23 +221,24 @@ class Files:
             raise InvalidArgumentError("mode", f"{mode:o} is more than permission bits")
         shown, encoded = self._path(path)
         data = content.encode() if isinstance(content, str) else content
+        check_bytes("content", data)
         request = _Write(
             path=encoded, mode=mode, make_parents=make_parents, size_bytes=len(data)
         )
-        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(write_fd, False)
         async with self._turn, trio.open_nursery() as nursery:
+            read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(write_fd, False)
             nursery.start_soon(self._pour, write_fd, data)
             try:
                 await self._ask(shown, request, [read_fd])
-            except FileAccessError as error:
-                refused = error
+            except SandboxError as raised:
+                error = raised  # raised again below, outside the nursery
             else:
                 return
             finally:
                 os.close(read_fd)
                 nursery.cancel_scope.cancel()
-        raise refused
+        raise error
 
     @staticmethod
     async def _pour(fd: int, data: bytes) -> None:

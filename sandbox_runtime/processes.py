@@ -11,10 +11,10 @@ import trio
 
 from sandbox_runtime import jail as jails
 from sandbox_runtime.capture import Capture
-from sandbox_runtime.errors import SandboxLostError
-from sandbox_runtime.programs import check_argv, check_cwd, check_env, check_text
+from sandbox_runtime.errors import SandboxClosedError, SandboxLostError
+from sandbox_runtime.programs import check_argv, check_bytes, check_cwd, check_env, check_text
 from sandbox_runtime.receipts import CommandResult, Ended, Receipt
-from sandbox_runtime.settings import DEFAULT_ENV, OUTPUT_LIMIT_BYTES, WORKSPACE
+from sandbox_runtime.settings import BREAK_GRACE_S, DEFAULT_ENV, OUTPUT_LIMIT_BYTES, WORKSPACE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +44,7 @@ class Process:
         self._done = trio.Event()
         self._killed: Ended | None = None
         self._scope = trio.CancelScope()
+        self._error: Exception | None = None
         self.pid = -1
         self.result: CommandResult | None = None
 
@@ -75,20 +76,18 @@ class Process:
             env=jails.encode_env(DEFAULT_ENV | check_env(env)),
             cwd=os.fsencode(check_cwd(cwd, WORKSPACE)),
         )
+        check_bytes("stdin", stdin)
         started_s = time.monotonic()
-        stdin_fd = (
-            jails.memory_file("stdin", stdin)
-            if stdin
-            else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        )
         capture = Capture(limit_bytes, on_stdout, on_stderr)
         try:
-            jail = await keeper.create_jail(program, [stdin_fd, *capture.write_fds])
+            with open(
+                jails.memory_file("stdin", stdin) if stdin else os.devnull, "rb", buffering=0
+            ) as stdin_file:
+                fds = [stdin_file.fileno(), *capture.write_fds]
+                jail = await keeper.create_jail(program, fds)
         except BaseException:
             capture.close()
             raise
-        finally:
-            os.close(stdin_fd)
         capture.close_write_ends()
         process = cls(jail, capture, started_s)
         try:
@@ -102,19 +101,29 @@ class Process:
     async def run(self) -> None:
         """Reads its output until it has ended; its owner's nursery runs this."""
         try:
-            exited: jails.Exited | None = None
-            with self._capture, self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._capture.read_until, None)
-                    with contextlib.suppress(SandboxLostError):
-                        exited = await self._jail.wait_exited()
-                    await self._jail.aclose()  # ends every other writer, and so the reading
-            await self._jail.aclose()
-            self.result = self._make_result(exited or self._jail.exited)
+            with self._capture:
+                with self._scope:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._end_jail)
+                        try:
+                            await self._capture.read_until(None)
+                        except Exception as raised:  # noqa: BLE001 - raised again by `wait`
+                            self._error = raised
+                            nursery.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await self._jail.aclose()
+                self._capture.mute()
+                await self._capture.drain()  # what was not heard of is kept nevertheless
+            self.result = self._make_result(self._jail.exited)
         finally:
             with trio.CancelScope(shield=True):
                 await self._jail.aclose()
             self._done.set()
+
+    async def _end_jail(self) -> None:
+        with contextlib.suppress(SandboxLostError, SandboxClosedError):
+            await self._jail.wait_exited()
+        await self._jail.aclose()  # ends every other writer, and so the reading
 
     def _make_result(self, exited: jails.Exited | None) -> CommandResult:
         ended: Ended = "session lost"
@@ -149,9 +158,15 @@ class Process:
     async def wait(self) -> CommandResult:
         """Waits for its end.
 
+        Raises:
+            Exception: What a callback raised; the process was ended then.
+            SandboxLostError: The sandbox was closed meanwhile.
+
         Cancellation: stops waiting; the process goes on.
         """
         await self._done.wait()
+        if self._error is not None:
+            raise self._error
         if self.result is None:
             raise SandboxLostError("the sandbox was closed while the process ran")
         return self.result
@@ -167,11 +182,14 @@ class Process:
             # The end of the jail is also the end of the reading, with all that was written.
             with trio.CancelScope(shield=True):
                 await self._usage_then_close()
+                with trio.move_on_after(BREAK_GRACE_S):
+                    await self._done.wait()
+                self._scope.cancel()  # whoever was called back does not come back
         return await self.wait()
 
     async def _usage_then_close(self) -> None:
         """Ends the program first, so that init still says what it used."""
-        with contextlib.suppress(SandboxLostError):
+        with contextlib.suppress(SandboxLostError, SandboxClosedError):
             await self._jail.sweep(spare=(), keep=(), since_ticks=0)
             await self._jail.wait_exited()
         await self._jail.aclose()
@@ -179,4 +197,6 @@ class Process:
     async def signal(self, number: int) -> None:
         """Sends a signal to the program alone."""
         if not self._done.is_set():
-            await self._jail.signal(self.pid, number)
+            # It may just have ended.
+            with contextlib.suppress(SandboxLostError, SandboxClosedError):
+                await self._jail.signal(self.pid, number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import posixpath
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sandbox_runtime.errors import InvalidArgumentError
@@ -38,6 +39,8 @@ def check_text(field: str, value: str | bytes) -> bytes:
 
 def check_argv(field: str, argv: Sequence[str | bytes]) -> tuple[bytes, ...]:
     """A program and its arguments as bytes."""
+    if not isinstance(argv, Iterable):
+        raise InvalidArgumentError(field, f"must be text or a list, not {type(argv).__name__}")
     encoded = tuple(_checked(f"{field}[{index}]", value) for index, value in enumerate(argv))
     if not encoded or not encoded[0]:
         raise InvalidArgumentError(field, "is empty; its first element is the program")
@@ -47,7 +50,7 @@ def check_argv(field: str, argv: Sequence[str | bytes]) -> tuple[bytes, ...]:
 def check_env(env: Mapping[str, str] | None) -> dict[str, str]:
     """Variables: names without `=`, nothing with NUL."""
     for name, value in (env or {}).items():
-        if not _checked("env", name) or "=" in name:
+        if not isinstance(name, str) or not _checked("env", name) or "=" in name:
             raise InvalidArgumentError("env", f"{name!r} is no name of a variable")
         _checked(f"env[{name}]", value)
     return dict(env or {})
@@ -63,10 +66,24 @@ def check_cwd(cwd: str | None, default: str) -> str:
     return posixpath.normpath(posixpath.join(default, cwd))
 
 
+def check_path(path: str | os.PathLike[str], start: str) -> bytes:
+    """A path as it is, so that the kernel resolves it; a relative one starts at `start`."""
+    encoded = _checked("path", path)
+    if not encoded:
+        raise InvalidArgumentError("path", "is empty")
+    return posixpath.join(os.fsencode(start), encoded)
+
+
+def check_bytes(field: str, value: bytes) -> None:
+    """Content: anything with the bytes of an object, but no text."""
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        raise InvalidArgumentError(field, f"must be bytes, not {type(value).__name__}")
+
+
 def check_seconds(field: str, seconds: float | None) -> float:
     """A time from now; None is for ever."""
     if seconds is None:
         return math.inf
-    if not seconds > 0:
+    if not isinstance(seconds, (int, float)) or not seconds > 0:
         raise InvalidArgumentError(field, f"must be more than 0 seconds, not {seconds}")
     return float(seconds)

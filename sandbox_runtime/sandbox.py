@@ -19,6 +19,7 @@ from sandbox_runtime.interpreters.contexts import LANGUAGES, Context
 from sandbox_runtime.interpreters.pool import Pool
 from sandbox_runtime.interpreters.zygote import Zygote, read_only_paths
 from sandbox_runtime.processes import Process
+from sandbox_runtime.programs import check_seconds
 from sandbox_runtime.report import PROTECTIONS, SandboxReport, build_report, enforce
 from sandbox_runtime.sessions import Session
 from sandbox_runtime.settings import OUTPUT_LIMIT_BYTES, Limits
@@ -234,6 +235,7 @@ class Sandbox:
 
         Cancellation: ends it and everything it started.
         """
+        timeout_s = check_seconds("deadline_s", deadline_s)
         process = await self.start_process(
             command,
             cwd=cwd,
@@ -244,11 +246,10 @@ class Sandbox:
             limit_bytes=limit_bytes,
         )
         try:
-            with trio.move_on_after(deadline_s if deadline_s is not None else float("inf")):
+            with trio.move_on_after(timeout_s):
                 return await process.wait()
         except BaseException:
-            with trio.CancelScope(shield=True):
-                await process.kill()
+            await process.kill()  # in any case, and then the cancellation goes on
             raise
         return await process.end("deadline")
 

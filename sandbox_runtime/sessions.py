@@ -27,11 +27,20 @@ from sandbox_runtime import jail as jails
 from sandbox_runtime.capture import Capture
 from sandbox_runtime.errors import (
     CommandFailedError,
+    InvalidArgumentError,
     NotStartedError,
     SandboxClosedError,
+    SandboxError,
     SandboxLostError,
 )
-from sandbox_runtime.programs import check_argv, check_cwd, check_env, check_seconds, check_text
+from sandbox_runtime.programs import (
+    check_argv,
+    check_bytes,
+    check_cwd,
+    check_env,
+    check_seconds,
+    check_text,
+)
 from sandbox_runtime.receipts import CommandResult, Ended, Receipt
 from sandbox_runtime.settings import (
     BACKGROUND_LIMIT_BYTES,
@@ -53,13 +62,9 @@ _BODY_IN_MEMFD, _HAS_CWD = 1, 2
 _READY, _END = 129, 130
 _INTERRUPTED, _OWN_PEAK = 1, 2
 _INLINE_BYTES = 60 * 1024
-_NOT_RUN = {
-    1: "no descriptors",
-    2: "change_directory",
-    3: "environment",
-    4: "environment",
-    5: "read_command",
-}
+_MAX_BODY_BYTES = 64 * 1024 * 1024
+_MAX_ENV = 65_535
+_NOT_RUN_DIRECTORY, _NOT_RUN_ENV_READONLY, _NOT_RUN_ENV_NAME = 2, 3, 4
 _SETUP = b"enable -f /proc/self/fd/4 sandbox_session; sandbox_session 3 4\n"
 _RESEND_BREAK_S = 0.05
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -73,6 +78,7 @@ class _End(msgspec.Struct, frozen=True, kw_only=True):
     interrupted: bool
     error: int
     errno: int
+    detail: int
     user_us: int
     system_us: int
     max_rss_bytes: int
@@ -99,9 +105,27 @@ def _encode_request(
         for argument in command:
             parts += [struct.pack("<I", len(argument)), argument]
     body = b"".join(parts)
+    if len(body) > _MAX_BODY_BYTES:
+        limit = f"{_MAX_BODY_BYTES} bytes with its variables"
+        raise InvalidArgumentError("command", f"is longer than {limit}; use standard input")
+    if len(env) > _MAX_ENV:
+        raise InvalidArgumentError("env", f"has more than {_MAX_ENV} variables")
     flags = (_HAS_CWD if cwd_bytes else 0) | (_BODY_IN_MEMFD if len(body) > _INLINE_BYTES else 0)
     header = _REQUEST.pack(kind, flags, len(env), count, seq, len(cwd_bytes), len(body))
     return header, body
+
+
+def _not_run(end: _End, cwd: str | None, env: Mapping[str, str]) -> SandboxError:
+    """Why the shell did not run a command."""
+    if end.error == _NOT_RUN_DIRECTORY:
+        return NotStartedError("change_directory", end.errno, cwd or ".")
+    if end.error in {_NOT_RUN_ENV_READONLY, _NOT_RUN_ENV_NAME}:
+        name = list(env)[end.detail]
+        if end.error == _NOT_RUN_ENV_READONLY:
+            return InvalidArgumentError("env", f"{name!r} is readonly in the session's shell")
+        hint = "give the command as a list of arguments"
+        return InvalidArgumentError("env", f"{name!r} is no name that a shell can hold; {hint}")
+    return NotStartedError("execute", end.errno, "the command")
 
 
 class _Shell:
@@ -115,6 +139,7 @@ class _Shell:
         self.jail = jail
         self.pid = pid
         self.lost = False
+        self.hung_up = False
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -128,9 +153,9 @@ class _Shell:
         except OSError:
             packet = b""
         if len(packet) != _REPLY.size:
-            self.lost = True
+            self.lost, self.hung_up = True, not packet
             return True
-        kind, flags, error, status, seq, user, system, peak, _, errno, _, _ = _REPLY.unpack(packet)
+        kind, flags, error, status, seq, user, system, peak, _, errno, detail, _ = _REPLY.unpack(packet)
         if kind == _READY:
             return True
         if kind != _END or seq != self._seq:
@@ -140,6 +165,7 @@ class _Shell:
             interrupted=bool(flags & _INTERRUPTED),
             error=error,
             errno=errno,
+            detail=detail,
             user_us=user,
             system_us=system,
             max_rss_bytes=peak,
@@ -354,6 +380,7 @@ class Session:
             checked = check_argv("command", command)
         env = check_env(env)
         cwd = None if cwd is None else check_cwd(cwd, self._cwd)
+        check_bytes("stdin", stdin)
         timeout_s = check_seconds("deadline_s", deadline_s)
         async with self._turn:
             shell = await self._open_shell()
@@ -394,23 +421,49 @@ class Session:
             os.close(stdin_fd)
             capture.close_write_ends()
         over = shell.lost
+        ended: Ended = "exit"
         try:
             with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
                 self._running = scope
                 if not over:
                     await capture.read_until(shell)
+                    if shell.hung_up:
+                        await self._read_rest(shell, capture)
                     over = True
+            if not over:
+                ended = "killed" if self._killed else "deadline"
+                await self._end_command(shell, capture, keep, since)
         except BaseException:
+            capture.mute()  # the caller hears of this command no more
             with trio.CancelScope(shield=True):
                 await self._end_command(shell, capture, keep, since)
             raise
         finally:
             self._running = None
-        ended: Ended = "exit"
-        if not over:
-            ended = "killed" if self._killed else "deadline"
-            await self._end_command(shell, capture, keep, since)
+        if shell.end is not None and shell.end.error:
+            capture.close()
+            raise _not_run(shell.end, cwd, env)
         return await self._result(shell, capture, ended, time.monotonic() - started_s)
+
+    @staticmethod
+    async def _read_rest(shell: _Shell, capture: Capture) -> None:
+        """The shell hung up: it ends, or a program that it was replaced by (`exec`) does."""
+        error: Exception | None = None
+
+        async def end_jail() -> None:
+            with contextlib.suppress(SandboxLostError, SandboxClosedError):
+                await shell.jail.wait_exited()
+            await shell.jail.aclose()  # ends every other writer, and so the reading
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end_jail)
+            try:
+                await capture.read_until(None)
+            except Exception as raised:  # noqa: BLE001 - raised again below, outside the nursery
+                error = raised
+                nursery.cancel_scope.cancel()
+        if error is not None:
+            raise error
 
     async def _end_command(
         self, shell: _Shell, capture: Capture, keep: Sequence[int], since_ticks: int
@@ -432,10 +485,14 @@ class Session:
                 shell.lost = True
             else:
                 await sweep(break_shell=False)  # what the shell began before it gave up
-        except SandboxLostError:
+        except (SandboxLostError, SandboxClosedError):
             shell.lost = True
         if shell.lost:
             await shell.jail.aclose()
+        with trio.move_on_after(BREAK_GRACE_S):
+            await capture.drain()
+            return
+        capture.mute()  # whoever was called back does not come back
         await capture.drain()
 
     async def _result(
@@ -462,9 +519,6 @@ class Session:
                 usage_source = peak_source = "wait4(2), the whole session"
             capture.close()
         else:
-            if end.error:
-                capture.close()
-                raise NotStartedError(_NOT_RUN.get(end.error, "start"), end.errno, "the command")
             user_us, system_us, peak = end.user_us, end.system_us, end.max_rss_bytes
             usage_source = "getrusage(2) of the shell and its children, difference"
             peak_source = (
@@ -504,7 +558,10 @@ class Session:
         """How a shell ended that is lost; its jail is gone afterwards, the next one is fresh."""
         exited = shell.jail.exited
         if exited is None:
-            with trio.move_on_after(BREAK_GRACE_S), contextlib.suppress(SandboxLostError):
+            with (
+                trio.move_on_after(BREAK_GRACE_S),
+                contextlib.suppress(SandboxLostError, SandboxClosedError),
+            ):
                 exited = await shell.jail.wait_exited()
         self._shell = None
         await shell.aclose()

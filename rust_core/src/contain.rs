@@ -128,7 +128,7 @@ pub fn sandbox(
 /// The step that failed; the jail is gone then.
 pub fn jail(prepared: &Prepared) -> Result<()> {
     sys::setsid().at(Step::StartSession, "")?;
-    mounts::mount_jail_proc(&prepared.proc_masks)?;
+    mounts::mount_jail_proc(&prepared.proc_masks, !prepared.separate_ids)?;
     capabilities::keep_only(if prepared.separate_ids { capabilities::INIT } else { &[] })?;
     sys::install_filter(&prepared.confine).at(Step::InstallSeccompFilter, "confine")?;
     sys::set_dumpable(false).at(Step::SetDumpable, "")

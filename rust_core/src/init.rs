@@ -48,9 +48,13 @@ pub fn run(
 ) -> ! {
     sys::set_name(c"sbx-init");
     let mut init = Init { socket, prepared, spawned: HashSet::new() };
-    let result = init.make(&fds, namespaces).and_then(|children| {
-        if let Some(program) = program {
-            init.spawn(&program, fds)?;
+    let result = init.confine(&fds).and_then(|children| {
+        // The program first: it is already running while the rest is told.
+        let started = program.map(|program| (start(&program, &fds, prepared), program));
+        drop(fds);
+        init.report_ready(namespaces)?;
+        if let Some((started, program)) = started {
+            init.report_started(started, &program)?;
         }
         init.serve(&children)
     });
@@ -62,7 +66,7 @@ pub fn run(
 }
 
 impl Init<'_> {
-    fn make(&self, fds: &[OwnedFd], namespaces: bool) -> Result<OwnedFd> {
+    fn confine(&self, fds: &[OwnedFd]) -> Result<OwnedFd> {
         let ruleset = self.prepared.landlock.as_ref().ok().map(|(fd, _)| fd.as_raw_fd());
         let kept: Vec<_> = fds
             .iter()
@@ -72,7 +76,10 @@ impl Init<'_> {
             .collect();
         sys::close_from(3, &kept).at(Step::PlaceDescriptors, "init")?;
         contain::jail(self.prepared)?;
-        let children = sys::child_signals().at(Step::OpenDescriptor, "signalfd")?;
+        sys::child_signals().at(Step::OpenDescriptor, "signalfd")
+    }
+
+    fn report_ready(&self, namespaces: bool) -> Result<()> {
         let pidfd = sys::pidfd_open(sys::pid()).at(Step::OpenDescriptor, "pidfd")?;
         let mut carried = vec![pidfd];
         if namespaces {
@@ -82,8 +89,7 @@ impl Init<'_> {
             }
         }
         let carried: Vec<_> = carried.iter().map(AsFd::as_fd).collect();
-        self.socket.send(&InitReply::Ready {}, &carried)?;
-        Ok(children)
+        self.socket.send(&InitReply::Ready {}, &carried)
     }
 
     fn serve(&mut self, children: &OwnedFd) -> Result<()> {
@@ -104,7 +110,10 @@ impl Init<'_> {
 
     fn obey(&mut self, request: InitRequest, fds: Vec<OwnedFd>) -> Result<()> {
         match request {
-            InitRequest::Spawn { program } => self.spawn(&program, fds),
+            InitRequest::Spawn { program } => {
+                let started = start(&program, &fds, self.prepared);
+                self.report_started(started, &program)
+            }
             InitRequest::Signal { pid, signal, group } => {
                 // Whoever is gone needs no signal; 0 and -1 would be this process's own group.
                 if pid > 1 {
@@ -132,8 +141,8 @@ impl Init<'_> {
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "init keeps no end of a program's pipes")]
-    fn spawn(&mut self, program: &Program, fds: Vec<OwnedFd>) -> Result<()> {
-        match start(program, &fds, self.prepared) {
+    fn report_started(&mut self, started: Result<i32>, program: &Program) -> Result<()> {
+        match started {
             Ok(pid) => {
                 self.spawned.insert(pid);
                 let mut watched = Vec::new();

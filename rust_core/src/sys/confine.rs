@@ -40,6 +40,14 @@ pub fn set_name(name: &std::ffi::CStr) {
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
 }
 
+/// `PR_CAPBSET_READ` of one capability.
+///
+/// # Errors
+/// `EINVAL` for a number that this kernel does not know.
+pub fn is_in_bounding_set(capability: u32) -> io::Result<bool> {
+    prctl(libc::PR_CAPBSET_READ, capability.into(), 0).map(|there| there == 1)
+}
+
 /// `PR_CAPBSET_DROP` of one capability.
 ///
 /// # Errors

@@ -273,6 +273,7 @@ class Executor:
         self._streams = (streams[0], streams[1], streams[2])
         sys.stdin, sys.stdout, sys.stderr = self._streams
         signal.signal(signal.SIGINT, self._on_sigint)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def _detach_state(self) -> None:
         """Takes back what the loop needs; a handler of the user's may raise on the way."""
@@ -326,8 +327,10 @@ class Executor:
         with self._lock:
             # With signals blocked one write takes the frame whole: an interrupt or a timer of
             # the user's raises before a frame or after it, never inside.
-            previous = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+            # The first call changes nothing: each of them may raise for a signal just before it.
+            previous = signal.pthread_sigmask(signal.SIG_BLOCK, ())
             try:
+                signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
                 while data:
                     data = data[_write(self._sock.fileno(), data) :]
             finally:
