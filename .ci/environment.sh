@@ -5,7 +5,7 @@
 # pip downloads, so that a mirror in PIP_INDEX_URL or pip.conf is used; uv only reads the lock file,
 # which names each file by its hash but would otherwise insist on the hosts that are named there.
 
-export DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+export DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_USE_PEP517=1
 if [ -z "${PIP_INDEX_URL:-}" ] && [ -n "${UV_DEFAULT_INDEX:-${UV_INDEX_URL:-}}" ]; then
     export PIP_INDEX_URL="${UV_DEFAULT_INDEX:-$UV_INDEX_URL}"
 fi

@@ -230,6 +230,9 @@ class Capture:
                 poll = select.poll()
                 poll.register(stream.read_fd, select.POLLIN)
                 if any(event & select.POLLHUP for _, event in poll.poll(0)):
-                    # No writer is left, so this ends, and what came since belongs to the command.
-                    while stream.read_fd is not None:
-                        await stream.read_some()
+                    # No writer is left, so what came since belongs to the command. Once more and no
+                    # further: user code that has kept a reader can open new writers on it for ever.
+                    left = stream.available_bytes()
+                    while left > 0 and (read := await stream.read_some(min(left, _CHUNK_BYTES))):
+                        left -= read
+                    await stream.read_some()  # sees the end, if it still is one

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -23,7 +22,7 @@ from sandbox_runtime.errors import (
     SandboxLostError,
 )
 from sandbox_runtime.programs import check_bytes, check_path
-from sandbox_runtime.settings import WORKSPACE
+from sandbox_runtime.settings import BREAK_GRACE_S, WORKSPACE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,11 +152,22 @@ class Files:
     async def _ask(
         self, path: str, request: msgspec.Struct, fds: Sequence[int] = ()
     ) -> tuple[_Reply, list[int]]:
-        """One question, one answer; who is interrupted in between starts a new service."""
+        """One question, one answer. Who is cancelled in between still waits for it, or a new
+        service is started: what was being written is removed, as its pipe ends too early.
+        """
         channel = await self._open()
         try:
             await channel.send(request, fds)
-            reply, received = await channel.receive()
+            try:
+                reply, received = await channel.receive()
+            except trio.Cancelled:
+                with trio.CancelScope(shield=True):
+                    with trio.fail_after(BREAK_GRACE_S):
+                        _, received = await channel.receive()
+                    jails.close_all(received)
+                raise
+        except trio.Cancelled:
+            raise
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self._drop()
@@ -217,8 +227,8 @@ class Files:
             FileAccessError: It cannot be written, `ENOSPC` when the sandbox is full. What was
                 there is unchanged.
         """
-        if stat.S_IMODE(mode) != mode:
-            raise InvalidArgumentError("mode", f"{mode:o} is more than permission bits")
+        if not isinstance(mode, int) or not 0 <= mode <= 0o777:
+            raise InvalidArgumentError("mode", f"{mode!r} is more than permission bits, 0 to 0o777")
         shown, encoded = self._path(path)
         data = content.encode() if isinstance(content, str) else content
         check_bytes("content", data)

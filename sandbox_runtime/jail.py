@@ -14,6 +14,7 @@ import array
 import contextlib
 import os
 import select
+import signal as signals
 import socket
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
@@ -329,6 +330,7 @@ class Supervisor:
         self._launcher_pidfd = os.pidfd_open(self._launcher_pid)
         self._channel: Channel[SupervisorReply] = Channel(socket.socket(fileno=fd), SupervisorReply)
         self._ended: dict[int, trio.Event] = {}
+        self._gone = False
         self._next_id = 0
         self.separate_ids = False
 
@@ -362,6 +364,7 @@ class Supervisor:
         except (SandboxLostError, SandboxClosedError):
             pass
         finally:
+            self._gone = True
             for event in self._ended.values():
                 event.set()
 
@@ -371,6 +374,8 @@ class Supervisor:
         Raises:
             IsolationError: It cannot be made; nothing of it is left.
         """
+        if self._gone:
+            raise SandboxLostError("the runtime has died; open a new one")
         self._next_id += 1
         ended = self._ended[self._next_id] = trio.Event()
         ours, theirs = packet_pair()
@@ -379,6 +384,11 @@ class Supervisor:
             with theirs:
                 request = CreateSandbox(id=self._next_id, host_name=host_name, limits=limits)
                 await self._channel.send(request, [theirs.fileno()])
+        except BaseException:
+            ended.set()  # it was never asked for
+            await keeper.aclose()
+            raise
+        try:
             await keeper.start()
         except BaseException:
             await keeper.aclose()
@@ -598,6 +608,10 @@ class Jail:
             with contextlib.suppress(SandboxLostError):
                 await self.wait_ready()
             if self._fds:
+                # It ends by itself when nothing more can come; this makes sure that it does,
+                # whatever user code makes it do meanwhile.
+                with contextlib.suppress(OSError):
+                    signals.pidfd_send_signal(self._fds[0], signals.SIGKILL)
                 await wait_process_end(self._fds[0])
         self._channel.close()
         close_all(self._fds + self.children_fds)

@@ -364,6 +364,10 @@ async def open_sandbox(
             raise InvalidArgumentError("require", f"{name!r} is no protection; known: {known}")
     if not 0 < len(host_name.encode()) <= 64 or "\0" in host_name:
         raise InvalidArgumentError("host_name", "must have 1 to 64 bytes and no NUL")
+    for name in Limits.__struct_fields__:
+        value = getattr(limits, name, 1)
+        if not isinstance(value, int) or not 0 < value < 1 << 62:
+            raise InvalidArgumentError(f"limits.{name}", f"must be a positive number, not {value!r}")
     if python_pool < 0:
         raise InvalidArgumentError("python_pool", "must not be negative")
     if runtime is not None and read_only:

@@ -312,7 +312,10 @@ class Session:
             await jail.aclose()
             raise
         if shell.lost:
-            await shell.aclose()
+            try:
+                await jail.wait_exited()  # or it was not bash that failed, but the sandbox
+            finally:
+                await shell.aclose()
             raise NotStartedError("execute", 0, "bash with loadable builtins (4.4 or newer)")
         self._shell = shell
         return shell

@@ -127,7 +127,6 @@ pub fn sandbox(
 /// # Errors
 /// The step that failed; the jail is gone then.
 pub fn jail(prepared: &Prepared) -> Result<()> {
-    sys::setsid().at(Step::StartSession, "")?;
     mounts::mount_jail_proc(&prepared.proc_masks, !prepared.separate_ids)?;
     capabilities::keep_only(if prepared.separate_ids { capabilities::INIT } else { &[] })?;
     sys::install_filter(&prepared.confine).at(Step::InstallSeccompFilter, "confine")?;
@@ -155,8 +154,7 @@ pub fn program(
     }
     sys::place_descriptors(fds).at(Step::PlaceDescriptors, "")?;
     sys::umask(0o022);
-    sys::reset_signals();
-    Ok(())
+    sys::unblock_signals().at(Step::Execute, "signal mask")
 }
 
 /// From a zygote's fork, born in the jail's PID namespace, to user code in this process.
@@ -211,7 +209,8 @@ pub fn enter(plan: &EnterPlan, fds: &[OwnedFd], kept: i32) -> Result<()> {
     for stage in [Stage::Surface, Stage::Confine] {
         sys::install_filter(&seccomp::compile(stage)).at(Step::InstallSeccompFilter, "context")?;
     }
-    Ok(())
+    // The change of ids closed this process's own /proc/self to it; a program gets it back by exec.
+    sys::set_dumpable(true).at(Step::SetDumpable, "context")
 }
 
 fn make_mounts_private() -> Result<()> {

@@ -53,6 +53,7 @@ pub enum Step {
     Execute,
     OpenDescriptor,
     SelfCheck,
+    Sweep,
     SendMessage,
     ReceiveMessage,
 }

@@ -23,6 +23,8 @@ pub type Socket = Channel<InitRequest, InitReply>;
 
 /// Which real-time signal tells a session's shell to give up what it runs.
 const BREAK_SIGNAL_OFFSET: i32 = 5;
+/// How often a sweep looks again. A bomb of forks takes a handful.
+const SWEEP_ROUNDS: usize = 500;
 /// Where a program without a slash is looked for when its environment has no `PATH`.
 const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
 
@@ -163,6 +165,9 @@ impl Init<'_> {
 
     /// Ends what a command started. Processes are first all stopped, so that none can fork away
     /// from the list, then killed, and then waited for; that is repeated until none is found.
+    ///
+    /// # Errors
+    /// [`Step::Sweep`] when they come faster than they can be listed; the jail is to end then.
     fn sweep(
         &mut self,
         spare: &[i32],
@@ -175,27 +180,43 @@ impl Init<'_> {
                 let _ = sys::kill(*pid, libc::SIGSTOP);
             }
         }
-        let mut victims: HashMap<i32, OwnedFd> = HashMap::new();
+        // With the time of its start, for a number may be another process's by the next look.
+        let mut stopped: HashSet<(i32, u64)> = HashSet::new();
+        let mut rounds = 0;
         loop {
-            let table = processes();
-            let found = doomed(&table, spare, keep, since_ticks);
-            let fresh: Vec<i32> =
-                found.into_iter().filter(|pid| !victims.contains_key(pid)).collect();
-            if fresh.is_empty() {
+            let table = processes().at(Step::Sweep, "/proc")?;
+            let found: HashSet<i32> =
+                doomed(&table, spare, keep, since_ticks).into_iter().collect();
+            let found: Vec<(i32, u64)> = table
+                .iter()
+                .filter(|row| found.contains(&row.pid))
+                .map(|row| (row.pid, row.started_ticks))
+                .collect();
+            if found.is_empty() {
                 break;
             }
-            for pid in fresh {
-                if let Ok(pidfd) = sys::pidfd_open(pid) {
-                    let _ = sys::kill(pid, libc::SIGSTOP);
-                    victims.insert(pid, pidfd);
-                }
+            rounds += 1;
+            if rounds > SWEEP_ROUNDS {
+                return Err(Failure {
+                    step: Step::Sweep,
+                    errno: libc::EAGAIN,
+                    subject: "processes come faster than they can be ended".to_owned(),
+                });
             }
-        }
-        for pid in victims.keys() {
-            let _ = sys::kill(*pid, libc::SIGKILL);
-        }
-        for pidfd in victims.values() {
-            sys::wait_readable([pidfd.as_fd()], None).at(Step::ReceiveMessage, "pidfd")?;
+            let fresh: Vec<_> = found.iter().filter(|one| !stopped.contains(one)).collect();
+            if fresh.is_empty() {
+                for (pid, _) in &found {
+                    let _ = sys::kill(*pid, libc::SIGKILL);
+                }
+                for one in &found {
+                    wait_gone(*one)?;
+                }
+            } else {
+                for (pid, _) in &fresh {
+                    let _ = sys::kill(*pid, libc::SIGSTOP);
+                }
+                stopped.extend(fresh);
+            }
         }
         if break_shell {
             for pid in spare {
@@ -204,7 +225,24 @@ impl Init<'_> {
             }
         }
         self.reap()?;
-        Ok(victims.len() as u64)
+        Ok(stopped.len() as u64)
+    }
+}
+
+/// Waits for the end of a process that was killed. One descriptor at a time: there may be more
+/// processes than this one may have descriptors.
+fn wait_gone((pid, started_ticks): (i32, u64)) -> Result<()> {
+    let pidfd = match sys::pidfd_open(pid) {
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
+        result => result.at(Step::Sweep, "pidfd")?,
+    };
+    let path = format!("/proc/{pid}/stat");
+    let Ok(stat) = fs::read(&path) else { return Ok(()) };
+    match parse_stat(&String::from_utf8_lossy(&stat)) {
+        Some(row) if row.started_ticks == started_ticks => {
+            sys::wait_readable([pidfd.as_fd()], None).at(Step::Sweep, path).map(drop)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -226,25 +264,37 @@ fn parse_stat(stat: &str) -> Option<Row> {
         pid: pid.parse().ok()?,
         parent: fields.get(1)?.parse().ok()?,
         started_ticks: fields.get(19)?.parse().ok()?,
-        is_dead: matches!(*fields.first()?, "Z" | "X"),
+        // A first thread that has ended is a zombie too, while others run on.
+        is_dead: matches!(*fields.first()?, "Z" | "X") && fields.get(17)?.parse::<u32>().ok()? <= 1,
     })
 }
 
-fn processes() -> Vec<Row> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.file_name().as_bytes().first().is_some_and(u8::is_ascii_digit))
-        .filter_map(|entry| fs::read(entry.path().join("stat")).ok())
-        .filter_map(|stat| parse_stat(&String::from_utf8_lossy(&stat)))
-        .collect()
+fn processes() -> std::io::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        if !entry.file_name().as_bytes().first().is_some_and(u8::is_ascii_digit) {
+            continue;
+        }
+        match fs::read(entry.path().join("stat")) {
+            Ok(stat) => rows.extend(parse_stat(&String::from_utf8_lossy(&stat))),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(rows)
 }
 
-/// Who is to end: all but init, the spared, the kept, and the descendants of the kept.
+/// Who is to end: all but init, the spared, the kept, the descendants of the kept, and whoever was
+/// there before the command. The kept are those that a clock of 10 ms cannot tell from its own.
 fn doomed(table: &[Row], spare: &[i32], keep: &[i32], since_ticks: u64) -> Vec<i32> {
     let rows: HashMap<i32, &Row> = table.iter().map(|row| (row.pid, row)).collect();
     let is_kept = |row: &Row| {
         let mut current = row;
         loop {
+            if current.started_ticks < since_ticks {
+                return true;
+            }
             if keep.contains(&current.pid) && current.started_ticks <= since_ticks {
                 return true;
             }
@@ -392,6 +442,10 @@ mod tests {
         let stat = format!("42 (a) Z (b) {fields}");
         assert_eq!(parse_stat(&stat), Some(row(42, 7, 98765)));
         assert_eq!(parse_stat("42 (a"), None);
+        let zombie = format!("42 (a) {}", fields.replacen('S', "Z", 1));
+        assert!(parse_stat(&zombie).is_some_and(|row| row.is_dead));
+        let others_run = zombie.replace(" 20 0 1 0 ", " 20 0 2 0 ");
+        assert!(parse_stat(&others_run).is_some_and(|row| !row.is_dead));
     }
 
     #[test]
@@ -400,6 +454,12 @@ mod tests {
         let table = [row(1, 0, 0), row(2, 1, 1), row(3, 2, 5), row(4, 3, 50)];
         let table = [&table[..], &[row(5, 2, 50), row(6, 1, 51), row(7, 6, 52)]].concat();
         assert_eq!(doomed(&table, &[2], &[3], 10), [5, 6, 7]);
+    }
+
+    #[test]
+    fn an_orphan_of_an_earlier_job_survives_its_parent() {
+        let table = [row(1, 0, 0), row(2, 1, 1), row(4, 1, 9), row(5, 4, 50), row(6, 1, 10)];
+        assert_eq!(doomed(&table, &[2], &[], 10), [6]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Sources are opened before the new root exists and attached by descriptor, so that nothing in
 //! the new root steers where a mount goes.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -79,7 +80,7 @@ const PROC_MASKED: [&str; 9] = [
     "vmallocinfo",
 ];
 /// An empty directory of the root, to hide others with.
-const EMPTY: &str = "/var/empty";
+const EMPTY: &CStr = c"/var/empty";
 
 const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 const DEVICE: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
@@ -293,15 +294,13 @@ pub fn mount_tmp(read_only_paths: &[String], bytes: u64, owner: u32) -> Result<(
     Ok(())
 }
 
-/// Mounts what is a sandbox's own: `/proc`, `/workspace`, `/tmp`, `/dev/shm`, `/dev/pts`.
+/// Mounts what is a sandbox's own: `/workspace`, `/tmp`, `/dev/shm`, `/dev/pts`.
 ///
 /// `owner` is the id of user code, as the mounting process's user namespace numbers it.
 ///
 /// # Errors
 /// The step and the path.
 pub fn mount_sandbox(limits: &Limits, read_only_paths: &[String], owner: u32) -> Result<()> {
-    sys::mount(c"proc", Path::new("/proc"), c"proc", NO_SUID_DEV | libc::MS_NOEXEC, "")
-        .at(Step::MountProc, "/proc of the sandbox")?;
     mount_writable("/workspace", limits.workspace_bytes, "755", owner)?;
     mount_tmp(read_only_paths, limits.tmp_bytes, owner)?;
     mount_writable("/dev/shm", limits.shm_bytes, "1777", owner)?;
@@ -339,23 +338,20 @@ pub fn mount_jail_proc(masks: &[(PathBuf, bool)], settings_read_only: bool) -> R
     sys::mount(c"proc", Path::new("/proc"), c"proc", NO_SUID_DEV | libc::MS_NOEXEC, "")
         .at(Step::MountProc, "/proc of the jail")?;
     for (path, is_directory) in masks {
-        let source = if *is_directory { EMPTY } else { "/dev/null" };
-        let mask = || {
-            let tree = sys::clone_tree(Path::new(source))?;
-            sys::attach_tree(tree.as_fd(), path)
-        };
-        mask().at(Step::MaskProc, path.display())?;
+        let source = if *is_directory { EMPTY } else { c"/dev/null" };
+        sys::mount(source, path, c"", libc::MS_BIND, "").at(Step::MaskProc, path.display())?;
     }
     if !settings_read_only {
         return Ok(());
     }
     let settings = Path::new("/proc/sys");
-    let protect = || {
-        let tree = sys::clone_tree(settings)?;
-        sys::set_attributes(tree.as_fd(), READ_ONLY | libc::MOUNT_ATTR_NOEXEC, true)?;
-        sys::attach_tree(tree.as_fd(), settings)
-    };
-    protect().at(Step::MaskProc, settings.display())
+    let read_only = NO_SUID_DEV | libc::MS_NOEXEC | libc::MS_RDONLY;
+    sys::mount(c"/proc/sys", settings, c"", libc::MS_BIND, "")
+        .and_then(|()| {
+            let remount = libc::MS_REMOUNT | libc::MS_BIND | read_only;
+            sys::mount(c"", settings, c"", remount, "")
+        })
+        .at(Step::MaskProc, settings.display())
 }
 
 #[cfg(test)]

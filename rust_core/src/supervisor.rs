@@ -183,7 +183,7 @@ impl Supervisor {
             sys::setsid().at(Step::StartSession, "")?;
             mounts::mount_tmp(&self.paths, ZYGOTE_TMP_BYTES, 0)?;
             capabilities::keep_only(capabilities::ZYGOTE)?;
-            sys::reset_signals();
+            sys::unblock_signals().at(Step::Execute, "signal mask")?;
             let null = || {
                 std::fs::OpenOptions::new()
                     .read(true)

@@ -8,8 +8,9 @@ import signal
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import trio
 
 from sandbox_runtime.capture import Capture
@@ -43,7 +44,38 @@ LANGUAGES = ("python",)
 
 _LENGTH = struct.Struct(">I")
 _RECEIVE_BYTES = 256 * 1024
-_LARGEST_FRAME_BYTES = 256 * 1024 * 1024
+_LARGEST_FRAME_BYTES = 64 * 1024 * 1024
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
+class _Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run used."""
+
+    user_us: _Count
+    system_us: _Count
+    max_rss_bytes: _Count
+
+
+class _Frame(msgspec.Struct, frozen=True, kw_only=True):
+    """What a context says. Its code can write to its socket, so nothing is taken on trust."""
+
+    type: str
+    id: str | None = None
+    data: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    display_id: Any = None
+    name: Any = None
+    value: Any = None
+    traceback: list[Any] | None = None
+    status: str | None = None
+    execution_count: _Count | None = None
+    usage: _Usage | None = None
+    pid: _Count = 0
+    reason: Any = None
+
+
+_FRAMES = msgspec.json.Decoder(_Frame)
 
 
 class FrameReader:
@@ -52,14 +84,14 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[dict[str, Any]]:
-        """Takes bytes, returns the frames that they complete.
+    def feed(self, data: bytes) -> list[bytes]:
+        """Takes bytes, returns the bodies of the frames that they complete.
 
         Raises:
             ValueError: They are no frames.
         """
         self._buffer += data
-        frames: list[dict[str, Any]] = []
+        frames: list[bytes] = []
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
             if length > _LARGEST_FRAME_BYTES:
@@ -67,10 +99,7 @@ class FrameReader:
             end = _LENGTH.size + length
             if len(self._buffer) < end:
                 break
-            frame = json.loads(self._buffer[_LENGTH.size : end])
-            if not isinstance(frame, dict):
-                raise TypeError("a frame is an object")
-            frames.append(frame)
+            frames.append(bytes(memoryview(self._buffer)[_LENGTH.size : end]))
             del self._buffer[:end]
         return frames
 
@@ -78,34 +107,41 @@ class FrameReader:
 class _Run:
     """What one run has said so far."""
 
-    def __init__(self, on_result: ResultHandler | None) -> None:
+    def __init__(self, on_result: ResultHandler | None, limit_bytes: int) -> None:
         self._on_result = on_result
+        self._room_bytes = self._limit_bytes = limit_bytes
         self.results: list[Result] = []
+        self.dropped = 0
         self.error: ExecutionError | None = None
-        self.done: dict[str, Any] | None = None
+        self.done: _Frame | None = None
 
-    async def note(self, frame: dict[str, Any]) -> None:
-        match frame.get("type"):
+    async def note(self, frame: _Frame, size_bytes: int) -> None:
+        match frame.type:
             case "display" | "update_display" | "result" as kind:
                 result = Result(
-                    data=dict(frame.get("data") or {}),
-                    metadata=dict(frame.get("metadata") or {}),
+                    data=frame.data or {},
+                    metadata=frame.metadata or {},
                     is_main_result=kind == "result",
-                    display_id=frame.get("display_id"),
+                    display_id=None if frame.display_id is None else str(frame.display_id),
                     is_update=kind == "update_display",
                 )
-                self.results.append(result)
+                self._room_bytes -= size_bytes
+                if self._room_bytes >= 0:
+                    self.results.append(result)
+                else:
+                    self.dropped += 1
                 if self._on_result is not None:
                     handled = self._on_result(result)
                     if inspect.isawaitable(handled):
                         await handled
             case "clear_output":
                 self.results.clear()
+                self._room_bytes, self.dropped = self._limit_bytes, 0
             case "error":
                 self.error = ExecutionError(
-                    name=str(frame.get("name")),
-                    value=str(frame.get("value")),
-                    traceback="\n".join(map(str, frame.get("traceback") or ())),
+                    name=str(frame.name),
+                    value=str(frame.value),
+                    traceback="\n".join(map(str, frame.traceback or ())),
                 )
             case "done":
                 self.done = frame
@@ -125,7 +161,7 @@ class Context:
         self._jail = jail
         self._socket = sock
         self._reader = FrameReader()
-        self._frames: list[dict[str, Any]] = []
+        self._frames: list[tuple[_Frame, int]] = []
         self._run: _Run | None = None
         self._turn = trio.Lock()
         self._running: trio.CancelScope | None = None
@@ -159,9 +195,9 @@ class Context:
         try:
             with theirs:
                 await jail.wait_ready()
-                await zygote.fork(
-                    keeper, jail, theirs, cwd=directory, env=variables, prime=prime
-                )
+                await zygote.fork(keeper, jail, theirs)
+            start = json.dumps({"cwd": directory, "env": variables, "prime": prime}).encode()
+            await context._send(_LENGTH.pack(len(start)) + start, ())
             await context._wait_ready()
         except BaseException:
             await context.aclose()
@@ -169,15 +205,16 @@ class Context:
         return context
 
     async def _wait_ready(self) -> None:
+        self._receive()
         while not self._frames and not self.lost:
             await trio.lowlevel.wait_readable(self._socket)
             self._receive()
-        if self.lost:
+        if not self._frames:
             raise InterpreterUnavailableError("the context died while it was made")
-        frame = self._frames.pop(0)
-        if frame.get("type") != "ready":
-            raise InterpreterUnavailableError(str(frame.get("reason")))
-        self._pid = int(frame["pid"])
+        frame, _ = self._frames.pop(0)
+        if frame.type != "ready":
+            raise InterpreterUnavailableError(str(frame.reason))
+        self._pid = frame.pid
 
     def fileno(self) -> int:
         """Its socket; readable when it has something to say."""
@@ -187,10 +224,11 @@ class Context:
         try:
             data = self._socket.recv(_RECEIVE_BYTES)
             self.lost = not data
-            self._frames += self._reader.feed(data)
+            for body in self._reader.feed(data):
+                self._frames.append((_FRAMES.decode(body), len(body)))
         except BlockingIOError:
             pass
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, RecursionError):
             self.lost = True  # it has died, or user code has written to our socket
 
     async def take(self) -> bool:
@@ -198,9 +236,9 @@ class Context:
         self._receive()
         run = self._run
         while self._frames:
-            frame = self._frames.pop(0)
-            if run is not None and frame.get("id") == str(self._number):
-                await run.note(frame)
+            frame, size_bytes = self._frames.pop(0)
+            if run is not None and frame.id == str(self._number):
+                await run.note(frame, size_bytes)
         return self.lost or (run is not None and run.done is not None)
 
     async def run(
@@ -222,7 +260,7 @@ class Context:
             on_stdout: Called, and awaited if it returns an awaitable, with each piece as it comes.
             on_stderr: Likewise.
             on_result: Likewise, with each result as it is shown.
-            limit_bytes: How much of each output stream is kept.
+            limit_bytes: How much of each output stream is kept, and of all results together.
 
         Returns:
             How it ended. An error of the code is data in it.
@@ -240,7 +278,7 @@ class Context:
             if self.lost:
                 raise SandboxClosedError("the context has ended; create a new one")
             with Capture(limit_bytes, on_stdout, on_stderr) as capture:
-                return await self._execute(code, capture, _Run(on_result), timeout_s)
+                return await self._execute(code, capture, _Run(on_result, limit_bytes), timeout_s)
 
     async def _execute(
         self, code: str, capture: Capture, run: _Run, timeout_s: float
@@ -254,9 +292,7 @@ class Context:
         try:
             with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
                 self._running = scope
-                # Once begun, a frame is sent whole: half of one would end the context.
-                with trio.CancelScope(shield=True):
-                    await self._send(_LENGTH.pack(len(body)) + body, capture.write_fds)
+                await self._send(_LENGTH.pack(len(body)) + body, capture.write_fds)
                 capture.close_write_ends()
                 if not self.lost:
                     await capture.read_until(self)
@@ -286,13 +322,16 @@ class Context:
                     await trio.lowlevel.wait_writable(self._socket)
         except OSError:
             self.lost = True
+        except trio.Cancelled:
+            self.lost = len(view) < len(data)  # what follows half a frame cannot be understood
+            raise
 
     async def _interrupt(self, capture: Capture) -> None:
         """Interrupts the run, and ends the context if it does not give way in time."""
         run = self._run
         assert run is not None
         try:
-            with trio.move_on_after(INTERRUPT_GRACE_S):
+            with trio.move_on_after(0 if self.lost else INTERRUPT_GRACE_S):
                 await self._jail.signal(self._pid, signal.SIGINT, group=True)
                 await capture.read_until(self)
             if run.done is None:
@@ -313,17 +352,16 @@ class Context:
     def _execution(
         self, run: _Run, capture: Capture, *, over: bool, wall_s: float
     ) -> Execution:
-        done = run.done or {}
-        usage: dict[str, int] = done.get("usage") or {}
+        done = run.done
+        usage = done.usage if done is not None else None
         ended: RunEnded
         if not over:
             ended = "killed" if self._killed else "deadline"
-        elif run.done is None:
+        elif done is None:
             ended = "context lost"
         else:
-            ended = "ok" if done.get("status") == "ok" else "error"
+            ended = "ok" if done.status == "ok" else "error"
         source = "getrusage(2) of the context and its children" if usage else "not measured"
-        peak = usage.get("max_rss_bytes")
         return Execution(
             results=run.results,
             stdout=capture.stdout.kept,
@@ -333,12 +371,12 @@ class Context:
             error=run.error,
             ended=ended,
             state_survived=not self.lost,
-            execution_count=done.get("execution_count"),
+            execution_count=done.execution_count if done is not None else None,
             receipt=Receipt(
                 wall_s=wall_s,
-                user_s=usage["user_us"] / 1e6 if usage else None,
-                system_s=usage["system_us"] / 1e6 if usage else None,
-                peak_memory_bytes=peak,
+                user_s=usage.user_us / 1e6 if usage else None,
+                system_s=usage.system_us / 1e6 if usage else None,
+                peak_memory_bytes=usage.max_rss_bytes if usage else None,
                 sources={
                     "wall_s": "CLOCK_MONOTONIC of the control process",
                     "user_s": source,
@@ -348,6 +386,7 @@ class Context:
                     else source,
                 },
             ),
+            results_dropped=run.dropped,
         )
 
     def kill(self) -> None:

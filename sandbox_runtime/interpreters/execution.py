@@ -122,7 +122,8 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     """How a run ended.
 
     Attributes:
-        results: What was shown, in order, and last the value of the last expression.
+        results: What was shown, in order, and last the value of the last expression, up to the
+            limit.
         stdout: What was printed, byte for byte, up to the limit.
         stderr: Likewise.
         stdout_bytes: How much was printed in all.
@@ -133,6 +134,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
             code is interrupted, and they are there; if it does not give way the context is ended.
         execution_count: The number of the run in its context.
         receipt: What it cost.
+        results_dropped: How many results were beyond the limit.
     """
 
     results: list[Result]
@@ -145,6 +147,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     state_survived: bool
     execution_count: int | None
     receipt: Receipt
+    results_dropped: int = 0
 
     @property
     def text(self) -> str | None:
@@ -164,5 +167,9 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def truncated(self) -> bool:
-        """Whether more was printed than is kept."""
-        return len(self.stdout) < self.stdout_bytes or len(self.stderr) < self.stderr_bytes
+        """Whether more was printed or shown than is kept."""
+        return (
+            len(self.stdout) < self.stdout_bytes
+            or len(self.stderr) < self.stderr_bytes
+            or self.results_dropped > 0
+        )

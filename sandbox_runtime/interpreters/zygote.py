@@ -128,12 +128,10 @@ class Zygote:
         keeper: jails.Keeper,
         jail: jails.Jail,
         executor: socket.socket,
-        *,
-        cwd: str,
-        env: Mapping[str, str],
-        prime: bool,
     ) -> None:
         """Forks a context into a jail that was made with its namespaces.
+
+        What is to be its own alone is told to it over its socket, never to the zygote.
 
         Raises:
             InterpreterUnavailableError: The fork failed.
@@ -147,9 +145,6 @@ class Zygote:
             "op": "fork",
             "id": number,
             "plan": base64.b64encode(keeper.enter_plan).decode(),
-            "cwd": cwd,
-            "env": dict(env),
-            "prime": prime,
         }
         fds = [executor.fileno(), pid_namespace, mount_namespace, *keeper.enter_fds]
         try:

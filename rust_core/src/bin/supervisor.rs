@@ -7,6 +7,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // Descriptor 0 is the socket. Nothing of the caller's terminal is kept.
     let take = || {
+        rust_core::sys::reset_signals()?; // whatever the caller ignores, no program inherits it
         let socket = rust_core::sys::inherited(0)?.try_clone()?;
         let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null")?.into();
         let fds = [null.as_fd(), null.as_fd(), null.as_fd(), socket.as_fd()];

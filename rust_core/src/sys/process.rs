@@ -218,16 +218,28 @@ pub fn umask(mask: u32) {
     unsafe { libc::umask(mask) };
 }
 
-/// Every signal to its default action and none blocked, as a program expects at its start.
-pub fn reset_signals() {
+/// Every signal to its default action, as a program expects at its start. Descendants inherit that.
+///
+/// # Errors
+/// What the kernel says.
+pub fn reset_signals() -> io::Result<()> {
     for signal in 1..=64 {
         // SAFETY: SIG_DFL installs no handler; KILL, STOP and glibc's own two are refused.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+    unblock_signals()
+}
+
+/// No signal blocked.
+///
+/// # Errors
+/// What the kernel says.
+pub fn unblock_signals() -> io::Result<()> {
     // SAFETY: an all-zero `sigset_t` is the empty set on Linux.
     let none: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: `none` is valid, the old mask is not asked for.
-    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
+    check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) })
+        .map(drop)
 }
 
 /// Blocks `SIGCHLD` and returns a descriptor that is readable while one is pending

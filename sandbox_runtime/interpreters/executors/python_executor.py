@@ -11,20 +11,19 @@ code, which the jail contains and which can only harm its own context.
 
 SIGINT ends a cell and nothing else. The handler does not trust a flag, which would be set a
 moment too early or too late; it raises only if it finds `Executor._run_cell` among the frames
-below it, whose caller is prepared for it.
+below it, whose caller is prepared for it. One gap is CPython's: a signal that comes between its
+last look and a system call that waits is seen after the wait. Who must be sure sends it again.
 """
 
 from __future__ import annotations
 
 import builtins
-import codecs
 import contextlib
 import ctypes
 import fcntl
 import getpass
 import io
 import json
-import math
 import os
 import resource
 import signal
@@ -34,6 +33,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .python_frames import encode
 from .python_shell import (
     Frame,
     LoopRunner,
@@ -67,14 +67,16 @@ _ALL_SIGNALS = signal.valid_signals()
 _MUTABLE_SIGNALS = sorted(
     {*_ALL_SIGNALS} & {*range(1, 32)} - {signal.SIGKILL, signal.SIGSTOP, signal.SIGINT}
 )
+# The C functions, without the wrappers that turn every number into an enum member.
+_sigmask: Any = getattr(signal.pthread_sigmask, "__wrapped__", signal.pthread_sigmask)
+_getsignal: Any = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
 _LIVE_BUILTINS = vars(builtins)
 _KNOWN_BUILTINS: dict[str, Any] = {}
-_DEEPEST_JSON = 50
 _LOWEST_RECURSION_LIMIT = 1000
 
 # Bound early: user code may replace attributes of `os` (pyfakefs does) while frames must go on.
 _write, _getpid, _dup2, _exit = os.write, os.getpid, os.dup2, os._exit
-_dumps, _loads = json.dumps, json.loads
+_loads = json.loads
 
 
 def prepare_process() -> None:
@@ -208,24 +210,29 @@ class Executor:
 
     def _run_guarded(self, code: str) -> BaseException | None:
         """Runs a cell, returns what it failed with; ends the process if it is a user's fork."""
-        self._attach_state()
+        mask = self._attach_state()
         failure: BaseException | None
         try:
-            failure = self._run_cell(code)
-            if _getpid() != self._pid:
-                self._leave_fork(failure)
-            if failure is not None:
-                # An interrupt within IPython's own code may come out as some other error of it.
-                if self._interrupted and not raised_in_cell(failure):
-                    failure = KeyboardInterrupt()
+            try:
+                failure = self._run_cell(code)
+            finally:
+                _hold_signals()
+        except BaseException as error:  # noqa: BLE001 - from between two of the user's statements
+            _hold_signals()
+            failure = error
+        if _getpid() != self._pid:
+            self._leave_fork(failure)
+        self._detach_state()
+        _sigmask(signal.SIG_SETMASK, mask)
+        if failure is not None:
+            # An interrupt within IPython's own code may come out as some other error of it.
+            if self._interrupted and not raised_in_cell(failure):
+                failure = KeyboardInterrupt()
+            try:
                 self._describe_interruptibly(failure)
-            self._detach_state()
-        except BaseException as error:  # noqa: BLE001 - from between two statements
-            if _getpid() != self._pid:
-                self._leave_fork(error)
-            failure = KeyboardInterrupt() if self._interrupted else error
-            self._description = None
-            self._detach_state()
+            except KeyboardInterrupt as interrupt:
+                self._description = None
+                failure = interrupt
         return failure
 
     def _run_cell(self, code: str) -> BaseException | None:
@@ -261,8 +268,8 @@ class Executor:
 
     # --- what a cell may have changed --------------------------------------------------------
 
-    def _attach_state(self) -> None:
-        """Gives a cell what every cell starts with, and its own signal handlers back."""
+    def _attach_state(self) -> set[int]:
+        """Gives a cell what every cell starts with; returns the signal mask to come back to."""
         self._description = None
         self._interrupted = False
         self._shell.begin_cell()
@@ -273,31 +280,26 @@ class Executor:
         self._streams = (streams[0], streams[1], streams[2])
         sys.stdin, sys.stdout, sys.stderr = self._streams
         signal.signal(signal.SIGINT, self._on_sigint)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        _sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        mask: set[int] = _sigmask(signal.SIG_BLOCK, ())
+        return mask
 
     def _detach_state(self) -> None:
-        """Takes back what the loop needs; a handler of the user's may raise on the way."""
+        """Takes back what the loop needs. Signals are held, so that nothing interferes."""
         # Needs no builtin itself, for the cell may have deleted any. And only if the number is
         # not the same: looking at each would make a private copy of all their pages.
         if _LIVE_BUILTINS.__len__() != _KNOWN_BUILTINS.__len__():
             _LIVE_BUILTINS.update({**_KNOWN_BUILTINS, **_LIVE_BUILTINS})
-        while True:
-            try:
-                sys.settrace(None)
-                sys.setprofile(None)
-                if sys.getrecursionlimit() < _LOWEST_RECURSION_LIMIT:
-                    sys.setrecursionlimit(_LOWEST_RECURSION_LIMIT)
-                sys.stdin, sys.stdout, sys.stderr = self._streams
-                # A timer set by the cell must not raise in the middle of a frame.
-                for signum in _MUTABLE_SIGNALS:
-                    handler = signal.getsignal(signum)
-                    if callable(handler) and handler is not _ignore_signal:
-                        self._muted[signum] = handler
-                        signal.signal(signum, _ignore_signal)
-                signal.signal(signal.SIGINT, self._on_sigint)
-            except BaseException:  # noqa: BLE001, S112
-                continue
-            return
+        if sys.getrecursionlimit() < _LOWEST_RECURSION_LIMIT:
+            sys.setrecursionlimit(_LOWEST_RECURSION_LIMIT)
+        sys.stdin, sys.stdout, sys.stderr = self._streams
+        # A timer set by the cell must not raise in the middle of a frame.
+        for signum in _MUTABLE_SIGNALS:
+            handler = _getsignal(signum)
+            if callable(handler) and handler is not _ignore_signal:
+                self._muted[signum] = handler
+                signal.signal(signum, _ignore_signal)
+        signal.signal(signal.SIGINT, self._on_sigint)
 
     def _detach_output(self) -> None:
         """Flushes what C code has buffered and points 1 and 2 at `/dev/null`."""
@@ -328,13 +330,13 @@ class Executor:
             # With signals blocked one write takes the frame whole: an interrupt or a timer of
             # the user's raises before a frame or after it, never inside.
             # The first call changes nothing: each of them may raise for a signal just before it.
-            previous = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            previous = _sigmask(signal.SIG_BLOCK, ())
             try:
-                signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+                _sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
                 while data:
                     data = data[_write(self._sock.fileno(), data) :]
             finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+                _sigmask(signal.SIG_SETMASK, previous)
 
     def _receive(self) -> tuple[Frame, list[int]] | None:
         """Waits for a frame and the descriptors that ride on its first byte; None at EOF."""
@@ -378,6 +380,23 @@ def _close(fds: list[int]) -> None:
         os.close(fd)
 
 
+def _hold_signals() -> None:
+    """Blocks all signals and ends tracing; what the user's handlers raise meanwhile is dropped.
+
+    The kernel blocks before Python calls the handlers of what has already come, so that nothing
+    comes after this, whether or not the call has raised.
+    """
+    try:  # noqa: SIM105 - `suppress` would be Python code, in which more may happen
+        _sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+    except BaseException:  # noqa: BLE001, S110
+        pass
+    try:
+        sys.settrace(None)
+        sys.setprofile(None)
+    except BaseException:  # noqa: BLE001 - a profiler has objected to this very call
+        sys.setprofile(None)
+
+
 def _ignore_signal(*_: object) -> None:
     """Stands in for a handler of the user's while none of the user's code runs.
 
@@ -413,47 +432,6 @@ def _usage_since(before: tuple[float, float]) -> dict[str, int]:
         "system_us": round((system_s - before[1]) * 1e6),
         "max_rss_bytes": peak_kib * 1024,
     }
-
-
-# --- JSON that every decoder takes -----------------------------------------------------------
-
-
-def encode(frame: Frame) -> bytes:
-    """Returns a frame as strict JSON: no NaN, no lone surrogates, nothing that is no data."""
-    try:
-        text = _dumps(frame, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        text = _dumps(_plain(frame, 0), ensure_ascii=False)
-    return text.encode("utf-8", "json-surrogates")
-
-
-def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911 - one per kind of value
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if depth < _DEEPEST_JSON:
-        if isinstance(value, dict):
-            return {str(key): _plain(item, depth + 1) for key, item in value.items()}
-        if isinstance(value, (list, tuple, set, frozenset)):
-            return [_plain(item, depth + 1) for item in value]
-        if callable(to_list := getattr(value, "tolist", None)):  # numpy, pandas
-            return _plain(to_list(), depth + 1)
-    return str(value)
-
-
-def _escape_surrogates(error: UnicodeError) -> tuple[str, int]:
-    # Two backslashes: the decoder shall see the text `\udc80`, as on stdout, and not half a
-    # character.
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    lost = error.object[error.start : error.end]
-    return "".join(f"\\\\u{ord(character):04x}" for character in lost), error.end
-
-
-codecs.register_error("json-surrogates", _escape_surrogates)
 
 
 # --- rehearsal -----------------------------------------------------------------------------

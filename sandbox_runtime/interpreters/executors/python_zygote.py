@@ -5,13 +5,15 @@ empty environment; descriptor 3 is a SOCK_SEQPACKET socket to the control proces
 
     → {"op": "preload", "modules": ["numpy", "pandas", "matplotlib"]}   once, and first
     ← {"op": "ready", "python", "preloaded", "missing"}, or {"op": "failed", "reason"}
-    → {"op": "fork", "id", "plan", "cwd", "env", "prime"?} + [executor socket, pid ns, …]
+    → {"op": "fork", "id", "plan"} + [executor socket, pid ns, …]
     ← {"op": "forked", "id", "pid"}, or {"op": "failed", "id", "reason", "errno"}
     ← {"op": "exited", "id", "status", "user_us", "system_us", "max_rss_bytes"}
 
 A child that cannot be confined says so on its executor socket, as {"type": "failed", "reason",
-"errno"}, and ends with status 1. With "prime" it runs a cell before it says it is ready: a
-context that waits in a pool then answers three times as fast and holds 3 MB more.
+"errno"}, and ends with status 1. Once confined it reads its first frame there, {"cwd", "env",
+"prime"?}: what is one context's own never passes through the zygote, whose memory all later
+contexts get a copy of. With "prime" it runs a cell before it says it is ready: a context that
+waits in a pool then answers three times as fast and holds 3 MB more.
 
 Theory of operation. A child has to be born inside the jail's PID namespace, so the zygote
 joins that namespace *for its children*, forks, and joins its own again; only a process with one
@@ -198,7 +200,7 @@ class Zygote:
     def _fork(self, request: dict[str, Any], fds: list[int]) -> None:
         try:
             plan = base64.b64decode(request["plan"])
-            pid = self._fork_into(fds[1], request, plan, fds)
+            pid = self._fork_into(fds[1], plan, fds)
         except (OSError, ValueError, LookupError) as error:
             errno = error.errno if isinstance(error, OSError) else None
             self._send(op="failed", id=request.get("id"), reason=str(error), errno=errno)
@@ -209,13 +211,13 @@ class Zygote:
             for fd in fds:
                 os.close(fd)
 
-    def _fork_into(self, pid_ns: int, request: dict[str, Any], plan: bytes, fds: list[int]) -> int:
+    def _fork_into(self, pid_ns: int, plan: bytes, fds: list[int]) -> int:
         self._native.join_pid_namespace(pid_ns)
         pid = -1
         try:
             pid = os.fork()
             if pid == 0:
-                self._become_context(request, plan, fds)
+                self._become_context(plan, fds)
         finally:
             if pid != 0:
                 self._rejoin(pid)
@@ -231,7 +233,7 @@ class Zygote:
             self._send(op="failed", reason=f"no way back to the own PID namespace: {error}")
             os._exit(1)
 
-    def _become_context(self, request: dict[str, Any], plan: bytes, fds: list[int]) -> NoReturn:
+    def _become_context(self, plan: bytes, fds: list[int]) -> NoReturn:
         """Goes on as the executor of a context; from `enter_jail` on, as untrusted code."""
         status = 1
         executor_socket = socket.socket(fileno=fds[0])
@@ -241,6 +243,8 @@ class Zygote:
             for own in (self._sock, self._wakeup, self._wakeup_writer):
                 own.close()
             self._native.enter_jail(plan, tuple(fds[2:]), fds[0])
+            size = int.from_bytes(_receive_exactly(executor_socket, 4), "big")
+            request = json.loads(_receive_exactly(executor_socket, size))
             os.chdir(request["cwd"])
             for name in list(os.environ):
                 del os.environ[name]
@@ -272,9 +276,12 @@ class Zygote:
             if pid == 0:
                 return
             code = os.waitstatus_to_exitcode(status)
+            number = self._ids.pop(pid, None)
+            if number is None:
+                continue  # a context's clone(CLONE_PARENT), where no filter refuses that
             self._send(
                 op="exited",
-                id=self._ids.pop(pid),
+                id=number,
                 status={"exit": code} if code >= 0 else {"signal": -code},
                 user_us=round(usage.ru_utime * 1e6),
                 system_us=round(usage.ru_stime * 1e6),
@@ -297,6 +304,16 @@ class Zygote:
         for _level, _type, content in ancillary:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
         return json.loads(data), list(fds)
+
+
+def _receive_exactly(sock: socket.socket, size: int) -> bytes:
+    """Reads no byte more: descriptors ride on the first byte of the frame that follows."""
+    data = b""
+    while len(data) < size:
+        if not (piece := sock.recv(size - len(data))):
+            raise EOFError("the control process has given up this context")
+        data += piece
+    return data
 
 
 def _user_site(home: str) -> list[str]:

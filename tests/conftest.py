@@ -1,0 +1,41 @@
+"""Fixtures that several files use: a runtime, a sandbox in it, a session in that.
+
+Each test has its own: a runtime starts in about 15 ms, a sandbox in 4 ms. Tests of hypothesis
+open theirs for each example.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+
+from sandbox_runtime import Runtime, Sandbox, Session, open_runtime, open_sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+# An example takes as long as the machine is busy. No database: root and users share this directory.
+settings.register_profile("real", deadline=None, database=None)
+settings.load_profile("real")
+
+
+@pytest.fixture
+async def runtime() -> AsyncIterator[Runtime]:
+    """A runtime that ends with the test."""
+    async with open_runtime() as runtime:
+        yield runtime
+
+
+@pytest.fixture
+async def sandbox(runtime: Runtime) -> AsyncIterator[Sandbox]:
+    """A sandbox with the usual limits."""
+    async with open_sandbox(runtime=runtime) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+async def session(sandbox: Sandbox) -> Session:
+    """A session of that sandbox."""
+    return await sandbox.create_session()
