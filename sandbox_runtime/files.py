@@ -149,28 +149,31 @@ class Files:
         if jail is not None:
             await jail.aclose()
 
+    async def _settle(self, channel: jails.Channel[_Reply]) -> None:
+        """Takes the answer that nobody waits for any more; a service that has none is replaced.
+
+        A file that was being written is removed before that answer, as its pipe ends too early.
+        """
+        with (
+            trio.move_on_after(BREAK_GRACE_S),
+            contextlib.suppress(SandboxLostError, SandboxClosedError),
+        ):
+            _, received = await channel.receive()
+            jails.close_all(received)
+            return
+        await self._drop()
+
     async def _ask(
         self, path: str, request: msgspec.Struct, fds: Sequence[int] = ()
     ) -> tuple[_Reply, list[int]]:
-        """One question, one answer. Who is cancelled in between still waits for it, or a new
-        service is started: what was being written is removed, as its pipe ends too early.
-        """
+        """One question, one answer."""
         channel = await self._open()
         try:
             await channel.send(request, fds)
-            try:
-                reply, received = await channel.receive()
-            except trio.Cancelled:
-                with trio.CancelScope(shield=True):
-                    with trio.fail_after(BREAK_GRACE_S):
-                        _, received = await channel.receive()
-                    jails.close_all(received)
-                raise
-        except trio.Cancelled:
-            raise
+            reply, received = await channel.receive()
         except BaseException:
             with trio.CancelScope(shield=True):
-                await self._drop()
+                await self._settle(channel)
             raise
         if isinstance(reply, _Refused):
             raise FileAccessError(path, reply.errno, reply.detail)

@@ -155,19 +155,10 @@ class Sweep(_Message, frozen=True, kw_only=True, tag="sweep"):
 
 
 class InitReady(_Message, frozen=True, kw_only=True, tag="ready"):
-    """From an init: the jail is there."""
+    """From an init: the jail is there, and its program runs, or does not."""
 
-
-class Spawned(_Message, frozen=True, kw_only=True, tag="spawned"):
-    """From an init: the program runs."""
-
-    pid: int
-
-
-class SpawnFailed(_Message, frozen=True, kw_only=True, tag="spawn_failed"):
-    """From an init: it does not."""
-
-    failure: Failure
+    pid: int | None
+    failure: Failure | None
 
 
 class Exited(_Message, frozen=True, kw_only=True, tag="exited"):
@@ -189,7 +180,7 @@ class Swept(_Message, frozen=True, kw_only=True, tag="swept"):
 
 SupervisorReply = Started | Failed | SandboxEnded
 KeeperReply = KeeperReady | Failed
-InitReply = InitReady | Failed | Spawned | SpawnFailed | Exited | Swept
+InitReply = InitReady | Failed | Exited | Swept
 
 ReplyT = TypeVar("ReplyT")
 
@@ -463,7 +454,7 @@ class Keeper:
     ) -> Jail:
         """Asks for a jail; returns before it is there, see `Jail.wait_started`."""
         ours, theirs = packet_pair()
-        jail = Jail(Channel(ours, InitReply))
+        jail = Jail(Channel(ours, InitReply), namespaces=namespaces)
         try:
             with theirs:
                 request = CreateJail(program=program, namespaces=namespaces)
@@ -489,8 +480,9 @@ class Jail:
     and looks whether it was what it waits for.
     """
 
-    def __init__(self, channel: Channel[InitReply]) -> None:
+    def __init__(self, channel: Channel[InitReply], *, namespaces: bool) -> None:
         self._channel = channel
+        self._own_fds = 3 if namespaces else 1
         self._receiving = trio.Lock()
         self._fds: list[int] = []
         self._lost: SandboxLostError | None = None
@@ -522,12 +514,9 @@ class Jail:
 
     def _note(self, reply: InitReply, fds: list[int]) -> None:
         match reply:
-            case InitReady():
-                self._fds = fds
-            case Spawned(pid=pid):
+            case InitReady(pid=pid, failure=failure):
+                self._fds, self.children_fds = fds[: self._own_fds], fds[self._own_fds :]
                 self.pid = pid
-                self.children_fds = fds
-            case SpawnFailed(failure=failure):
                 self._spawn_failure = failure
             case Exited():
                 self.exited = reply

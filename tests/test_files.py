@@ -94,8 +94,8 @@ async def test_a_write_makes_the_directories_above(sandbox: Sandbox) -> None:
 
 async def test_removing(sandbox: Sandbox) -> None:
     """A file, a link and not its target, an empty directory; a full one only when asked."""
-    await sandbox.exec("mkdir -p d/e full/x; touch f t full/x/y; ln -s t link; ln -s /tmp full/out")
-    await sandbox.exec("touch /tmp/stays")
+    await sandbox.exec("mkdir -p d/e full/x; touch f t full/x/y; ln -s t link; ln -s /tmp/t full/out")
+    await sandbox.exec("mkdir /tmp/t; touch /tmp/t/stays")
     for path in ["f", "link", "d/e"]:
         await sandbox.files.remove(path)
     with pytest.raises(FileAccessError) as caught:
@@ -105,7 +105,7 @@ async def test_removing(sandbox: Sandbox) -> None:
     with pytest.raises(FileAccessError) as missing:
         await sandbox.files.remove("f")
     assert missing.value.errno == errno.ENOENT
-    assert (await sandbox.exec("ls . d /tmp")).text == ".:\nd\nt\n\n/tmp:\nstays\n\nd:\n"
+    assert (await sandbox.exec("ls . d /tmp/t")).text == ".:\nd\nt\n\n/tmp/t:\nstays\n\nd:\n"
 
 
 async def test_modes(sandbox: Sandbox) -> None:
@@ -116,7 +116,7 @@ async def test_modes(sandbox: Sandbox) -> None:
     await sandbox.files.write("old", b"2", mode=0o777)
     modes = await sandbox.exec("stat -c %a new plain old; stat -c %U new")
     assert modes.text == "751\n644\n600\nsandbox\n"
-    for mode in [-1, 0o10000]:
+    for mode in [-1, 0o4755, 0o10000]:
         with pytest.raises(InvalidArgumentError, match="mode"):
             await sandbox.files.write("new", b"", mode=mode)
 
@@ -182,7 +182,6 @@ async def test_what_is_no_regular_file_is_refused_at_once(sandbox: Sandbox, kind
         ("/new", errno.ENOENT, errno.EROFS),
         ("loop", errno.ELOOP, errno.ELOOP),
         ("x" * 300, errno.ENAMETOOLONG, errno.ENAMETOOLONG),
-        ("/proc/sys/kernel/core_pattern", None, errno.EACCES),
     ],
 )
 async def test_a_refusal_has_its_number(
@@ -238,8 +237,8 @@ async def test_a_reader_sees_the_old_or_the_new(sandbox: Sandbox) -> None:
     await sandbox.files.write("file", b"a" * size)
     await sandbox.exec("mkfifo started")
     watch = (
-        "echo > started; while [ ! -e stop ]; do"
-        " x=$(cat file) || echo gone; echo ${#x} ${x//[ab]/}; [[ $x =~ ab|ba ]] && echo mixed; done"
+        "echo > started; while :; do x=$(cat file) || echo gone; echo ${#x} $(tr -s ab <<< $x);"
+        " [ -e stop ] && break; done"
         " | sort -u"
     )
     session = await sandbox.create_session()
@@ -254,7 +253,9 @@ async def test_a_reader_sees_the_old_or_the_new(sandbox: Sandbox) -> None:
         for number in range(60):
             await sandbox.files.write("file", (b"b" if number % 2 else b"a") * size)
         await sandbox.files.write("stop", b"")
-    assert results[0].text == f"{size} \n"
+    seen = set(results[0].text.splitlines())
+    assert seen
+    assert seen <= {f"{size} a", f"{size} b"}
 
 
 async def test_names_may_hold_any_bytes(sandbox: Sandbox) -> None:
@@ -368,7 +369,7 @@ async def test_a_closed_sandbox_refuses_every_call() -> None:
 
 async def test_more_entries_than_agreed_are_an_error(sandbox: Sandbox) -> None:
     """Not a part of them."""
-    await sandbox.exec("mkdir many; cd many; seq 100001 | xargs touch", deadline_s=50)
+    await sandbox.exec("mkdir many; (cd many; seq 100001 | xargs touch)", deadline_s=50)
     with pytest.raises(FileAccessError) as caught:
         await sandbox.files.list("many")
     assert caught.value.errno == errno.E2BIG

@@ -90,7 +90,7 @@ impl Sandbox {
         self.keeper.send(&request, &[theirs.as_fd()])?;
         let init = Channel::new(ours);
         match init.receive()? {
-            Some((InitReply::Ready {}, _)) => Ok(LiveJail { init, sandbox: self }),
+            Some((InitReply::Ready { .. }, _)) => Ok(LiveJail { init, sandbox: self }),
             other => Err(format!("no jail: {other:?}").into()),
         }
     }
@@ -108,8 +108,7 @@ impl Sandbox {
         let mut jail = None;
         loop {
             match init.receive()?.ok_or("the jail died")? {
-                (InitReply::Ready {}, fds) => jail = fds.into_iter().next(),
-                (InitReply::Spawned { .. }, _) => {}
+                (InitReply::Ready { failure: None, .. }, fds) => jail = fds.into_iter().next(),
                 (InitReply::Exited { exit: Some(0), .. }, _) => break,
                 (other, _) => return Err(format!("{other:?}").into()),
             }

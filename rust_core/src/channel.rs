@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn bytes_behind_a_value_are_refused() {
-        let mut bytes = encode(&InitReply::Ready {}).expect("encodes");
+        let mut bytes = encode(&InitReply::Ready { pid: None, failure: None }).expect("encodes");
         bytes.push(0);
         assert!(decode::<InitReply>(&bytes).is_err());
     }

@@ -20,6 +20,7 @@ use crate::sys;
 /// Serves until the socket closes; returns the exit status.
 pub fn run(socket: OwnedFd) -> i32 {
     sys::set_name(c"sbx-files");
+    sys::ignore_signal(libc::SIGXFSZ); // the write fails instead, and that is an answer
     let channel: Channel<FilesRequest, FilesReply> = Channel::new(socket);
     loop {
         let (request, fds) = match channel.receive() {

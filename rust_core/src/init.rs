@@ -54,10 +54,7 @@ pub fn run(
         // The program first: it is already running while the rest is told.
         let started = program.map(|program| (start(&program, &fds, prepared), program));
         drop(fds);
-        init.report_ready(namespaces)?;
-        if let Some((started, program)) = started {
-            init.report_started(started, &program)?;
-        }
+        init.report_ready(namespaces, started)?;
         init.serve(&children)
     });
     if let Err(failure) = result {
@@ -81,7 +78,11 @@ impl Init<'_> {
         sys::child_signals().at(Step::OpenDescriptor, "signalfd")
     }
 
-    fn report_ready(&self, namespaces: bool) -> Result<()> {
+    fn report_ready(
+        &mut self,
+        namespaces: bool,
+        started: Option<(Result<i32>, Program)>,
+    ) -> Result<()> {
         let pidfd = sys::pidfd_open(sys::pid()).at(Step::OpenDescriptor, "pidfd")?;
         let mut carried = vec![pidfd];
         if namespaces {
@@ -90,8 +91,30 @@ impl Init<'_> {
                 carried.push(fs::File::open(&path).at(Step::OpenDescriptor, path)?.into());
             }
         }
+        let (mut pid, mut failure) = (None, None);
+        match started {
+            Some((Ok(number), program)) => {
+                carried.extend(self.adopt(number, &program));
+                pid = Some(number);
+            }
+            Some((Err(reason), _)) => failure = Some(reason),
+            None => {}
+        }
         let carried: Vec<_> = carried.iter().map(AsFd::as_fd).collect();
-        self.socket.send(&InitReply::Ready {}, &carried)
+        self.socket.send(&InitReply::Ready { pid, failure }, &carried)
+    }
+
+    /// Takes note of a program that runs; returns its `children` files if they were asked for.
+    fn adopt(&mut self, pid: i32, program: &Program) -> Vec<OwnedFd> {
+        self.spawned.insert(pid);
+        if !matches!(program, Program::Execute { watch_children: true, .. }) {
+            return Vec::new();
+        }
+        [1, pid]
+            .into_iter()
+            .filter_map(|pid| fs::File::open(format!("/proc/{pid}/task/{pid}/children")).ok())
+            .map(OwnedFd::from)
+            .collect()
     }
 
     fn serve(&mut self, children: &OwnedFd) -> Result<()> {
@@ -146,16 +169,7 @@ impl Init<'_> {
     fn report_started(&mut self, started: Result<i32>, program: &Program) -> Result<()> {
         match started {
             Ok(pid) => {
-                self.spawned.insert(pid);
-                let mut watched = Vec::new();
-                if let Program::Execute { watch_children: true, .. } = program {
-                    for pid in [1, pid] {
-                        let path = format!("/proc/{pid}/task/{pid}/children");
-                        if let Ok(file) = fs::File::open(path) {
-                            watched.push(OwnedFd::from(file));
-                        }
-                    }
-                }
+                let watched = self.adopt(pid, program);
                 let watched: Vec<_> = watched.iter().map(AsFd::as_fd).collect();
                 self.socket.send(&InitReply::Spawned { pid }, &watched)
             }

@@ -140,9 +140,9 @@ fn why_no_findings(socket: &OwnedFd) -> Failure {
     let Ok(copy) = socket.try_clone() else { return unknown };
     let replies: Channel<crate::spec::InitReply, crate::spec::InitRequest> = Channel::new(copy);
     while let Ok([true]) = sys::wait_readable([replies.as_fd()], Some(std::time::Duration::ZERO)) {
-        use crate::spec::InitReply::{Failed, SpawnFailed};
+        use crate::spec::InitReply::{Failed, Ready};
         match replies.receive() {
-            Ok(Some((Failed { failure } | SpawnFailed { failure }, _))) => return failure,
+            Ok(Some((Failed { failure } | Ready { failure: Some(failure), .. }, _))) => return failure,
             Ok(Some(_)) => {}
             _ => break,
         }

@@ -45,6 +45,7 @@ fn start_supervisor(py: Python<'_>) -> PyResult<(u32, i32)> {
             .arg0("sandbox-supervisor")
             .env_clear()
             .current_dir("/")
+            .process_group(0) // ^C is the control process's, which ends what is below in order
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::null())

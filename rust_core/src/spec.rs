@@ -203,8 +203,14 @@ pub enum InitRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum InitReply {
-    /// The jail is there. Carries its pidfd, then its PID and mount namespace if asked for.
-    Ready {},
+    /// The jail is there. Carries its pidfd, then its PID and mount namespace if asked for, then
+    /// what [`InitReply::Spawned`] would carry. One message for all, since each wakes its reader.
+    Ready {
+        /// Its program's number in the jail, if it was to start one and could.
+        pid: Option<i32>,
+        /// Why it could not.
+        failure: Option<Failure>,
+    },
     /// It could not be made, and is gone.
     Failed {
         /// Why.

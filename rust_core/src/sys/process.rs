@@ -230,6 +230,12 @@ pub fn reset_signals() -> io::Result<()> {
     unblock_signals()
 }
 
+/// This process and its later children do not notice `signal`.
+pub fn ignore_signal(signal: i32) {
+    // SAFETY: SIG_IGN installs no handler.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
 /// No signal blocked.
 ///
 /// # Errors

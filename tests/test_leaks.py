@@ -1,0 +1,234 @@
+"""Nothing stays: neither after a thousand sandboxes nor after the death of the control process."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from sandbox_runtime import Runtime, Sandbox, open_runtime, open_sandbox
+
+CONTROL = """
+import trio
+from sandbox_runtime import open_runtime, open_sandbox
+
+async def main():
+    async with open_runtime() as runtime:
+        async with open_sandbox(runtime=runtime) as one, open_sandbox(runtime=runtime) as two:
+            await two.run_code("x = 1")
+            await one.files.write("file", b"")
+            async with trio.open_nursery() as nursery:
+                up = trio.Event()
+                await one.exec("(setsid sleep 1000 &); (trap '' TERM; sleep 1000) &")
+                await two.start_process("(setsid sleep 1000 &); sleep 1000")
+                text = "echo up; trap '' TERM HUP INT; sleep 1000"
+                nursery.start_soon(lambda: one.exec(text, on_stdout=lambda _: up.set()))
+                nursery.start_soon(lambda: two.run_code("import time; time.sleep(1000)"))
+                await up.wait()
+                print("up", flush=True)
+                await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes below one, as this machine sees them."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = entry.read_text(errors="replace")
+        except OSError:
+            continue  # it ended meanwhile
+        parents[int(entry.parent.name)] = int(text.rpartition(") ")[2].split()[1])
+    found = [pid]
+    for above in found:
+        found.extend(child for child, parent in parents.items() if parent == above)
+    return found[1:]
+
+
+def groups_of(launcher_pid: int) -> list[str]:
+    """The control groups of one runtime."""
+    name = f"sandbox-runtime-{launcher_pid}"
+    return sorted(
+        str(Path(directory, below))
+        for top, directories, _ in os.walk("/sys/fs/cgroup")
+        if name in directories
+        for directory, belows, _ in os.walk(Path(top, name))
+        for below in (".", *belows)
+    )
+
+
+def descriptors() -> Counter[str]:
+    """What this process has open, by kind."""
+    found: Counter[str] = Counter()
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found[entry.readlink().as_posix().partition(":[")[0]] += 1
+        except OSError:
+            continue  # that of this listing
+    return found
+
+
+class Traces:
+    """What a runtime leaves in this process and on this machine."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        launcher = runtime.supervisor._launcher_pid
+        self.descriptors = descriptors()
+        self.processes = children_of(os.getpid())
+        self.mounts = Path("/proc/self/mountinfo").read_text()
+        self.groups = groups_of(launcher)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Traces) and vars(self) == vars(other)
+
+    def __repr__(self) -> str:
+        return repr(vars(self))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.timeout(240)
+async def test_a_thousand_sandboxes_leave_nothing(
+    runtime: Runtime, record_property: pytest.FixtureRequest
+) -> None:
+    """Descriptors, processes, mounts and control groups are as they were before the first."""
+    async with open_sandbox(runtime=runtime) as sandbox:
+        await sandbox.exec("true")  # what the first one alone loads is no leak
+    before = Traces(runtime)
+    started_s = time.monotonic()
+    for number in range(1000):
+        async with open_sandbox(runtime=runtime) as sandbox:
+            if number % 10 == 0:
+                assert (await sandbox.exec("sleep 1000 & echo ok")).text == "ok\n"
+    rate = 1000 / (time.monotonic() - started_s)
+    print(f"\n{rate:.0f} sandboxes a second, every tenth with a command")  # noqa: T201
+    record_property("sandboxes_per_second", rate)  # type: ignore[operator]
+    assert Traces(runtime) == before
+
+
+@pytest.mark.timeout(120)
+async def test_sessions_and_processes_leave_nothing(runtime: Runtime, sandbox: Sandbox) -> None:
+    """200 of each in one sandbox, ended in every way."""
+    await sandbox.exec("true")
+    await sandbox.run_process("true")
+    await sandbox.files.write("file", b"")
+    before = Traces(runtime)
+    for number in range(200):
+        session = await sandbox.create_session()
+        await session.exec(["true", "exit 3", "sleep 1000 &", "kill -9 $$"][number % 4])
+        await session.aclose()
+        await sandbox.run_process("(setsid sleep 1000 &); echo x")
+        if number % 20 == 0:
+            process = await sandbox.start_process("sleep 1000")
+            await process.kill()
+            await sandbox.run_process("sleep 1000", deadline_s=0.01)
+            await sandbox.files.write("file", b"x" * 100_000)
+            await sandbox.files.read("file")
+    assert Traces(runtime) == before
+
+
+async def test_refused_calls_leave_nothing(runtime: Runtime, sandbox: Sandbox) -> None:
+    """An error is cleaned up after as a success is."""
+    await sandbox.exec("true")
+    await sandbox.files.write("file", b"")
+    before = Traces(runtime)
+    for _ in range(30):
+        for attempt in (
+            sandbox.exec("true", cwd="/missing"),
+            sandbox.exec("true", env={"UID": "1"}),
+            sandbox.exec("true", limit_bytes=-1),
+            sandbox.exec("true", stdin="text"),  # type: ignore[arg-type]
+            sandbox.run_process(["missing"]),
+            sandbox.run_process(["true"], cwd="/missing"),
+            sandbox.run_process(["true"], limit_bytes=-1),
+            sandbox.run_process(["true"], stdin="text"),  # type: ignore[arg-type]
+            sandbox.create_session(cwd="/missing"),
+            sandbox.create_session(env={"PATH": "/missing"}),
+            sandbox.files.read("missing"),
+            sandbox.files.write("/usr/file", b"x" * 200_000),
+        ):
+            with pytest.raises(Exception, match="."):
+                await attempt
+    assert Traces(runtime) == before
+
+
+async def test_cancelled_calls_leave_nothing(runtime: Runtime, sandbox: Sandbox) -> None:
+    """At whatever moment they were cancelled."""
+    await sandbox.exec("true")
+    await sandbox.files.write("file", b"")
+    before = Traces(runtime)
+    for step in range(60):
+        for attempt in (
+            lambda: sandbox.exec("cat > /dev/null; sleep 1000", stdin=b"x" * 100_000),
+            lambda: sandbox.run_process("sleep 1000"),
+            lambda: sandbox.files.write("file", b"x" * 1_000_000),
+            lambda: open_and_close(runtime),
+        ):
+            with trio.move_on_after(step / 5000):
+                await attempt()
+    await sandbox.exec("true")  # a shell that a cancelled call had cost is there again
+    await sandbox.files.read("file")
+    await trio.testing.wait_all_tasks_blocked()
+    assert Traces(runtime) == before
+
+
+async def open_and_close(runtime: Runtime) -> None:
+    """A sandbox that is waited in for ever."""
+    async with open_sandbox(runtime=runtime) as sandbox:
+        await sandbox.exec("sleep 1000")
+
+
+async def test_a_runtime_leaves_nothing() -> None:
+    """Neither in this process nor on this machine, once its block is over."""
+    async with open_runtime() as runtime:
+        pass
+    before = descriptors()
+    for _ in range(20):
+        async with open_runtime() as runtime:
+            async with open_sandbox(runtime=runtime) as sandbox:
+                await sandbox.exec("sleep 1000 &")
+            launcher = runtime.supervisor._launcher_pid
+            assert launcher in children_of(os.getpid())
+        assert launcher not in children_of(os.getpid())
+        assert groups_of(launcher) == []
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("victim", ["control process", "launcher"])
+def test_a_sudden_death_takes_everything_with_it(victim: str) -> None:
+    """SIGKILL of the control process or the launcher: no process of any sandbox survives."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CONTROL], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as control:
+        assert control.stdout is not None
+        assert control.stdout.readline() == b"up\n"
+        below = children_of(control.pid)
+        launcher = below[0]
+        assert len(below) > 15  # launcher, supervisor, zygote, keepers, inits, programs
+        pidfds = [os.pidfd_open(pid) for pid in below]
+        try:
+            os.kill(control.pid if victim == "control process" else launcher, signal.SIGKILL)
+            deadline_s = time.monotonic() + 30
+            for pidfd in pidfds:
+                poll = select.poll()
+                poll.register(pidfd, select.POLLIN)
+                assert poll.poll(max(0, 1000 * (deadline_s - time.monotonic())))
+        finally:
+            for pidfd in pidfds:
+                os.close(pidfd)
+            control.kill()
+    if victim == "control process":
+        assert groups_of(launcher) == []
+    for group in reversed(groups_of(launcher)):
+        Path(group).rmdir()  # nobody was left to do it, and they are empty
