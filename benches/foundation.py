@@ -14,13 +14,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import trio
 
-from sandbox_runtime import Runtime, Sandbox, open_runtime, open_sandbox
+from sandbox_runtime import Context, Runtime, Sandbox, open_runtime, open_sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 ROOT = Path(__file__).parent.parent
 MB = 1_000_000
@@ -140,7 +142,7 @@ async def contexts(runtime: Runtime, rounds: int) -> dict[str, float]:
         assert execution.text == "2", execution
         opened.append(context)
 
-    opened: list[Any] = []
+    opened: list[Context] = []
     async with (
         open_sandbox(runtime=runtime, python_pool=1) as pooled,
         open_sandbox(runtime=runtime, python_pool=0) as empty,

@@ -30,7 +30,8 @@ fn main() {
         println!("cargo::warning=no static libc found: jails will cost a little more");
         assert!(build(&manifest, &directory, &target, &supervisor, ""), "see above");
     }
-    assert!(build(&manifest, &directory, &target, &["-p", "sandbox_shell_builtin"], ""), "see above");
+    let builtin = ["-p", "sandbox_shell_builtin"];
+    assert!(build(&manifest, &directory, &target, &builtin, ""), "see above");
     let supervisor = built.join("sandbox-supervisor");
     let builtin = built.join("libsandbox_shell_builtin.so");
     println!("cargo::rustc-env=SANDBOX_SUPERVISOR={}", supervisor.display());

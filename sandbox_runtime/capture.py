@@ -16,7 +16,7 @@ import inspect
 import os
 import select
 import termios
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import trio
 
@@ -145,7 +145,7 @@ class Capture:
             self.stdout.close()
             raise
 
-    def __enter__(self) -> Capture:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -184,7 +184,7 @@ class Capture:
             stream.close()
 
     async def read_until(self, end: EndSignal | None) -> None:
-        """Reads until `end` says that the command is over; None: until both streams are at their end.
+        """Reads until `end` says that the command is over; None: until both streams have ended.
 
         Cancellation: nothing that was read is lost, and it can be called again.
         """

@@ -391,11 +391,17 @@ async def _server() -> AsyncIterator[tuple[int, bytes, Callable[[], int]]]:
         async with stream:
             await stream.send_all(greeting)
 
+    error: Exception | None = None
     async with trio.open_nursery() as nursery:
         serve = functools.partial(trio.serve_tcp, greet, 0, host="127.0.0.1")
         listeners = await nursery.start(serve)
-        yield listeners[0].socket.getsockname()[1], greeting, lambda: visitors
+        try:
+            yield listeners[0].socket.getsockname()[1], greeting, lambda: visitors
+        except Exception as raised:  # noqa: BLE001 - raised again below, outside the nursery
+            error = raised
         nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error
 
 
 async def _attack_loopback(sandbox: Sandbox) -> Attack:

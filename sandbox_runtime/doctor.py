@@ -148,12 +148,10 @@ async def _examine_sandbox(runtime: Runtime, diagnosis: Diagnosis, started_s: fl
         separate = runtime.supervisor.separate_ids
         diagnosis.report = build_report(keeper.protections, separate_ids=separate)
         enforce(diagnosis.report, ())
-        async with trio.open_nursery() as nursery:
-            process = await Process.open(keeper, ["true"])
-            nursery.start_soon(process.run)
-            result = await process.wait()
-        if not result.ok:
-            raise IsolationError("start", 0, f"`true` ended with {result.ended}", remedy="")
+        process = await Process.open(keeper, ["true"])
+        await process.run()
+        if process.result is None or not process.result.ok:
+            raise IsolationError("start", 0, "`true` did not run in it", remedy="")
         diagnosis.sandbox_s = time.monotonic() - started_s
         started_s = time.monotonic()
         try:

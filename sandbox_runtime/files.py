@@ -235,9 +235,7 @@ class Files:
         shown, encoded = self._path(path)
         data = content.encode() if isinstance(content, str) else content
         check_bytes("content", data)
-        request = _Write(
-            path=encoded, mode=mode, make_parents=make_parents, size_bytes=len(data)
-        )
+        request = _Write(path=encoded, mode=mode, make_parents=make_parents, size_bytes=len(data))
         async with self._turn, trio.open_nursery() as nursery:
             read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(write_fd, False)

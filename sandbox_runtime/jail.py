@@ -404,7 +404,7 @@ class Supervisor:
             await wait_process_end(self._launcher_pidfd)
         os.close(self._launcher_pidfd)
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._launcher_pid, 0)
+            os.waitpid(self._launcher_pid, os.WNOHANG)  # it has ended, so this reaps it
 
 
 def encode_env(env: Mapping[str, str]) -> tuple[bytes, ...]:

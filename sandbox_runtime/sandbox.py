@@ -326,6 +326,7 @@ class Sandbox:
         self._closed = True
         with trio.CancelScope(shield=True):
             await self._keeper.aclose()
+            await self._pool.aclose()
             for context in self._contexts:
                 await context.aclose()
             for session in self._sessions:
@@ -367,7 +368,9 @@ async def open_sandbox(
     for name in Limits.__struct_fields__:
         value = getattr(limits, name, 1)
         if not isinstance(value, int) or not 0 < value < 1 << 62:
-            raise InvalidArgumentError(f"limits.{name}", f"must be a positive number, not {value!r}")
+            raise InvalidArgumentError(
+                f"limits.{name}", f"must be a positive number, not {value!r}"
+            )
     if python_pool < 0:
         raise InvalidArgumentError("python_pool", "must not be negative")
     if runtime is not None and read_only:

@@ -155,7 +155,9 @@ class _Shell:
         if len(packet) != _REPLY.size:
             self.lost, self.hung_up = True, not packet
             return True
-        kind, flags, error, status, seq, user, system, peak, _, errno, detail, _ = _REPLY.unpack(packet)
+        kind, flags, error, status, seq, user, system, peak, _, errno, detail, _ = _REPLY.unpack(
+            packet
+        )
         if kind == _READY:
             return True
         if kind != _END or seq != self._seq:

@@ -201,7 +201,7 @@ async def test_no_more_processes_than_agreed_run(runtime: Runtime) -> None:
             "        made += 1\n"
             "except OSError as error:\n"
             "    print(error.errno)\n"
-            "print(made)\n"
+            "print(made, flush=True)\n"
             "signal.pause()\n"
         )
         up = trio.Event()
@@ -300,9 +300,8 @@ async def test_a_shell_without_memory_is_answered(runtime: Runtime) -> None:
         assert (await sandbox.exec("echo ok")).text == "ok\n"
 
 
-async def test_a_recursion_without_end_costs_its_shell_only(session: Session) -> None:
-    """The result is typed, the next command has a fresh shell."""
-    result = await session.exec("f() { f; }; f", deadline_s=30)
-    assert result.ended in {"session lost", "deadline", "exit"}
-    assert not result.ok
+async def test_a_recursion_without_end_is_ended(session: Session) -> None:
+    """Deep in its own stack, the shell still gives up, or is replaced."""
+    result = await session.exec("f() { f; }; f", deadline_s=1)
+    assert result.ended in {"session lost", "deadline"}
     assert (await session.exec("echo ok")).text == "ok\n"

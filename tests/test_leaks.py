@@ -60,11 +60,10 @@ def groups_of(launcher_pid: int) -> list[str]:
     """The control groups of one runtime."""
     name = f"sandbox-runtime-{launcher_pid}"
     return sorted(
-        str(Path(directory, below))
+        directory
         for top, directories, _ in os.walk("/sys/fs/cgroup")
         if name in directories
-        for directory, belows, _ in os.walk(Path(top, name))
-        for below in (".", *belows)
+        for directory, _, _ in os.walk(Path(top, name))
     )
 
 

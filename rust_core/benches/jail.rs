@@ -169,7 +169,8 @@ fn main() -> Outcome<()> {
         jails.push(sandbox.fresh_jail(TRUE)?);
         spawns.push(live.spawn(TRUE)?);
         if let Some(bwrap) = bwrap.filter(|_| round % 4 == 0) {
-            let flags = ["--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"];
+            let flags =
+                ["--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"];
             bwraps.push(raw(&[&[bwrap][..], &flags, &[TRUE]].concat())?);
         }
     }

@@ -128,15 +128,15 @@ impl Init<'_> {
             }
             if request {
                 let Some((request, fds)) = self.socket.receive()? else { return Ok(()) };
-                self.obey(request, fds)?;
+                self.obey(request, &fds)?;
             }
         }
     }
 
-    fn obey(&mut self, request: InitRequest, fds: Vec<OwnedFd>) -> Result<()> {
+    fn obey(&mut self, request: InitRequest, fds: &[OwnedFd]) -> Result<()> {
         match request {
             InitRequest::Spawn { program } => {
-                let started = start(&program, &fds, self.prepared);
+                let started = start(&program, fds, self.prepared);
                 self.report_started(started, &program)
             }
             InitRequest::Signal { pid, signal, group } => {
@@ -165,7 +165,6 @@ impl Init<'_> {
         Ok(())
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "init keeps no end of a program's pipes")]
     fn report_started(&mut self, started: Result<i32>, program: &Program) -> Result<()> {
         match started {
             Ok(pid) => {
@@ -418,17 +417,15 @@ fn start(program: &Program, fds: &[OwnedFd], prepared: &Prepared) -> Result<i32>
                 }
             }
         }
-        Program::Files | Program::Check => {
-            match sys::fork(0, None).at(Step::CloneProcess, "")? {
-                Forked::Child => {
-                    if confine().is_ok() {
-                        serve_inside(program);
-                    }
-                    sys::exit_now(127)
+        Program::Files | Program::Check => match sys::fork(0, None).at(Step::CloneProcess, "")? {
+            Forked::Child => {
+                if confine().is_ok() {
+                    serve_inside(program);
                 }
-                Forked::Parent(pid) => Ok(pid),
+                sys::exit_now(127)
             }
-        }
+            Forked::Parent(pid) => Ok(pid),
+        },
     }
 }
 

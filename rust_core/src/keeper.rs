@@ -142,7 +142,9 @@ fn why_no_findings(socket: &OwnedFd) -> Failure {
     while let Ok([true]) = sys::wait_readable([replies.as_fd()], Some(std::time::Duration::ZERO)) {
         use crate::spec::InitReply::{Failed, Ready};
         match replies.receive() {
-            Ok(Some((Failed { failure } | Ready { failure: Some(failure), .. }, _))) => return failure,
+            Ok(Some((Failed { failure } | Ready { failure: Some(failure), .. }, _))) => {
+                return failure;
+            }
             Ok(Some(_)) => {}
             _ => break,
         }

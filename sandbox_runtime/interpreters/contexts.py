@@ -34,8 +34,8 @@ from sandbox_runtime.settings import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from sandbox_runtime.capture import OutputHandler
     from sandbox_runtime import jail as jails
+    from sandbox_runtime.capture import OutputHandler
 
     ResultHandler = Callable[[Result], Awaitable[None] | None]
 
@@ -44,6 +44,7 @@ LANGUAGES = ("python",)
 
 _LENGTH = struct.Struct(">I")
 _RECEIVE_BYTES = 256 * 1024
+_RESEND_INTERRUPT_S = 0.3
 _LARGEST_FRAME_BYTES = 64 * 1024 * 1024
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -280,9 +281,7 @@ class Context:
             with Capture(limit_bytes, on_stdout, on_stderr) as capture:
                 return await self._execute(code, capture, _Run(on_result, limit_bytes), timeout_s)
 
-    async def _execute(
-        self, code: str, capture: Capture, run: _Run, timeout_s: float
-    ) -> Execution:
+    async def _execute(self, code: str, capture: Capture, run: _Run, timeout_s: float) -> Execution:
         started_s = time.monotonic()
         self._number += 1
         self._run = run
@@ -332,8 +331,11 @@ class Context:
         assert run is not None
         try:
             with trio.move_on_after(0 if self.lost else INTERRUPT_GRACE_S):
-                await self._jail.signal(self._pid, signal.SIGINT, group=True)
-                await capture.read_until(self)
+                while run.done is None and not self.lost:
+                    # One is lost if it comes between Python's last look and a long system call.
+                    await self._jail.signal(self._pid, signal.SIGINT, group=True)
+                    with trio.move_on_after(_RESEND_INTERRUPT_S):
+                        await capture.read_until(self)
             if run.done is None:
                 self.lost = True
             else:
@@ -349,9 +351,7 @@ class Context:
         self.lost = True
         await self._jail.aclose()
 
-    def _execution(
-        self, run: _Run, capture: Capture, *, over: bool, wall_s: float
-    ) -> Execution:
+    def _execution(self, run: _Run, capture: Capture, *, over: bool, wall_s: float) -> Execution:
         done = run.done
         usage = done.usage if done is not None else None
         ended: RunEnded

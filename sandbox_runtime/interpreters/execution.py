@@ -82,7 +82,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return self.data.get("text/latex")
 
     @property
-    def json(self) -> Any:  # noqa: ANN401 - any JSON value
+    def json(self) -> Any:
         """application/json."""
         return self.data.get("application/json")
 

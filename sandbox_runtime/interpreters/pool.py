@@ -36,6 +36,7 @@ class Pool:
         self._nursery = nursery
         self._ready: deque[Context] = deque()
         self._coming = 0
+        self._closed = False
         self._changed = trio.Event()
 
     @property
@@ -53,7 +54,11 @@ class Pool:
         try:
             # Whoever claims next makes the attempt itself, and gets to see why it fails.
             with contextlib.suppress(SandboxError):
-                self._ready.append(await self._open_context())
+                context = await self._open_context()
+                if self._closed:
+                    await context.aclose()
+                else:
+                    self._ready.append(context)
         finally:
             self._coming -= 1
             self._changed.set()
@@ -74,3 +79,9 @@ class Pool:
                 return context
         self.refill()
         return None
+
+    async def aclose(self) -> None:
+        """Ends what is ready, and what is still coming as soon as it comes."""
+        self._closed = True
+        while self._ready:
+            await self._ready.popleft().aclose()

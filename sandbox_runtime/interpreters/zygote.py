@@ -33,7 +33,9 @@ def read_only_paths(python: str = sys.executable) -> list[str]:
     paths = {sys.prefix, sys.base_prefix, sys.exec_prefix, str(_EXECUTORS.parent.parent)}
     paths.add(str(Path(jails.core_path).parent))
     paths.add(str(Path(python).resolve().parent.parent))
-    paths.update(entry for entry in sys.path if "site-packages" in entry or "dist-packages" in entry)
+    paths.update(
+        entry for entry in sys.path if "site-packages" in entry or "dist-packages" in entry
+    )
     return sorted(
         path
         for path in paths
@@ -65,7 +67,7 @@ class Zygote:
             InterpreterUnavailableError: It cannot start; the message says what is missing.
         """
         argv = [python, "-I", "-B", str(_EXECUTORS / "python_zygote.py"), jails.core_path]
-        env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp"}  # noqa: S108
+        env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp"}
         zygote = cls(await supervisor.start_zygote(argv, env))
         try:
             with trio.fail_after(_START_S):
@@ -117,6 +119,7 @@ class Zygote:
             for event in self._waiting.values():
                 event.set()
             self._waiting.clear()
+            self.close()
 
     @property
     def lost(self) -> bool:
@@ -171,4 +174,3 @@ def send_with_descriptors(sock: socket.socket, data: bytes, fds: Sequence[int]) 
     """Sends what fits of `data`, with descriptors on its first byte."""
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     return sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
-

@@ -141,11 +141,7 @@ impl<'a> Reader<'a> {
 
     fn text(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
         let piece = self.take(len)?;
-        if piece.contains(&0) {
-            Err(Malformed)
-        } else {
-            Ok(piece)
-        }
+        if piece.contains(&0) { Err(Malformed) } else { Ok(piece) }
     }
 }
 
@@ -174,15 +170,7 @@ impl Header {
         {
             return Err(Malformed);
         }
-        Ok(Self {
-            seq,
-            body_in_memfd,
-            body_len,
-            has_cwd,
-            cwd_len,
-            env_count,
-            arg_count,
-        })
+        Ok(Self { seq, body_in_memfd, body_len, has_cwd, cwd_len, env_count, arg_count })
     }
 
     /// Reads `body`, which has the length the header told.
@@ -214,11 +202,7 @@ impl Header {
                 Action::Argv(arguments)
             }
         };
-        Ok(Request {
-            cwd: self.has_cwd.then_some(cwd),
-            env,
-            action,
-        })
+        Ok(Request { cwd: self.has_cwd.then_some(cwd), env, action })
     }
 }
 
@@ -255,9 +239,7 @@ impl End {
 /// Whether the shell can hold a variable of this name.
 pub(crate) fn is_identifier(name: &[u8]) -> bool {
     name.first().is_some_and(|byte| !byte.is_ascii_digit())
-        && name
-            .iter()
-            .all(|&byte| byte == b'_' || byte.is_ascii_alphanumeric())
+        && name.iter().all(|&byte| byte == b'_' || byte.is_ascii_alphanumeric())
 }
 
 /// `name='value'`, quoted for the shell.
@@ -279,9 +261,9 @@ pub(crate) fn quoted_assignment(name: &[u8], value: &[u8]) -> Vec<u8> {
 pub(crate) fn is_plain_absolute(path: &[u8]) -> bool {
     match path.strip_prefix(b"/") {
         Some(b"") => true,
-        Some(rest) => rest
-            .split(|&byte| byte == b'/')
-            .all(|part| !matches!(part, b"" | b"." | b"..")),
+        Some(rest) => {
+            rest.split(|&byte| byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
+        }
         None => false,
     }
 }
@@ -311,11 +293,7 @@ mod tests {
         let header = Header::decode(&inline(1, 0, (0, 0), 0, b"echo hi")).expect("a header");
         assert_eq!(header.seq, 7);
         let request = header.decode_body(b"echo hi").expect("a request");
-        let expected = Request {
-            cwd: None,
-            env: vec![],
-            action: Action::Text(b"echo hi"),
-        };
+        let expected = Request { cwd: None, env: vec![], action: Action::Text(b"echo hi") };
         assert_eq!(request, expected);
     }
 
@@ -334,10 +312,7 @@ mod tests {
         let header = Header::decode(&packet(1, 1, (0, 0), (0, 1 << 20), b"")).expect("a header");
         assert!(header.body_in_memfd);
         assert_eq!(header.body_len, 1 << 20);
-        assert_eq!(
-            Header::decode(&packet(1, 1, (0, 0), (0, 1), b"x")),
-            Err(Malformed)
-        );
+        assert_eq!(Header::decode(&packet(1, 1, (0, 0), (0, 1), b"x")), Err(Malformed));
     }
 
     #[test]
@@ -356,10 +331,7 @@ mod tests {
             assert_eq!(Header::decode(&broken), Err(Malformed), "{broken:?}");
         }
         for len in 0..24 {
-            assert_eq!(
-                Header::decode(&inline(1, 0, (0, 0), 0, b"")[..len]),
-                Err(Malformed)
-            );
+            assert_eq!(Header::decode(&inline(1, 0, (0, 0), 0, b"")[..len]), Err(Malformed));
         }
     }
 
@@ -395,16 +367,7 @@ mod tests {
         };
         let reply = end.encode();
         assert_eq!(reply[..8], [130, 3, 3, 0, 255, 255, 255, 255]);
-        for (at, value) in [
-            (8, 9),
-            (16, 4),
-            (24, 5),
-            (32, 6),
-            (40, 8),
-            (44, 2),
-            (48, 3),
-            (52, 0),
-        ] {
+        for (at, value) in [(8, 9), (16, 4), (24, 5), (32, 6), (40, 8), (44, 2), (48, 3), (52, 0)] {
             assert_eq!(reply[at..at + 4], [value, 0, 0, 0], "at {at}");
         }
     }

@@ -120,12 +120,7 @@ fn next() -> Step {
         (true, Some(file)) => {
             let mut bytes = vec![0; header.body_len];
             if let Err(error) = File::from(file).read_exact_at(&mut bytes, 0) {
-                return not_run(
-                    header.seq,
-                    NotRun::Body,
-                    error.raw_os_error().unwrap_or(0),
-                    0,
-                );
+                return not_run(header.seq, NotRun::Body, error.raw_os_error().unwrap_or(0), 0);
             }
             from_file = bytes;
             &from_file[..]
@@ -143,11 +138,7 @@ fn next() -> Step {
 
 /// Makes the shell ready for `text`; the loop runs it.
 fn prepare_text(seq: u64, request: &Request, text: &[u8], pipes: [OwnedFd; 3]) -> Step {
-    if let Some(index) = request
-        .env
-        .iter()
-        .position(|(name, _)| !frame::is_identifier(name))
-    {
+    if let Some(index) = request.env.iter().position(|(name, _)| !frame::is_identifier(name)) {
         return not_run(seq, NotRun::EnvName, 0, index);
     }
     let before = sys::usage();
@@ -173,11 +164,7 @@ fn prepare_text(seq: u64, request: &Request, text: &[u8], pipes: [OwnedFd; 3]) -
         }
     }
     sys::store_text(text);
-    *lock(&PENDING) = Some(Pending {
-        seq,
-        before,
-        way_back,
-    });
+    *lock(&PENDING) = Some(Pending { seq, before, way_back });
     Step::RunText
 }
 
@@ -210,10 +197,7 @@ fn finish(status: i32, interrupted: bool) -> bool {
 
 /// Spawns a program and waits for it; its pipes never become the shell's.
 fn run_program(seq: u64, request: &Request, arguments: &[&[u8]], pipes: [OwnedFd; 3]) -> Step {
-    let arguments: Vec<CString> = arguments
-        .iter()
-        .map(|argument| c_string(argument))
-        .collect();
+    let arguments: Vec<CString> = arguments.iter().map(|argument| c_string(argument)).collect();
     let mut path = request
         .env
         .iter()
@@ -238,12 +222,7 @@ fn run_program(seq: u64, request: &Request, arguments: &[&[u8]], pipes: [OwnedFd
     if let Ok(program) = &found {
         environment.push(assignment(b"_", program.to_bytes()));
     }
-    environment.extend(
-        request
-            .env
-            .iter()
-            .map(|(name, value)| assignment(name, value)),
-    );
+    environment.extend(request.env.iter().map(|(name, value)| assignment(name, value)));
     let outcome =
         found.and_then(|program| sys::run_program(&program, &arguments, &environment, &pipes));
     if let Some(here) = here {
@@ -264,11 +243,7 @@ fn run_program(seq: u64, request: &Request, arguments: &[&[u8]], pipes: [OwnedFd
             let missing = errno == libc::ENOENT;
             let [_, _, stderr] = pipes;
             sys::report(stderr, &cannot_run(&arguments[0], &error));
-            End {
-                status: if missing { 127 } else { 126 },
-                errno,
-                ..End::default()
-            }
+            End { status: if missing { 127 } else { 126 }, errno, ..End::default() }
         }
     };
     sys::set_last_status(end.status);
@@ -303,10 +278,8 @@ fn logical_directory(cwd: &[u8]) -> Vec<u8> {
     if frame::is_plain_absolute(cwd) {
         return cwd.to_vec();
     }
-    std::env::current_dir().map_or_else(
-        |_| cwd.to_vec(),
-        |path| path.into_os_string().into_encoded_bytes(),
-    )
+    std::env::current_dir()
+        .map_or_else(|_| cwd.to_vec(), |path| path.into_os_string().into_encoded_bytes())
 }
 
 fn assignment(name: &[u8], value: &[u8]) -> CString {

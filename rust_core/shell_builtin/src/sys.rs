@@ -135,12 +135,7 @@ fn arguments(words: *const WordList) -> [Option<c_int>; 2] {
         // SAFETY: every element has a word.
         let word = unsafe { &*list.word };
         let text = copy_text(word.word).unwrap_or_default();
-        *number = Some(
-            text.to_str()
-                .ok()
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(-1),
-        );
+        *number = Some(text.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(-1));
         next = list.next;
     }
     numbers
@@ -344,11 +339,7 @@ fn move_up(fd: c_int) -> io::Result<OwnedFd> {
 }
 
 fn check(result: c_int) -> io::Result<c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Gives a descriptor to the rest of the process's life.
@@ -369,13 +360,7 @@ fn replace(from: c_int, to: c_int, flags: c_int) -> io::Result<()> {
 /// Takes over the socket, the library's descriptor and the script's place on descriptor 0.
 pub(crate) fn take_over(socket_fd: c_int, library_fd: c_int) -> io::Result<()> {
     let socket = move_up(socket_fd)?;
-    let null = move_up(
-        File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/null")?
-            .as_raw_fd(),
-    )?;
+    let null = move_up(File::options().read(true).write(true).open("/dev/null")?.as_raw_fd())?;
     let script = move_up(script_pipe()?.as_raw_fd())?;
     let script = keep(script);
     // SAFETY: `script` is open; bash takes it over in place of 0, and closes 0.
@@ -425,10 +410,7 @@ const MAX_FDS: usize = 4;
 /// Receives one message into `packet`; `None` if the session is over.
 pub(crate) fn receive(packet: &mut [u8]) -> Option<(usize, Vec<OwnedFd>)> {
     let mut control = [0_u64; 8]; // room for a header and four numbers, aligned
-    let mut buffer = libc::iovec {
-        iov_base: packet.as_mut_ptr().cast(),
-        iov_len: packet.len(),
-    };
+    let mut buffer = libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: packet.len() };
     loop {
         // SAFETY: all zero is a valid `msghdr`.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -482,14 +464,8 @@ pub(crate) fn send(frame: &[u8]) -> bool {
     let socket = SOCKET.load(Relaxed);
     loop {
         // SAFETY: the pointer and the length are of one slice.
-        let sent = unsafe {
-            libc::send(
-                socket,
-                frame.as_ptr().cast(),
-                frame.len(),
-                libc::MSG_NOSIGNAL,
-            )
-        };
+        let sent =
+            unsafe { libc::send(socket, frame.as_ptr().cast(), frame.len(), libc::MSG_NOSIGNAL) };
         if sent >= 0 {
             return true;
         }
@@ -528,10 +504,7 @@ fn flush() -> bool {
 ///
 /// False, with a line on standard error, if the variable is readonly.
 pub(crate) fn assign_for_command(assignment: &CStr) -> bool {
-    let word = WordDesc {
-        word: assignment.as_ptr(),
-        flags: 0,
-    };
+    let word = WordDesc { word: assignment.as_ptr(), flags: 0 };
     // SAFETY: bash copies the word.
     unsafe { assign_in_env(&raw const word, 1) != 0 }
 }
@@ -554,10 +527,7 @@ pub(crate) fn store_text(text: &[u8]) {
 }
 
 fn stored_text() -> *const c_char {
-    TEXT.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .as_ptr()
-        .cast()
+    TEXT.lock().unwrap_or_else(PoisonError::into_inner).as_ptr().cast()
 }
 
 /// Runs the stored text in this shell and returns its status.
@@ -665,9 +635,7 @@ impl Here {
     /// Goes back; false if that cannot be.
     pub(crate) fn step_back(&self) -> bool {
         // SAFETY: no preconditions.
-        self.0
-            .as_ref()
-            .is_some_and(|here| unsafe { libc::fchdir(here.as_raw_fd()) } == 0)
+        self.0.as_ref().is_some_and(|here| unsafe { libc::fchdir(here.as_raw_fd()) } == 0)
     }
 }
 
@@ -681,18 +649,11 @@ pub(crate) struct WayBack {
 impl WayBack {
     /// After a step from `here`: tells bash that the directory is `path`.
     pub(crate) fn new(here: Here, path: &CStr) -> Self {
-        let up = here
-            .0
-            .as_ref()
-            .and_then(|here| move_up(here.as_raw_fd()).ok());
+        let up = here.0.as_ref().and_then(|here| move_up(here.as_raw_fd()).ok());
         // SAFETY: one thread.
         let internal = unsafe { the_current_working_directory };
         let internal = copy_text(internal);
-        let way_back = Self {
-            here: Here(up.or(here.0)),
-            internal,
-            pwd: variable(c"PWD"),
-        };
+        let way_back = Self { here: Here(up.or(here.0)), internal, pwd: variable(c"PWD") };
         tell_directory(path, Some(path));
         way_back
     }
@@ -782,11 +743,7 @@ pub(crate) fn find_program(name: &CStr, path: &[u8]) -> io::Result<CString> {
         return Err(error);
     }
     for directory in path.split(|&byte| byte == b':') {
-        let directory = if directory.is_empty() {
-            &b"."[..]
-        } else {
-            directory
-        };
+        let directory = if directory.is_empty() { &b"."[..] } else { directory };
         let Ok(candidate) = CString::new([directory, b"/", name.to_bytes()].concat()) else {
             continue;
         };
@@ -822,10 +779,8 @@ fn environment(overrides: &[CString]) -> Vec<*const c_char> {
     let is_overridden = |entry: &CStr, by: &[CString]| {
         let name = |text: &[u8]| text.iter().position(|&byte| byte == b'=');
         let entry = entry.to_bytes();
-        name(entry).is_some_and(|end| {
-            by.iter()
-                .any(|other| other.to_bytes().starts_with(&entry[..=end]))
-        })
+        name(entry)
+            .is_some_and(|end| by.iter().any(|other| other.to_bytes().starts_with(&entry[..=end])))
     };
     let mut list = Vec::with_capacity(64);
     // SAFETY: one thread.
@@ -871,10 +826,7 @@ pub(crate) fn run_program(
     let mask = change_mask(libc::SIG_BLOCK, &signal_set(&[libc::SIGCHLD]));
     set_mode(Mode::Program);
     let mut spawned = spawn(program, &pointers, &environment, pipes, &mask);
-    if spawned
-        .as_ref()
-        .is_err_and(|error| error.raw_os_error() == Some(libc::ENOEXEC))
-    {
+    if spawned.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENOEXEC)) {
         let mut script = vec![c"bash".as_ptr(), program.as_ptr()];
         script.extend_from_slice(&pointers[1..]);
         spawned = spawn(c"/proc/self/exe", &script, &environment, pipes, &mask);
@@ -927,28 +879,21 @@ fn spawn(
 ) -> io::Result<c_int> {
     const FLAGS: c_int = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
     let errno = |code| {
-        if code == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::from_raw_os_error(code))
-        }
+        if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
     };
     // What bash ignores for itself and not for its children. A handler goes with the exec anyway.
-    let ignored = [libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU]
-        .into_iter()
-        .filter(|&signal| {
+    let ignored = [libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].into_iter().filter(
+        |&signal| {
             // SAFETY: a valid signal number.
             unsafe { signal_is_ignored(signal) == 0 }
-        });
+        },
+    );
     let defaults = signal_set(&ignored.collect::<Vec<_>>());
     // SAFETY: all zero is a valid object to initialise.
     let actions = unsafe { std::mem::zeroed() };
     // SAFETY: all zero is a valid object to initialise.
     let attributes = unsafe { std::mem::zeroed() };
-    let mut plan = SpawnPlan {
-        actions,
-        attributes,
-    };
+    let mut plan = SpawnPlan { actions, attributes };
     // SAFETY: the place is ours.
     errno(unsafe { libc::posix_spawn_file_actions_init(&raw mut plan.actions) })?;
     // SAFETY: the place is ours.
@@ -1012,11 +957,7 @@ fn wait(child: c_int) -> Outcome {
     } else {
         libc::WEXITSTATUS(status)
     };
-    Outcome {
-        status,
-        broken: BREAK.swap(false, Relaxed),
-        usage: Usage::new(&usage),
-    }
+    Outcome { status, broken: BREAK.swap(false, Relaxed), usage: Usage::new(&usage) }
 }
 
 /// Writes a line to a command's standard error.
