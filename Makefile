@@ -25,7 +25,7 @@ rust-tools:
 
 rust: develop rust-tools
 	cargo fmt --all --check
-	cargo fmt --all --check --manifest-path fuzz/Cargo.toml
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo clippy -p rust_core --lib --features python --locked -- -D warnings
 	cargo test --workspace --locked

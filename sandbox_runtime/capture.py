@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import trio
 
-from sandbox_runtime.errors import InvalidArgumentError
+from sandbox_runtime.errors import InvalidArgumentError, SandboxClosedError, SandboxLostError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from sandbox_runtime.jail import Jail
 
     OutputHandler = Callable[[bytes], Awaitable[None] | None]
 
@@ -127,6 +129,25 @@ class EndSignal(Protocol):
         """Takes the news, without waiting for more; True when the command is over."""
 
 
+class _Latch:
+    """An end that is told by a task of this process."""
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def set(self) -> None:
+        os.eventfd_write(self._fd, 1)
+
+    async def take(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
 class Capture:
     """Both output streams of one command. A context manager: it closes what is still open."""
 
@@ -219,6 +240,30 @@ class Capture:
                 if over:
                     await self.drain()
                     return
+
+    async def read_until_ended(self, jail: Jail) -> None:
+        """Reads until a jail's program has ended, ends the rest of the jail, reads what is left.
+
+        A process of another jail that was handed a pipe cannot make that wait.
+        """
+        error: Exception | None = None
+
+        async def end_jail() -> None:
+            with contextlib.suppress(SandboxLostError, SandboxClosedError):
+                await jail.wait_exited()
+            await jail.aclose()
+            over.set()
+
+        with contextlib.closing(_Latch()) as over:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(end_jail)
+                try:
+                    await self.read_until(over)
+                except Exception as raised:  # noqa: BLE001 - raised again below, outside
+                    error = raised
+                    nursery.cancel_scope.cancel()
+        if error is not None:
+            raise error  # plain, as a callback raised it, not in a group
 
     async def drain(self) -> None:
         """Reads what is in the pipes at this moment, and sees whether they are at their end."""

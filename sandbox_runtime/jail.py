@@ -305,6 +305,12 @@ def _receive_with_descriptors(sock: socket.socket) -> tuple[bytes, list[int]]:
     return packet, list(fds)
 
 
+def _reap(pid: int) -> None:
+    """Takes the status of a child that has ended, unless somebody else has (SIGCHLD ignored)."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
 async def wait_process_end(pidfd: int) -> None:
     """Waits until the process behind a pidfd has ended, with all that its end ends."""
     poll = select.poll()
@@ -390,11 +396,13 @@ class Supervisor:
         """Starts a program outside of all sandboxes, with one end of a packet pair as its 3."""
         ours, theirs = packet_pair()
         ours.setblocking(False)
-        with theirs:
-            await self._channel.send(
-                StartZygote(argv=tuple(map(os.fsencode, argv)), env=encode_env(env)),
-                [theirs.fileno()],
-            )
+        request = StartZygote(argv=tuple(map(os.fsencode, argv)), env=encode_env(env))
+        try:
+            with theirs:
+                await self._channel.send(request, [theirs.fileno()])
+        except BaseException:
+            ours.close()
+            raise
         return ours
 
     async def aclose(self) -> None:
@@ -403,8 +411,7 @@ class Supervisor:
         with trio.CancelScope(shield=True):
             await wait_process_end(self._launcher_pidfd)
         os.close(self._launcher_pidfd)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._launcher_pid, os.WNOHANG)  # it has ended, so this reaps it
+        _reap(self._launcher_pid)
 
 
 def encode_env(env: Mapping[str, str]) -> tuple[bytes, ...]:

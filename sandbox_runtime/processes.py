@@ -103,13 +103,10 @@ class Process:
         try:
             with self._capture:
                 with self._scope:
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._end_jail)
-                        try:
-                            await self._capture.read_until(None)
-                        except Exception as raised:  # noqa: BLE001 - raised again by `wait`
-                            self._error = raised
-                            nursery.cancel_scope.cancel()
+                    try:
+                        await self._capture.read_until_ended(self._jail)
+                    except Exception as raised:  # noqa: BLE001 - raised again by `wait`
+                        self._error = raised
                 with trio.CancelScope(shield=True):
                     await self._jail.aclose()
                 self._capture.mute()
@@ -120,10 +117,6 @@ class Process:
                 await self._jail.aclose()
             self._done.set()
 
-    async def _end_jail(self) -> None:
-        with contextlib.suppress(SandboxLostError, SandboxClosedError):
-            await self._jail.wait_exited()
-        await self._jail.aclose()  # ends every other writer, and so the reading
 
     def _make_result(self, exited: jails.Exited | None) -> CommandResult:
         ended: Ended = "session lost"

@@ -432,8 +432,8 @@ class Session:
                 self._running = scope
                 if not over:
                     await capture.read_until(shell)
-                    if shell.hung_up:
-                        await self._read_rest(shell, capture)
+                    if shell.hung_up:  # it ends, or a program does that it was replaced by (`exec`)
+                        await capture.read_until_ended(shell.jail)
                     over = True
             if not over:
                 ended = "killed" if self._killed else "deadline"
@@ -449,26 +449,6 @@ class Session:
             capture.close()
             raise _not_run(shell.end, cwd, env)
         return await self._result(shell, capture, ended, time.monotonic() - started_s)
-
-    @staticmethod
-    async def _read_rest(shell: _Shell, capture: Capture) -> None:
-        """The shell hung up: it ends, or a program that it was replaced by (`exec`) does."""
-        error: Exception | None = None
-
-        async def end_jail() -> None:
-            with contextlib.suppress(SandboxLostError, SandboxClosedError):
-                await shell.jail.wait_exited()
-            await shell.jail.aclose()  # ends every other writer, and so the reading
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(end_jail)
-            try:
-                await capture.read_until(None)
-            except Exception as raised:  # noqa: BLE001 - raised again below, outside the nursery
-                error = raised
-                nursery.cancel_scope.cancel()
-        if error is not None:
-            raise error
 
     async def _end_command(
         self, shell: _Shell, capture: Capture, keep: Sequence[int], since_ticks: int

@@ -23,7 +23,7 @@ from sandbox_runtime import open_sandbox
 if TYPE_CHECKING:
     from sandbox_runtime import Sandbox, Session
 
-TOKEN = "@TOKEN@"  # noqa: S105 - stands for the example's own
+TOKEN = "@TOKEN@"
 
 LEAVES = {
     "plain": "bash -c 'echo up >&9; sleep 1000; :' @TOKEN@",
@@ -180,7 +180,9 @@ async def test_an_orphan_of_an_earlier_job_survives(session: Session) -> None:
     job = "bash -c 'sleep 1000 & echo $! > up; read -r x < go' & read -r orphan < up"
     await session.exec(job)
     # The clock of process starts has 10 ms; a command within them could not be told apart.
-    ticks = "read -ra now < /proc/uptime; while read -ra t < /proc/uptime && [ $t = $now ]; do :; done"
+    ticks = (
+        "read -ra now < /proc/uptime; while read -ra t < /proc/uptime && [ $t = $now ]; do :; done"
+    )
     await session.exec(f"{ticks}; {ticks}")
     result = await session.exec(
         "echo > go; wait %1; echo over; sleep 1000", on_stdout=lambda _: session.kill()
@@ -192,12 +194,7 @@ async def test_an_orphan_of_an_earlier_job_survives(session: Session) -> None:
 async def test_a_fork_race_is_won(session: Session) -> None:
     """Processes that fork and end as fast as they can leave nobody behind."""
     token = f"race-{uuid.uuid4().hex}"
-    chain = (
-        "import os\n"
-        "os.write(1, b'up\\n')\n"
-        "while True:\n"
-        "    if os.fork(): os._exit(0)\n"
-    )
+    chain = "import os\nos.write(1, b'up\\n')\nwhile True:\n    if os.fork(): os._exit(0)\n"
     for _ in range(5):
         result = await session.exec(
             [sys.executable, "-ISc", f"import os\nfor _ in range(3): os.fork()\n{chain}", token],

@@ -327,7 +327,8 @@ async def test_no_way_to_write_outside(sandbox: Sandbox, place: str) -> None:
         answer(found)
     """
     found = await ask(sandbox, place, source)
-    assert set(found) <= {"EACCES", "EPERM", "EROFS", "EXDEV"}, found
+    # ENOENT: a kernel that has no such file.
+    assert set(found) <= {"EACCES", "EPERM", "EROFS", "EXDEV", "ENOENT"}, found
 
 
 async def test_the_hosts_files_do_not_exist(
@@ -466,11 +467,20 @@ async def test_two_sandboxes_share_nothing(runtime: Runtime) -> None:
 # --- exhaustion, and outrunning the end ----------------------------------------------------------
 
 
-async def survivors(sandbox: Sandbox) -> bytes:
-    """What the process that was to be ended has written since, once the file is looked at twice."""
-    # A program of the session's own jail: whoever is alive there is listed.
-    result = await sandbox.exec("for p in /proc/[0-9]*; do cat $p/comm; done 2>/dev/null")
-    return result.stdout
+async def survivors(sandbox: Sandbox) -> list[str]:
+    """Who else is alive in the session's jail, with any thread; zombies are not."""
+    source = """
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            tasks = [open(f"/proc/{pid}/task/{task}/stat").read() for task in os.listdir(f"/proc/{pid}/task")]
+            if any(task.rpartition(") ")[2][0] not in "ZX" for task in tasks):
+                found.append(open(f"/proc/{pid}/comm").read().strip())
+        answer(sorted(found))
+    """
+    names = list(await ask(sandbox, "shell", source))
+    for own in ("sbx-init", "bash", Path(sys.executable).name):
+        names.remove(own)
+    return names
 
 
 async def test_a_fork_bomb_ends_at_the_deadline(sandbox: Sandbox) -> None:
@@ -496,8 +506,7 @@ async def test_a_chain_of_forks_does_not_outrun_its_end(sandbox: Sandbox) -> Non
     """
     result = await sandbox.exec(program(source), deadline_s=1.5)
     assert result.ended == "deadline"
-    names = (await survivors(sandbox)).split()
-    assert sorted({name for name in names if name not in {b"cat", b"bash"}}) == [b"sbx-init"]
+    assert await survivors(sandbox) == []
 
 
 async def test_a_process_whose_first_thread_has_ended_is_ended_too(sandbox: Sandbox) -> None:
@@ -512,20 +521,18 @@ async def test_a_process_whose_first_thread_has_ended_is_ended_too(sandbox: Sand
     result = await sandbox.exec(["sh", "-c", '"$@" & exec sleep 1000', "sh", *program(source)],
                                 deadline_s=2)  # fmt: skip
     assert (result.ended, result.stdout) == ("deadline", b"started")
-    listing = await sandbox.exec("cat /proc/[0-9]*/comm")
-    assert not {b"python", b"python3"} & {name[:7] for name in listing.stdout.split()}
+    assert await survivors(sandbox) == []
 
 
 async def test_more_processes_than_descriptors_are_ended(runtime: Runtime) -> None:
-    """Init may hold 64 descriptors and ends 150 processes."""
-    limits = Limits(open_files=64, processes=300)
+    """Init may hold 256 descriptors and ends 300 processes."""
+    limits = Limits(open_files=256, processes=400)
     async with open_sandbox(runtime=runtime, limits=limits) as sandbox:
-        text = "for i in $(seq 150); do sleep 1000 & done; echo $! >/workspace/last; wait"
-        result = await sandbox.exec(text, deadline_s=2)
+        text = "for i in $(seq 300); do sleep 1000 & done; echo $! >/workspace/last; wait"
+        result = await sandbox.exec(text, deadline_s=3)
         assert result.ended == "deadline"
-        names = (await sandbox.exec("cat /proc/[0-9]*/comm")).stdout.split()
-        assert b"sleep" not in names
-        assert await sandbox.files.read("/workspace/last")  # all 150 were there
+        assert await survivors(sandbox) == []
+        assert await sandbox.files.read("/workspace/last")  # all 300 were there
 
 
 async def test_a_full_disk_is_the_sandboxs_own(runtime: Runtime) -> None:
@@ -787,7 +794,7 @@ def pidfd(pid: int) -> Iterator[int]:
 
 
 async def try_everything(sandbox: Sandbox) -> list[str]:
-    """Uses each part of a sandbox; the names of the errors."""
+    """Uses each part of a sandbox; how each attempt ended."""
     acts: list[Callable[[], Awaitable[object]]] = [
         lambda: sandbox.exec("echo"),
         lambda: sandbox.run_process("echo"),
@@ -800,18 +807,16 @@ async def try_everything(sandbox: Sandbox) -> list[str]:
     for act in acts:
         with trio.fail_after(10):
             try:
-                await act()
+                names.append(getattr(await act(), "ended", "fine"))
             except SandboxError as error:
                 names.append(type(error).__name__)
-            else:
-                names.append("fine")
     return names
 
 
 @pytest.mark.parametrize("victim", ["launcher", "sbx-supervisor", "sbx-keeper"])
 @pytest.mark.parametrize("busy", [True, False])
 async def test_the_death_of_a_native_process_is_a_typed_error(victim: str, *, busy: bool) -> None:
-    """Every call ends with SandboxLostError, at once; blocks that own it still close."""
+    """Every call says that the sandbox is lost, at once; blocks that own it still close."""
     with trio.fail_after(30):
         async with open_runtime() as runtime, open_sandbox(runtime=runtime) as sandbox:
             await sandbox.exec("echo")
@@ -842,10 +847,10 @@ async def test_the_death_of_a_native_process_is_a_typed_error(victim: str, *, bu
             else:
                 await kill()
             found = set(await try_everything(sandbox))
-            if victim != "launcher":  # its end takes a moment to reach the others
-                assert found == {"SandboxLostError"}
-            else:
-                assert found <= {"SandboxLostError", "fine", "InterpreterUnavailableError"}
+            if victim != "launcher":  # whose end takes a moment to reach the others
+                assert "SandboxLostError" in found
+                # A file of a service that is still there, a context that was ready in the pool.
+                assert found <= {"SandboxLostError", "session lost", "context lost"}, found
             if victim == "sbx-keeper":
                 async with open_sandbox(runtime=runtime) as other:
                     assert (await other.exec("echo alive")).stdout == b"alive\n"

@@ -32,6 +32,25 @@ os.set_blocking(1, True)
 while total < 8 << 20:
     total += os.write(1, b"z" * min(4096, (8 << 20) - total))
 """
+KEEPER = """
+import signal, socket
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("socket")
+listener.listen()
+open("up", "w").write("up")
+connection, _ = listener.accept()
+kept = socket.recv_fds(connection, 10, 1)
+connection.sendall(b"thanks")
+signal.pause()
+"""
+GIVER = """
+import socket
+keeper = socket.socket(socket.AF_UNIX)
+keeper.connect("/workspace/socket")
+socket.send_fds(keeper, [b"x"], [1])
+keeper.recv(10)
+print("given", flush=True)
+"""
 
 
 def noise(seed: int, size: int) -> bytes:
@@ -49,7 +68,11 @@ sizes = st.one_of(
     st.integers(0, 1000), sizes, sizes, st.sampled_from(["text", "list", "process"]), st.booleans()
 )
 def test_both_streams_arrive_byte_by_byte(
-    seed: int, out_bytes: int, err_bytes: int, way: str, hear: bool
+    seed: int,
+    out_bytes: int,
+    err_bytes: int,
+    way: str,
+    hear: bool,
 ) -> None:
     """Of any size and content, from text, from a program and from a process; callbacks the same."""
     out, err = noise(seed, out_bytes), noise(seed + 1, err_bytes)
@@ -75,7 +98,8 @@ def test_both_streams_arrive_byte_by_byte(
             assert (result.stdout_bytes, result.stderr_bytes) == (out_bytes, err_bytes)
             assert not result.truncated
             if hear:
-                assert (heard_out, heard_err) == (out, err)
+                assert bytes(heard_out) == out
+                assert bytes(heard_err) == err
 
     trio.run(run)
 
@@ -127,18 +151,18 @@ async def test_no_output_is_no_bytes(session: Session) -> None:
 
 async def test_output_is_heard_while_the_command_runs(sandbox: Sandbox, session: Session) -> None:
     """A callback gets a piece before the next one is written."""
-    await session.exec("mkfifo go")
-    pieces = []
+    await session.exec("mkfifo go1 go2")
+    pieces: list[bytes] = []
 
     async def answer(chunk: bytes) -> None:
         pieces.append(chunk)
-        if chunk != b"end\n":
-            await sandbox.exec(f"echo after {chunk.decode().strip()} > go")
+        if len(pieces) < 3:
+            await sandbox.exec(f"echo after {chunk.decode().strip()} > go{len(pieces)}")
 
     result = await session.exec(
-        "echo one; read -r x < go; echo $x; read -r x < go; echo end", on_stdout=answer
+        "echo one; read -r x < go1; echo $x; read -r x < go2; echo $x", on_stdout=answer
     )
-    assert pieces == [b"one\n", b"after one\n", b"end\n"]
+    assert pieces == [b"one\n", b"after one\n", b"after after one\n"]
     assert result.stdout == b"".join(pieces)
 
 
@@ -178,7 +202,7 @@ async def test_printing_for_ever_needs_bounded_memory(sandbox: Sandbox, way: str
     verb = sandbox.exec if way == "session" else sandbox.run_process
     await sandbox.exec("true")
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
+        Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         pytest.skip("the kernel keeps no peak that can be reset")
     before = peak_kib()
@@ -228,6 +252,25 @@ async def test_a_callback_that_never_returns_cannot_hold_a_deadline(
     assert result.ended == "deadline"
     assert 0 < len(result.stdout) == result.stdout_bytes
     assert (await sandbox.exec("echo ok")).text == "ok\n"
+
+
+@pytest.mark.parametrize("way", ["process", "exec"])
+async def test_a_pipe_that_was_handed_to_another_jail_holds_up_nobody(
+    sandbox: Sandbox, way: str
+) -> None:
+    """Who keeps another command's output open cannot make that command last."""
+    await sandbox.files.write("keeper.py", KEEPER)
+    await sandbox.files.write("giver.py", GIVER)
+    await sandbox.exec(f"mkfifo up; {sys.executable} -IS keeper.py & read -r x < up")
+    command = f"{sys.executable} -IS giver.py"
+    with trio.fail_after(20):
+        if way == "process":
+            result = await sandbox.run_process(command)
+        else:
+            session = await sandbox.create_session()
+            result = await session.exec(f"exec {command}")
+    assert (result.exit_code, result.text) == (0, "given\n")
+    assert (await sandbox.exec("kill -0 %1; echo $?")).text == "0\n"
 
 
 async def test_closing_standard_output_is_the_commands_own_affair(session: Session) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from typing import TYPE_CHECKING
 
 import cffi
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sandbox_runtime import Sandbox
 from sandbox_runtime.jail import quote_word
+
+if TYPE_CHECKING:
+    from sandbox_runtime import Sandbox
 
 words = st.one_of(
     st.binary(max_size=40).map(lambda word: word.replace(b"\0", b"")),

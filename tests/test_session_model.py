@@ -55,9 +55,7 @@ class Assign:
     ours: bool
 
     async def apply(self, session: Session, model: Model) -> None:
-        quoted = (
-            quote_word(self.value.encode()).decode() if self.ours else shlex.quote(self.value)
-        )
+        quoted = quote_word(self.value.encode()).decode() if self.ours else shlex.quote(self.value)
         await session.exec(f"{'export ' if self.export else ''}{self.name}={quoted}", check=True)
         model.values[self.name] = self.value
         if self.export:
@@ -173,7 +171,9 @@ operations = st.one_of(
         st.none() | st.sampled_from(DIRECTORIES),
         st.booleans(),
     ),
-    st.builds(Fail, st.sampled_from(["(exit 3)", "nosuch", "sleep 100", "while :; do :; done", "if"])),
+    st.builds(
+        Fail, st.sampled_from(["(exit 3)", "nosuch", "sleep 100", "while :; do :; done", "if"])
+    ),
     st.builds(Die, st.sampled_from(["exit 3", "kill -9 $$", "set -e; false", "exec true"])),
 )
 

@@ -53,11 +53,13 @@ async def test_what_a_command_sets_is_there_for_the_next(session: Session) -> No
     """Directory, variables, functions, aliases, options and umask stay."""
     await session.exec("mkdir -p 'a dir' && cd 'a dir'")
     await session.exec("plain=1; export exported='two words'; list=(x 'y z')")
-    await session.exec("greet() { echo \"hi $1\"; }; shopt -s expand_aliases; alias say='echo said'")
+    await session.exec(
+        "greet() { echo \"hi $1\"; }; shopt -s expand_aliases; alias say='echo said'"
+    )
     await session.exec("set -o noglob; umask 027")
 
     result = await session.exec(
-        "pwd; echo $plain; sh -c 'echo $exported'; echo ${list[1]}; greet you; say so; echo *; umask"
+        "pwd; echo $plain; sh -c 'echo $exported'; echo ${list[1]}; greet you; say so; echo *;umask"
     )
 
     expected = "/workspace/a dir\n1\ntwo words\ny z\nhi you\nsaid so\n*\n0027\n"
@@ -337,7 +339,9 @@ async def test_a_server_of_one_session_answers_in_another(sandbox: Sandbox) -> N
     """The loopback is the sandbox's: all its jails share it."""
     one, two = await sandbox.create_session(), await sandbox.create_session()
     await sandbox.files.write("listener.py", LISTENER)
-    started = await one.exec(f"mkfifo port; {sys.executable} -IS listener.py & read -r p < port; echo $p")
+    started = await one.exec(
+        f"mkfifo port; {sys.executable} -IS listener.py & read -r p < port; echo $p"
+    )
     answer = await two.exec(f"cat < /dev/tcp/127.0.0.1/{int(started.text)}", deadline_s=20)
     assert answer.text == "hello from next door"
 

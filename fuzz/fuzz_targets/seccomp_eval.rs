@@ -39,17 +39,9 @@ fuzz_target!(|data: &[u8]| {
     };
     let arch = if how < 240 { NATIVE_ARCH } else { input.word() };
     let arguments = [(); 6].map(|()| u64::from_le_bytes(input.take()));
-    let call = Call {
-        number,
-        arch,
-        arguments,
-    };
+    let call = Call { number, arch, arguments };
     for (stage, program) in PROGRAMS.iter() {
         let outcome = evaluate(program, &call).expect("the kernel would load it");
-        assert_eq!(
-            outcome.action,
-            decide(*stage, &call).action(),
-            "{stage:?} {call:?}"
-        );
+        assert_eq!(outcome.action, decide(*stage, &call).action(), "{stage:?} {call:?}");
     }
 });

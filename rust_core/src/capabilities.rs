@@ -50,7 +50,18 @@ pub fn keep_only(kept: &[u32]) -> Result<()> {
     sys::set_capabilities(bits).at(Step::DropCapabilities, "permitted set")
 }
 
-/// The first half of giving up everything, while the right to do so is still there.
+/// As [`keep_only`], for a process of which it is known that `had` is all it and its bounding set
+/// have: a jail takes two of these, and asking about all 41 capabilities costs 25 µs each time.
+///
+/// # Errors
+/// [`Step::DropCapabilities`].
+pub fn shrink(had: &[u32], kept: &[u32]) -> Result<()> {
+    unbind(had.iter().filter(|number| !kept.contains(number)))?;
+    let bits = kept.iter().fold(0, |bits, number| bits | 1 << number);
+    sys::set_capabilities(bits).at(Step::DropCapabilities, "permitted set")
+}
+
+/// Empties the bounding set of a process that has all capabilities, while the right to is there.
 ///
 /// # Errors
 /// [`Step::DropCapabilities`].
@@ -58,11 +69,21 @@ pub fn empty_bounding_set() -> Result<()> {
     bound_to(&[])
 }
 
+/// Empties the bounding set of a process of which it is known what is in it.
+///
+/// # Errors
+/// [`Step::DropCapabilities`].
+pub fn unbind<'a>(had: impl IntoIterator<Item = &'a u32>) -> Result<()> {
+    for number in had {
+        sys::drop_from_bounding_set(*number).at(Step::DropCapabilities, number)?;
+    }
+    Ok(())
+}
+
 /// The second half, after the change of ids that the first half's capabilities were needed for.
 ///
 /// # Errors
 /// [`Step::DropCapabilities`].
 pub fn give_up_the_rest() -> Result<()> {
-    sys::clear_ambient_set().at(Step::DropCapabilities, "ambient set")?;
     sys::set_capabilities(0).at(Step::DropCapabilities, "permitted set")
 }

@@ -128,7 +128,8 @@ pub fn sandbox(
 /// The step that failed; the jail is gone then.
 pub fn jail(prepared: &Prepared) -> Result<()> {
     mounts::mount_jail_proc(&prepared.proc_masks, !prepared.separate_ids)?;
-    capabilities::keep_only(if prepared.separate_ids { capabilities::INIT } else { &[] })?;
+    let kept = if prepared.separate_ids { capabilities::INIT } else { &[] };
+    capabilities::shrink(capabilities::KEEPER, kept)?;
     sys::install_filter(&prepared.confine).at(Step::InstallSeccompFilter, "confine")?;
     sys::set_dumpable(false).at(Step::SetDumpable, "")
 }
@@ -145,7 +146,7 @@ pub fn program(
 ) -> Result<()> {
     sys::setsid().at(Step::StartSession, "")?;
     if separate_ids {
-        capabilities::empty_bounding_set()?;
+        capabilities::unbind(capabilities::INIT)?;
         sys::become_user(PAYLOAD_ID, PAYLOAD_ID, true).at(Step::BecomeUser, "program")?;
     }
     capabilities::give_up_the_rest()?;

@@ -200,7 +200,6 @@ pub fn enter_shared_root(sources: &[Source]) -> Result<()> {
     for name in ["etc", "proc", "workspace", "tmp", "dev/pts", "dev/shm", "var/empty", "run"] {
         make_directories(&staged(stage, name))?;
     }
-    symlink("/tmp", staged(stage, "var/tmp")).at(Step::MakeMountPoint, "/var/tmp")?;
     for name in SYSTEM {
         if let Ok(target) = fs::read_link(Path::new("/").join(name)) {
             symlink(target, staged(stage, name)).at(Step::MakeMountPoint, name)?;
@@ -219,6 +218,11 @@ pub fn enter_shared_root(sources: &[Source]) -> Result<()> {
         }
         sys::attach_tree(source.tree.as_fd(), &target)
             .at(Step::AttachSource, source.path.display())?;
+    }
+    let var_tmp = staged(stage, "var/tmp");
+    if !var_tmp.exists() {
+        // Unless something of the host is shown below it, which must not hide in /tmp.
+        symlink("/tmp", var_tmp).at(Step::MakeMountPoint, "/var/tmp")?;
     }
     // While the host's own /proc is still in sight: the kernel wants to see one before it lets a
     // user namespace mount another (mount_too_revealing).

@@ -221,6 +221,11 @@ class Context:
         """Its socket; readable when it has something to say."""
         return self._socket.fileno()
 
+    def look(self) -> bool:
+        """Whether its process lives, as far as can be seen without waiting."""
+        self._receive()
+        return not self.lost
+
     def _receive(self) -> None:
         try:
             data = self._socket.recv(_RECEIVE_BYTES)

@@ -74,9 +74,10 @@ class Pool:
         """Takes a context that is ready, if there is one; another is begun in its place."""
         while self._ready:
             context = self._ready.popleft()
-            if not context.lost:
+            if context.look():
                 self.refill()
                 return context
+            self._nursery.start_soon(context.aclose)
         self.refill()
         return None
 
