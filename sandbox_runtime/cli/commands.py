@@ -1,0 +1,208 @@
+"""The command line: the group `sandbox-runtime` and its four commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from sandbox_runtime.cli.failures import INTERRUPTED, OWN_FAILURE, USAGE, reader_is_gone, say
+from sandbox_runtime.cli.options import shared_options
+from sandbox_runtime.cli.script import load_script
+from sandbox_runtime.cli.standard_input import piped_input
+from sandbox_runtime.errors import InvalidArgumentError, SandboxError
+
+if TYPE_CHECKING:
+    from sandbox_runtime.cli.options import Options
+    from sandbox_runtime.cli.outcomes import Outcome
+    from sandbox_runtime.cli.printing import Streams
+    from sandbox_runtime.sandbox import Sandbox
+
+_HELP = """Run untrusted code in a real sandbox: no network, no host files, no rights.
+
+\b
+Exit status: that of the program, or
+  2     a mistake in the command line
+  124   the deadline (--timeout) ended the program
+  125   the sandbox failed, not the program
+  126   the program cannot be executed
+  127   the program was not found
+  128+N signal N ended it (130: Ctrl-C)
+"""
+
+
+def main() -> NoReturn:
+    """The entry point: answers mistakes in one line, and never with a traceback of ours."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:  # closed; a pipe of ours must not become somebody's standard output
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(fd, "w" if fd else "r", closefd=False))
+    try:
+        status = cli(prog_name="sandbox-runtime", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        status = USAGE
+    except click.ClickException as error:
+        say(error.format_message())
+        status = USAGE
+    except (click.Abort, KeyboardInterrupt):
+        status = INTERRUPTED
+    except BrokenPipeError:
+        status = reader_is_gone()
+    except BaseExceptionGroup as group:  # as trio hands on a Ctrl-C
+        if group.split(KeyboardInterrupt)[1] is not None:
+            raise
+        status = INTERRUPTED
+    sys.exit(status)
+
+
+@click.group(help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sandbox-runtime", message="%(prog)s %(version)s")
+def cli() -> None:
+    """See `_HELP`."""
+
+
+@cli.command(
+    context_settings={"allow_interspersed_args": False},
+    short_help="Run a Python or shell script in a fresh sandbox.",
+)
+@click.argument("file", metavar="FILE")
+@click.argument("args", metavar="[ARGS]...", nargs=-1)
+@click.option(
+    "--language",
+    type=click.Choice(["python", "shell"]),
+    help="What FILE is; by default its ending (.py, .sh) or #! line says so.",
+)
+@click.option("--plain", is_flag=True, help="Run Python as `python FILE` does, not in a context.")
+@click.option(
+    "--figures",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
+    help="Save the figures and other images that a Python script shows.",
+)
+@shared_options
+def run(
+    options: Options,
+    file: str,
+    args: tuple[str, ...],
+    language: str | None,
+    figures: Path | None,
+    *,
+    plain: bool,
+) -> int:
+    """Run FILE with ARGS in a fresh sandbox; `-` reads it from standard input.
+
+    Options go before FILE: what follows is the script's own. It is copied to /workspace and its
+    exit status becomes ours.
+
+    Python runs in a code context, the interpreter that `Sandbox.run_code` offers: the value of
+    the last expression is printed, figures are seen (--figures keeps them), top-level `await`
+    works, --json has every result in all its formats. Otherwise it is a script: sys.argv,
+    __file__, sys.stdin, threads and atexit are as usual, an error is a traceback on stderr and
+    status 1, sys.exit gives its status. Warming the interpreter takes a second or so; with --plain
+    the script runs as `python FILE` instead, which starts at once and shows nothing by itself.
+
+    A script with a #! line runs as that says, another shell script by bash.
+    """
+    script = load_script(file, language, plain=plain)
+    stdin = b"" if file == "-" else piped_input(options)
+
+    from sandbox_runtime.cli.run import run_process, supervise
+    from sandbox_runtime.cli.script_context import run_in_context
+
+    async def start(sandbox: Sandbox, streams: Streams) -> Outcome:
+        await sandbox.files.write(script.path, script.content, mode=0o755)
+        if script.source is not None:
+            argv = [script.path, *args]
+            return await run_in_context(
+                sandbox, script.source, argv, options, stdin, streams, figures
+            )
+        argv = [*script.interpreter, script.path, *args]
+        return await run_process(sandbox, argv, options, stdin, streams)
+
+    return supervise(options, start)
+
+
+@cli.command(
+    "exec",
+    context_settings={"allow_interspersed_args": False},
+    options_metavar="[OPTIONS] [--]",
+    short_help="Run one command in a fresh sandbox.",
+)
+@click.argument("command", metavar="COMMAND [ARGS]...", nargs=-1, type=click.UNPROCESSED)
+@click.option("-c", "text", metavar="TEXT", help="Shell text for bash; ARGS are $1, $2 and so on.")
+@shared_options
+def execute(options: Options, command: tuple[str, ...], text: str | None) -> int:
+    r"""Run a program with its arguments, or with -c a line of shell text, in a fresh sandbox.
+
+    \b
+    sandbox-runtime exec -- sort -n < numbers.txt
+    sandbox-runtime exec --in src --out build.log -c 'make -C src > build.log'
+    """
+    from sandbox_runtime.programs import check_argv, check_text
+
+    argv = list(command)
+    try:
+        if text is not None:
+            check_text("-c", text)
+            argv = ["bash", "-c", text, "bash", *command]
+        check_argv("COMMAND", argv)
+    except InvalidArgumentError as error:
+        raise click.UsageError(str(error)) from None
+    stdin = piped_input(options)
+
+    from sandbox_runtime.cli.run import run_process, supervise
+
+    async def start(sandbox: Sandbox, streams: Streams) -> Outcome:
+        return await run_process(sandbox, argv, options, stdin, streams)
+
+    return supervise(options, start)
+
+
+@cli.command(short_help="Say what a sandbox protects here, and how to get the rest.")
+@click.option("--json", "as_json", is_flag=True, help="The same as one JSON object.")
+def doctor(*, as_json: bool) -> int:
+    """Make a sandbox and say what it protects from here, and how to get the rest.
+
+    The status is 0 if all that is required is there, else 1.
+    """
+    import trio
+
+    from sandbox_runtime import doctor as clinic
+
+    diagnosis = trio.run(clinic.examine)
+    try:
+        print(diagnosis.json() if as_json else diagnosis.text(), flush=True)
+    except BrokenPipeError:
+        return reader_is_gone()
+    return 0 if diagnosis.ok else 1
+
+
+@cli.command(short_help="Analyse real data as an agent would, then try to break out.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("demo-output"),
+    help="Where the chart is put; ./demo-output by default.",
+)
+def demo(out: Path) -> int:
+    """Analyse real data as an agent would, then try to break out in three ways.
+
+    The status is 1 if an attack succeeds.
+    """
+    from sandbox_runtime import demo as show
+
+    try:
+        return show.main(out)
+    except BrokenPipeError:  # click would make it a 1, which means something here
+        return reader_is_gone()
+    except (SandboxError, OSError) as error:
+        say(str(error))
+        return OWN_FAILURE
