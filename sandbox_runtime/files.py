@@ -236,6 +236,7 @@ class Files:
         data = content.encode() if isinstance(content, str) else content
         check_bytes("content", data)
         request = _Write(path=encoded, mode=mode, make_parents=make_parents, size_bytes=len(data))
+        error: SandboxError | None = None
         async with self._turn, trio.open_nursery() as nursery:
             read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(write_fd, False)
@@ -244,12 +245,11 @@ class Files:
                 await self._ask(shown, request, [read_fd])
             except SandboxError as raised:
                 error = raised  # raised again below, outside the nursery
-            else:
-                return
             finally:
                 os.close(read_fd)
                 nursery.cancel_scope.cancel()
-        raise error
+        if error is not None:
+            raise error
 
     @staticmethod
     async def _pour(fd: int, data: bytes) -> None:

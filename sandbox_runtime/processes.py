@@ -117,7 +117,6 @@ class Process:
                 await self._jail.aclose()
             self._done.set()
 
-
     def _make_result(self, exited: jails.Exited | None) -> CommandResult:
         ended: Ended = "session lost"
         if self._killed:

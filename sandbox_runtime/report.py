@@ -22,7 +22,8 @@ _USER_NAMESPACES = (
 )
 _CGROUPS = (
     "Run as root where /sys/fs/cgroup is writable, or have a v2 group delegated to this user "
-    "(systemd-run --user -p Delegate=yes --scope); until then limits hold for each process alone"
+    "(systemd-run --user -p Delegate=yes --scope); until then the limit on memory is one for each "
+    "process, and shared memory is not in it"
 )
 _KERNEL = "Linux 5.12 or newer is needed"
 

@@ -249,7 +249,8 @@ class Sandbox:
             with trio.move_on_after(timeout_s):
                 return await process.wait()
         except BaseException:
-            await process.kill()  # in any case, and then the cancellation goes on
+            with trio.CancelScope(shield=True):
+                await process.kill()
             raise
         return await process.end("deadline")
 

@@ -120,7 +120,8 @@ def _not_run(end: _End, cwd: str | None, env: Mapping[str, str]) -> SandboxError
     if end.error == _NOT_RUN_DIRECTORY:
         return NotStartedError("change_directory", end.errno, cwd or ".")
     if end.error in {_NOT_RUN_ENV_READONLY, _NOT_RUN_ENV_NAME}:
-        name = list(env)[end.detail]
+        names = list(env)
+        name = names[end.detail] if end.detail < len(names) else "?"  # the shell may be user code's
         if end.error == _NOT_RUN_ENV_READONLY:
             return InvalidArgumentError("env", f"{name!r} is readonly in the session's shell")
         hint = "give the command as a list of arguments"
@@ -418,23 +419,23 @@ class Session:
             else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         )
         keep, since = shell.mark(), int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_S)
-        try:
-            await shell.send(command, cwd, env, [stdin_fd, *capture.write_fds])
-        except SandboxLostError:
-            shell.lost = True  # it died between two commands; this one has not run
-        finally:
-            os.close(stdin_fd)
-            capture.close_write_ends()
-        over = shell.lost
+        over = False
         ended: Ended = "exit"
         try:
             with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
                 self._running = scope
-                if not over:
+                try:
+                    await shell.send(command, cwd, env, [stdin_fd, *capture.write_fds])
+                except SandboxLostError:
+                    shell.lost = True  # it died between two commands; this one has not run
+                finally:
+                    os.close(stdin_fd)
+                    capture.close_write_ends()
+                if not shell.lost:
                     await capture.read_until(shell)
-                    if shell.hung_up:  # it ends, or a program does that it was replaced by (`exec`)
-                        await capture.read_until_ended(shell.jail)
-                    over = True
+                if shell.hung_up:  # it ends, or a program does that it was replaced by (`exec`)
+                    await capture.read_until_ended(shell.jail)
+                over = True
             if not over:
                 ended = "killed" if self._killed else "deadline"
                 await self._end_command(shell, capture, keep, since)

@@ -6,6 +6,7 @@ open theirs for each example.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 # An example takes as long as the machine is busy. No database: root and users share this directory.
-settings.register_profile("real", deadline=None, database=None)
+# CI takes the same examples each time, so that a failure there is of the change it tests.
+settings.register_profile("real", deadline=None, database=None, derandomize="CI" in os.environ)
 settings.load_profile("real")
 
 

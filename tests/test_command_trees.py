@@ -191,6 +191,15 @@ async def test_an_orphan_of_an_earlier_job_survives(session: Session) -> None:
     assert (await session.exec("kill -0 $orphan")).ok
 
 
+async def test_the_next_command_knows_nothing_of_one_that_was_ended(session: Session) -> None:
+    """Its exit code and its output are its own, whenever the end came between fork and wait."""
+    after = ["true", ": < /dev/null", "read -r x < /proc/self/stat", "[ 1 = 1 ]"]
+    for number in range(200):
+        await session.exec("echo up; sleep 1000", on_stdout=lambda _: session.kill())
+        result = await session.exec(after[number % len(after)])
+        assert (result.exit_code, result.stderr) == (0, b""), number
+
+
 async def test_a_fork_race_is_won(session: Session) -> None:
     """Processes that fork and end as fast as they can leave nobody behind."""
     token = f"race-{uuid.uuid4().hex}"

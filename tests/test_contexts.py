@@ -7,7 +7,7 @@ import importlib.util
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -27,6 +27,8 @@ from sandbox_runtime.interpreters.zygote import Zygote
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Sequence
 
+    from sandbox_runtime.jail import Supervisor
+
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(16)).decode()
 
 
@@ -35,8 +37,10 @@ def _light_zygote(monkeypatch: pytest.MonkeyPatch) -> None:
     """Zygotes of these tests import no large library: each test has one of its own."""
     make = Zygote.open
 
-    def open_light(*how: Any, preload: Sequence[str] = ()) -> Awaitable[Zygote]:
-        return make(*how, preload=preload)
+    def open_light(
+        supervisor: Supervisor, python: str, preload: Sequence[str] = ()
+    ) -> Awaitable[Zygote]:
+        return make(supervisor, python, preload)
 
     monkeypatch.setattr(Zygote, "open", open_light)
 
@@ -83,7 +87,9 @@ async def test_contexts_have_memory_of_their_own(sandbox: Sandbox) -> None:
 async def test_where_it_starts_and_its_variables_can_be_chosen(sandbox: Sandbox) -> None:
     """The caller's variables come besides the usual ones."""
     context = await sandbox.create_code_context(cwd="/tmp", env={"GREETING": "grüße"})
-    execution = await context.run("import os\nos.getcwd(), os.environ['GREETING'], os.environ['HOME']")
+    execution = await context.run(
+        "import os\nos.getcwd(), os.environ['GREETING'], os.environ['HOME']"
+    )
     assert execution.text == "('/tmp', 'grüße', '/workspace')"
 
 
@@ -223,7 +229,7 @@ async def test_an_error_of_the_code_is_data(
     context: Context, code: str, name: str, value: str
 ) -> None:
     """Class, message and traceback; the context goes on."""
-    execution = await context.run("kept = 3\nprint('before')\n" + code if "def" != code else code)
+    execution = await context.run("kept = 3\nprint('before')\n" + code if code != "def" else code)
     assert execution.ended == "error"
     assert execution.error is not None
     assert execution.error.name == name
@@ -332,7 +338,7 @@ async def test_code_that_does_not_give_way_is_ended(sandbox: Sandbox, code: str)
     assert (await sandbox.run_code("1 + 1")).text == "2"
 
 
-async def test_a_deadline_ends_what_the_run_had_started(sandbox: Sandbox, context: Context) -> None:
+async def test_a_deadline_ends_what_the_run_had_started(context: Context) -> None:
     """Also what was detached twice from its parents."""
     code = """
 import os, subprocess
@@ -565,7 +571,7 @@ async def test_two_hundred_contexts_live_at_once(
                 pytest.skip("an ordinary user may not read another process's smaps_rollup here")
     assert not zygote.lost
     with capsys.disabled():
-        print(
+        print(  # noqa: T201 - a figure that the run is to show
             f"\n{count} contexts: {total / 1024:.0f} MiB PSS together, "
             f"{sum(private) / count / 1024:.1f} MiB of its own each"
         )

@@ -63,7 +63,7 @@ def test_a_verdict_needs_a_control(*, proves: bool, succeeded: bool, verdict: st
 
 def test_the_attack_on_the_environment_works_outside(tmp_path: Path) -> None:
     """The very code that finds nothing inside finds the secret of a process that it can see."""
-    secret = "of-a-neighbour"  # noqa: S105 - it is none
+    secret = "of-a-neighbour"
     with subprocess.Popen(["sleep", "600"], env={demo.SECRET_NAME: secret}) as neighbour:
         try:
             code = demo.STEAL_ENVIRONMENTS.replace("HOST_PID", str(neighbour.pid))

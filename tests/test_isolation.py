@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - probes are programs of their own, in strings
 """What user code cannot do: each test tries, from the inside, in a real sandbox."""
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
 from sandbox_runtime import (
     FileAccessError,
@@ -34,8 +36,11 @@ from sandbox_runtime.interpreters.zygote import Zygote
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
+    from sandbox_runtime.jail import Supervisor
+
 pytestmark = pytest.mark.skipif(
-    platform.machine() not in {"x86_64", "aarch64"}, reason="call numbers are known for two machines"
+    platform.machine() not in {"x86_64", "aarch64"},
+    reason="call numbers are known for two machines",
 )
 
 PLACES = ("shell", "process", "context")
@@ -104,8 +109,10 @@ def _light_zygote(monkeypatch: pytest.MonkeyPatch) -> None:
     """Zygotes of these tests import no large library: each test has one of its own."""
     make = Zygote.open
 
-    def open_light(*how: Any, preload: Sequence[str] = ()) -> Awaitable[Zygote]:
-        return make(*how, preload=preload)
+    def open_light(
+        supervisor: Supervisor, python: str, preload: Sequence[str] = ()
+    ) -> Awaitable[Zygote]:
+        return make(supervisor, python, preload)
 
     monkeypatch.setattr(Zygote, "open", open_light)
 
@@ -343,9 +350,7 @@ async def test_no_way_to_write_outside(sandbox: Sandbox, place: str) -> None:
     assert set(found) <= {"EACCES", "EPERM", "EROFS", "EXDEV", "ENOENT"}, found
 
 
-async def test_the_hosts_files_do_not_exist(
-    sandbox: Sandbox, place: str, tmp_path: Path
-) -> None:
+async def test_the_hosts_files_do_not_exist(sandbox: Sandbox, place: str, tmp_path: Path) -> None:
     """Homes, temporary files, secrets, control groups and sockets of the host have no name here."""
     (tmp_path / "secret").write_text("s")
     paths = [
@@ -811,8 +816,8 @@ async def try_everything(sandbox: Sandbox) -> list[str]:
         lambda: sandbox.run_process("echo"),
         lambda: sandbox.run_code("1"),
         lambda: sandbox.files.read("/etc/passwd"),
-        lambda: sandbox.create_session(),
-        lambda: sandbox.create_code_context(),
+        sandbox.create_session,
+        sandbox.create_code_context,
     ]
     names = []
     for act in acts:
@@ -887,8 +892,8 @@ async def test_the_death_of_a_zygote_ends_no_context(runtime: Runtime, sandbox: 
     with pidfd(pid) as fd:
         os.kill(pid, signal.SIGKILL)
         await trio.lowlevel.wait_readable(fd)
-    while not zygote.lost:
-        await trio.lowlevel.checkpoint()
+    await trio.testing.wait_all_tasks_blocked()  # its owner hears of it
+    assert zygote.lost
     assert (await context.run("x")).text == "7"
     other = await sandbox.create_code_context(cwd="/tmp")
     assert (await other.run("1 + 1")).text == "2"
@@ -955,7 +960,8 @@ async def test_nothing_outlives_the_control_process(how: signal.Signals) -> None
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await process.wait()
+        with trio.CancelScope(shield=True):
+            await process.wait()
 
 
 async def test_a_close_waits_for_the_end(runtime: Runtime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -210,23 +211,25 @@ def test_a_sudden_death_takes_everything_with_it(victim: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", CONTROL], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as control:
-        assert control.stdout is not None
-        assert control.stdout.readline() == b"up\n"
-        below = children_of(control.pid)
-        launcher = below[0]
-        assert len(below) > 15  # launcher, supervisor, zygote, keepers, inits, programs
-        pidfds = [os.pidfd_open(pid) for pid in below]
+        pidfds: dict[int, int] = {}
         try:
+            assert control.stdout is not None
+            assert control.stdout.readline() == b"up\n"
+            for pid in children_of(control.pid):
+                with contextlib.suppress(ProcessLookupError):  # a child of the pool's that is over
+                    pidfds[pid] = os.pidfd_open(pid)
+            assert len(pidfds) > 15  # launcher, supervisor, zygote, keepers, inits, programs
+            launcher = next(iter(pidfds))
             os.kill(control.pid if victim == "control process" else launcher, signal.SIGKILL)
             deadline_s = time.monotonic() + 30
-            for pidfd in pidfds:
+            for pidfd in pidfds.values():
                 poll = select.poll()
                 poll.register(pidfd, select.POLLIN)
                 assert poll.poll(max(0, 1000 * (deadline_s - time.monotonic())))
         finally:
-            for pidfd in pidfds:
-                os.close(pidfd)
             control.kill()
+            for pidfd in pidfds.values():
+                os.close(pidfd)
     if victim == "control process":
         assert groups_of(launcher) == []
     for group in reversed(groups_of(launcher)):

@@ -12,8 +12,9 @@ use landlock::{
 use crate::error::{Failure, Result, Step};
 use crate::sys;
 
-/// Where user code may write, make and remove.
-const WRITABLE: [&str; 5] = ["/workspace", "/tmp", "/dev", "/proc", "/var/tmp"];
+/// Where user code may write, make and remove. Not below `/proc`: a jail's own is mounted after the
+/// ruleset was made, and nothing there is user code's to write.
+const WRITABLE: [&str; 3] = ["/workspace", "/tmp", "/dev"];
 
 /// The newest ABI whose rights this file was written against. A newer one would be "handled but
 /// not granted", which breaks programs that nobody has tried under it.

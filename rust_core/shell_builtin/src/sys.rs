@@ -75,6 +75,7 @@ unsafe extern "C" {
     fn maybe_make_export_env();
     fn count_all_jobs() -> c_int;
     fn zreset();
+    fn cleanup_the_pipeline();
     fn unbind_func(name: *const c_char) -> c_int;
     fn remove_alias(name: *const c_char) -> c_int;
     fn signal_is_ignored(signal: c_int) -> c_int;
@@ -304,7 +305,8 @@ extern "C" fn on_unwind(_argument: *mut c_char) {
 
 /// Does what bash's `throw_to_top_level` would do between its unwinding and its jump.
 fn clear_execution_state() {
-    const VARIABLES: [&CStr; 13] = [
+    const VARIABLES: [&CStr; 14] = [
+        c"already_making_children", // else the next command waits for this one's last child
         c"loop_level",
         c"continuing",
         c"breaking",
@@ -326,6 +328,8 @@ fn clear_execution_state() {
             set_int(place.cast(), 0);
         }
     }
+    // SAFETY: no preconditions; a child that was not waited for is in no job yet.
+    unsafe { cleanup_the_pipeline() };
 }
 
 // ---------------------------------------------------------------------------------- the start
