@@ -305,7 +305,7 @@ print("to stderr", file=sys.stderr)
 atexit.register(print, "at exit")
 threading.Timer(0.2, print, ["from a thread"]).start()
 6 * 7"""
-    done = run("run", script(tmp_path, "a b.py", text), "--json", "x y", cwd=tmp_path)
+    done = run("run", script(tmp_path, "a b.py", text), "--", "--json", "x y", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stdout.decode().splitlines() == [
         "['/workspace/a b.py', '--json', 'x y']",

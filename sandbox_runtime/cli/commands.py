@@ -68,10 +68,7 @@ def cli() -> None:
     """See `_HELP`."""
 
 
-@cli.command(
-    context_settings={"allow_interspersed_args": False},
-    short_help="Run a Python or shell script in a fresh sandbox.",
-)
+@cli.command(short_help="Run a Python or shell script in a fresh sandbox.")
 @click.argument("file", metavar="FILE")
 @click.argument("args", metavar="[ARGS]...", nargs=-1)
 @click.option(
@@ -84,7 +81,7 @@ def cli() -> None:
     "--figures",
     metavar="DIR",
     type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
-    help="Save the figures and other images that a Python script shows.",
+    help="An existing directory; save in it the figures and other images that a Python script shows.",
 )
 @shared_options
 def run(
@@ -98,8 +95,8 @@ def run(
 ) -> int:
     """Run FILE with ARGS in a fresh sandbox; `-` reads it from standard input.
 
-    Options go before FILE: what follows is the script's own. It is copied to /workspace and its
-    exit status becomes ours.
+    Options are ours, before FILE and after it; what stands behind `--` is the script's own. The
+    script is copied to /workspace and its exit status becomes ours.
 
     Python runs in a code context, the interpreter that `Sandbox.run_code` offers: the value of
     the last expression is printed, figures are seen (--figures keeps them), top-level `await`
@@ -129,9 +126,18 @@ def run(
     return supervise(options, start)
 
 
+_EXEC_HELP = """Run a program with its arguments, or a line of shell text, in a fresh sandbox.
+
+\b
+sandbox-runtime exec -- sort -n < numbers.txt
+sandbox-runtime exec --in src --out build.log -c 'make -C src > build.log'
+"""
+
+
 @cli.command(
     "exec",
     context_settings={"allow_interspersed_args": False},
+    help=_EXEC_HELP,
     options_metavar="[OPTIONS] [--]",
     short_help="Run one command in a fresh sandbox.",
 )
@@ -139,12 +145,7 @@ def run(
 @click.option("-c", "text", metavar="TEXT", help="Shell text for bash; ARGS are $1, $2 and so on.")
 @shared_options
 def execute(options: Options, command: tuple[str, ...], text: str | None) -> int:
-    r"""Run a program with its arguments, or with -c a line of shell text, in a fresh sandbox.
-
-    \b
-    sandbox-runtime exec -- sort -n < numbers.txt
-    sandbox-runtime exec --in src --out build.log -c 'make -C src > build.log'
-    """
+    """See `_EXEC_HELP`."""
     from sandbox_runtime.programs import check_argv, check_text
 
     argv = list(command)
