@@ -81,7 +81,7 @@ def cli() -> None:
     "--figures",
     metavar="DIR",
     type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
-    help="An existing directory; save in it the figures and other images that a Python script shows.",
+    help="An existing directory, for the figures and images that a Python script shows.",
 )
 @shared_options
 def run(
