@@ -439,6 +439,8 @@ class Session:
             if not over:
                 ended = "killed" if self._killed else "deadline"
                 await self._end_command(shell, capture, keep, since)
+        except InvalidArgumentError:
+            raise  # nothing was sent, so there is nothing to end
         except BaseException:
             capture.mute()  # the caller hears of this command no more
             with trio.CancelScope(shield=True):
