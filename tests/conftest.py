@@ -7,6 +7,7 @@ open theirs for each example.
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,8 @@ from sandbox_runtime import Runtime, Sandbox, Session, open_runtime, open_sandbo
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+# Where the tests run in the background SIGINT may be ignored, and programs would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # An example takes as long as the machine is busy. No database: root and users share this directory.
 # CI takes the same examples each time, so that a failure there is of the change it tests.
 settings.register_profile("real", deadline=None, database=None, derandomize="CI" in os.environ)
