@@ -1,4 +1,4 @@
-"""Untrusted code in a real sandbox that starts faster than `bash -c true`.
+"""Untrusted code in a real sandbox: no daemon, no Docker, no KVM.
 
     async with open_sandbox() as sandbox:
         result = await sandbox.exec("echo hello")
