@@ -16,7 +16,7 @@ import os
 import select
 import signal as signals
 import socket
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 import trio
@@ -499,6 +499,7 @@ class Jail:
         self.children_fds: list[int] = []
         self._spawn_failure: Failure | None = None
         self._swept: list[int] = []
+        self._sweeps = 0
 
     @property
     def namespace_fds(self) -> list[int]:
@@ -577,7 +578,8 @@ class Jail:
         Returns:
             How many were ended. None of them is alive any more.
         """
-        before = len(self._swept)
+        self._sweeps += 1  # answers come in the order of the questions, also of cancelled ones
+        number = self._sweeps
         await self._channel.send(
             Sweep(
                 spare=tuple(spare),
@@ -586,8 +588,8 @@ class Jail:
                 break_shell=break_shell,
             )
         )
-        await self._wait_until(lambda: len(self._swept) > before)
-        return self._swept[before]
+        await self._wait_until(lambda: len(self._swept) >= number)
+        return self._swept[number - 1]
 
     def abandon(self) -> None:
         """Closes a jail whose making was never asked for."""
@@ -619,6 +621,3 @@ def make_undumpable() -> None:
     import prctl
 
     prctl.set_dumpable(0)
-
-
-Requirement = Literal["required", "wanted"]

@@ -78,6 +78,8 @@ async def open_runtime(
     for path in read_only:
         if not path.startswith("/"):
             raise InvalidArgumentError("read_only", f"{path!r} is no absolute path")
+    if not python.startswith("/"):
+        raise InvalidArgumentError("python", f"{python!r} is no absolute path")
     supervisor = jails.Supervisor()
     error: Exception | None = None
     try:
@@ -366,6 +368,8 @@ async def open_sandbox(
             raise InvalidArgumentError("require", f"{name!r} is no protection; known: {known}")
     if not 0 < len(host_name.encode()) <= 64 or "\0" in host_name:
         raise InvalidArgumentError("host_name", "must have 1 to 64 bytes and no NUL")
+    if limits is not None and not isinstance(limits, Limits):
+        raise InvalidArgumentError("limits", f"must be Limits, not {type(limits).__name__}")
     for name in Limits.__struct_fields__:
         value = getattr(limits, name, 1)
         if not isinstance(value, int) or not 0 < value < 1 << 62:

@@ -185,17 +185,21 @@ class _Shell:
         pids.discard(self.pid)
         return tuple(sorted(pids))
 
+    def encode(
+        self, command: bytes | tuple[bytes, ...], cwd: str | None, env: Mapping[str, str]
+    ) -> tuple[bytes, bytes]:
+        """The next request; InvalidArgumentError if it is beyond what one can hold."""
+        self._seq += 1
+        return _encode_request(self._seq, command, cwd, env)
+
     async def send(
         self,
-        command: bytes | tuple[bytes, ...],
-        cwd: str | None,
-        env: Mapping[str, str],
+        header: bytes,
+        body: bytes,
         fds: Sequence[int],
     ) -> None:
-        """Asks the shell to run a command."""
-        self._seq += 1
+        """Asks the shell to run what `encode` made."""
         self._end = None
-        header, body = _encode_request(self._seq, command, cwd, env)
         if len(body) <= _INLINE_BYTES:
             await jails.send_packet(self._socket, header + body, fds)
             return
@@ -411,6 +415,7 @@ class Session:
         timeout_s: float,
     ) -> CommandResult:
         started_s = time.monotonic()
+        header, body = shell.encode(command, cwd, env)
         self._count += 1
         self._killed = False
         stdin_fd = (
@@ -425,7 +430,7 @@ class Session:
             with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
                 self._running = scope
                 try:
-                    await shell.send(command, cwd, env, [stdin_fd, *capture.write_fds])
+                    await shell.send(header, body, [stdin_fd, *capture.write_fds])
                 except SandboxLostError:
                     shell.lost = True  # it died between two commands; this one has not run
                 finally:
@@ -439,8 +444,6 @@ class Session:
             if not over:
                 ended = "killed" if self._killed else "deadline"
                 await self._end_command(shell, capture, keep, since)
-        except InvalidArgumentError:
-            raise  # nothing was sent, so there is nothing to end
         except BaseException:
             capture.mute()  # the caller hears of this command no more
             with trio.CancelScope(shield=True):

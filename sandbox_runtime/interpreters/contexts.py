@@ -116,6 +116,10 @@ class _Run:
         self.error: ExecutionError | None = None
         self.done: _Frame | None = None
 
+    def mute(self) -> None:
+        """Calls nobody back from here on."""
+        self._on_result = None
+
     async def note(self, frame: _Frame, size_bytes: int) -> None:
         match frame.type:
             case "display" | "update_display" | "result" as kind:
@@ -229,7 +233,7 @@ class Context:
     def _receive(self) -> None:
         try:
             data = self._socket.recv(_RECEIVE_BYTES)
-            self.lost = not data
+            self.lost = self.lost or not data
             for body in self._reader.feed(data):
                 self._frames.append((_FRAMES.decode(body), len(body)))
         except BlockingIOError:
@@ -301,16 +305,19 @@ class Context:
                 if not self.lost:
                     await capture.read_until(self)
                 over = True
+            if not over:
+                await self._interrupt(capture)
         except BaseException:
+            capture.mute()  # the caller hears of this run no more
+            run.mute()
             with trio.CancelScope(shield=True):
                 await self._interrupt(capture)
             raise
         finally:
             self._running = None
-        if not over:
-            await self._interrupt(capture)
         if self.lost:
             await self._end()
+            capture.mute()
             await capture.drain()
         self._run = None
         return self._execution(run, capture, over=over, wall_s=time.monotonic() - started_s)
@@ -345,12 +352,12 @@ class Context:
                 self.lost = True
             else:
                 await self._jail.sweep(spare=[self._pid], keep=(), since_ticks=0)
-        except SandboxLostError:
+        except (SandboxLostError, SandboxClosedError):
             self.lost = True
         if self.lost:
             await self._end()
+        capture.mute()  # a callback that hangs or raises must not keep the end from being told
         await capture.drain()
-        self._run = None
 
     async def _end(self) -> None:
         self.lost = True

@@ -53,7 +53,7 @@ class Pool:
     async def _add(self) -> None:
         try:
             # Whoever claims next makes the attempt itself, and gets to see why it fails.
-            with contextlib.suppress(SandboxError):
+            with contextlib.suppress(SandboxError, OSError):
                 context = await self._open_context()
                 if self._closed:
                     await context.aclose()

@@ -32,7 +32,10 @@ def read_only_paths(python: str = sys.executable) -> list[str]:
     """The directories beside `/usr` that an interpreter and our programs in it need."""
     paths = {sys.prefix, sys.base_prefix, sys.exec_prefix, str(_EXECUTORS.parent.parent)}
     paths.add(str(Path(jails.core_path).parent))
-    paths.add(str(Path(python).resolve().parent.parent))
+    for prefix in (Path(python).parent.parent, Path(python).resolve().parent.parent):
+        # What is no installation of Python may be somebody's home.
+        if (prefix / "pyvenv.cfg").exists() or any(prefix.glob("lib/python3*")):
+            paths.add(str(prefix))
     paths.update(
         entry for entry in sys.path if "site-packages" in entry or "dist-packages" in entry
     )
