@@ -520,7 +520,7 @@ def test_help_is_there_for_everything(tmp_path: Path) -> None:
 def test_help_loads_nothing_heavy() -> None:
     """What `--help` needs is click alone."""
     code = "import sandbox_runtime.cli, sys; print({'trio', 'msgspec', 'IPython'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
     assert done.stdout == b"set()\n"
 
 

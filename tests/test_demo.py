@@ -68,7 +68,7 @@ def test_the_attack_on_the_environment_works_outside(tmp_path: Path) -> None:
         try:
             code = demo.STEAL_ENVIRONMENTS.replace("HOST_PID", str(neighbour.pid))
             done = subprocess.run(
-                [sys.executable, "-c", code.replace("SECRET_NAME", demo.SECRET_NAME)],
+                [sys.executable, "-P", "-c", code.replace("SECRET_NAME", demo.SECRET_NAME)],
                 capture_output=True,
                 cwd=tmp_path,
                 timeout=55,

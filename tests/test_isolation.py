@@ -936,11 +936,10 @@ trio.run(main)
 async def test_nothing_outlives_the_control_process(how: signal.Signals) -> None:
     """Killed, or interrupted with its whole process group: every process and group is gone."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-P", "-c", SCRIPT],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        cwd=Path(__file__).parent.parent,
     )
     try:
         assert process.stdout is not None

@@ -209,7 +209,7 @@ async def test_a_runtime_leaves_nothing() -> None:
 def test_a_sudden_death_takes_everything_with_it(victim: str) -> None:
     """SIGKILL of the control process or the launcher: no process of any sandbox survives."""
     with subprocess.Popen(
-        [sys.executable, "-c", CONTROL], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-P", "-c", CONTROL], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as control:
         pidfds: dict[int, int] = {}
         try:

@@ -247,7 +247,7 @@ trio.run(main)
 def attempt_within(*wrapper: str) -> dict[str, Any]:
     """What a fresh control process says that is started by this command."""
     done = subprocess.run(
-        [*wrapper, sys.executable, "-c", ATTEMPT],
+        [*wrapper, sys.executable, "-P", "-c", ATTEMPT],
         capture_output=True, text=True, timeout=40, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.stdout, done.stderr
