@@ -255,7 +255,7 @@ pub fn unblock_signals() -> io::Result<()> {
 /// # Errors
 /// What the kernel says.
 pub fn child_signals() -> io::Result<OwnedFd> {
-    // SAFETY: as in `reset_signals`.
+    // SAFETY: as in `unblock_signals`.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: `set` is a valid set and SIGCHLD a valid number.
     unsafe { libc::sigaddset(&raw mut set, libc::SIGCHLD) };
