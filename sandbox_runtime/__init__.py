@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sandbox_runtime.errors import (
         CommandFailedError,
+        ContextNotFoundError,
         FileAccessError,
         InterpreterUnavailableError,
         InvalidArgumentError,
@@ -25,7 +26,13 @@ if TYPE_CHECKING:
         SandboxLostError,
     )
     from sandbox_runtime.interpreters.contexts import Context
-    from sandbox_runtime.interpreters.execution import Execution, ExecutionError, Result
+    from sandbox_runtime.interpreters.execution import (
+        Death,
+        Execution,
+        ExecutionError,
+        Result,
+    )
+    from sandbox_runtime.interpreters.registry import Contexts
     from sandbox_runtime.processes import Process
     from sandbox_runtime.receipts import CommandResult, Receipt
     from sandbox_runtime.report import Protection, SandboxReport
@@ -36,6 +43,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "errors": (
         "CommandFailedError",
+        "ContextNotFoundError",
         "FileAccessError",
         "InterpreterUnavailableError",
         "InvalidArgumentError",
@@ -46,7 +54,8 @@ _HOMES = {
         "SandboxLostError",
     ),
     "interpreters.contexts": ("Context",),
-    "interpreters.execution": ("Execution", "ExecutionError", "Result"),
+    "interpreters.execution": ("Death", "Execution", "ExecutionError", "Result"),
+    "interpreters.registry": ("Contexts",),
     "processes": ("Process",),
     "receipts": ("CommandResult", "Receipt"),
     "report": ("Protection", "SandboxReport"),
@@ -60,6 +69,9 @@ __all__ = [
     "CommandFailedError",
     "CommandResult",
     "Context",
+    "ContextNotFoundError",
+    "Contexts",
+    "Death",
     "Execution",
     "ExecutionError",
     "FileAccessError",

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from sandbox_runtime.errors import IsolationError, SandboxError
-from sandbox_runtime.interpreters.contexts import Context
+from sandbox_runtime.interpreters.registry import Contexts
 from sandbox_runtime.processes import Process
 from sandbox_runtime.report import SandboxReport, build_report, enforce
 from sandbox_runtime.sandbox import Runtime, open_runtime
@@ -156,11 +156,12 @@ async def _examine_sandbox(runtime: Runtime, diagnosis: Diagnosis, started_s: fl
         started_s = time.monotonic()
         try:
             zygote = await runtime.python_zygote()
-            context = await Context.open(keeper, zygote)
-            try:
-                execution = await context.run("1 + 1")
-            finally:
-                await context.aclose()
+            async with trio.open_nursery() as nursery:
+                contexts = Contexts(keeper, runtime.languages, {}, nursery)
+                try:
+                    execution = await (await contexts.create()).run("1 + 1")
+                finally:
+                    await contexts.aclose()
         except SandboxError as error:
             diagnosis.python_problem = str(error)
             return

@@ -114,6 +114,16 @@ class InterpreterUnavailableError(SandboxError):
     code = "interpreter_unavailable"
 
 
+class ContextNotFoundError(SandboxError, LookupError):
+    """The caller's fault: there is no context with this id (any more). Nothing was done."""
+
+    code = "context_not_found"
+
+    def __init__(self, context_id: str) -> None:
+        super().__init__(f"Context {context_id} not found")
+        self.context_id = context_id
+
+
 class FileAccessError(SandboxError):
     """The file service refused; nothing has changed.
 

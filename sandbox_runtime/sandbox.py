@@ -15,8 +15,9 @@ import trio
 from sandbox_runtime import jail as jails
 from sandbox_runtime.errors import InvalidArgumentError, SandboxClosedError
 from sandbox_runtime.files import Files
-from sandbox_runtime.interpreters.contexts import LANGUAGES, Context
-from sandbox_runtime.interpreters.pool import Pool
+from sandbox_runtime.interpreters.languages import known_language
+from sandbox_runtime.interpreters.python import Python
+from sandbox_runtime.interpreters.registry import Contexts
 from sandbox_runtime.interpreters.zygote import Zygote, read_only_paths
 from sandbox_runtime.processes import Process
 from sandbox_runtime.programs import check_seconds
@@ -28,13 +29,19 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
     from sandbox_runtime.capture import OutputHandler
-    from sandbox_runtime.interpreters.contexts import ResultHandler
+    from sandbox_runtime.interpreters.contexts import Context
     from sandbox_runtime.interpreters.execution import Execution
+    from sandbox_runtime.interpreters.languages import Language
+    from sandbox_runtime.interpreters.runs import ResultHandler
     from sandbox_runtime.receipts import CommandResult
 
 
 class Runtime:
-    """What sandboxes share. `open_runtime` makes it."""
+    """What sandboxes share. `open_runtime` makes it.
+
+    Attributes:
+        languages: Who makes interpreters, by the language's one name.
+    """
 
     def __init__(self, supervisor: jails.Supervisor, nursery: trio.Nursery, python: str) -> None:
         self._supervisor = supervisor
@@ -42,6 +49,7 @@ class Runtime:
         self._python = python
         self._zygote: Zygote | None = None
         self._starting = trio.Lock()
+        self.languages: dict[str, Language] = {"python": Python(self.python_zygote)}
 
     @property
     def supervisor(self) -> jails.Supervisor:
@@ -107,6 +115,7 @@ class Sandbox:
     Attributes:
         report: Which protections it has.
         files: Its files.
+        contexts: Its code contexts, by id.
     """
 
     def __init__(
@@ -121,14 +130,13 @@ class Sandbox:
         self._keeper = keeper
         self._nursery = nursery
         self._session: Session | None = None
-        self._context: Context | None = None
+        self._defaults: dict[str, Context] = {}
         self._first = trio.Lock()
-        self._pool = Pool(self._open_pooled, python_pool, nursery)
         self._sessions: list[Session] = []
-        self._contexts: list[Context] = []
         self._closed = False
         self.report = report
         self.files = Files(keeper)
+        self.contexts = Contexts(keeper, runtime.languages, {"python": python_pool}, nursery)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -263,36 +271,13 @@ class Sandbox:
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Context:
-        """A fresh interpreter, warmed and in a jail of its own.
-
-        Args:
-            language: One of `LANGUAGES`.
-            cwd: Where it starts; `/workspace` by default.
-            env: Variables besides the usual ones.
-
-        Raises:
-            InvalidArgumentError: The language is not known.
-            InterpreterUnavailableError: The interpreter cannot start.
-        """
+        """A fresh interpreter, warmed and in a jail of its own; see `Contexts.create`."""
         self._check_open()
-        if language not in LANGUAGES:
-            known = ", ".join(LANGUAGES)
-            raise InvalidArgumentError("language", f"{language!r} is not known; known: {known}")
-        if cwd is None and not env and (context := self._pool.claim()) is not None:
-            self._contexts.append(context)
-            return context
-        zygote = await self._runtime.python_zygote()
-        context = await Context.open(self._keeper, zygote, cwd=cwd, env=env)
-        self._contexts.append(context)
-        return context
+        return await self.contexts.create(language, cwd=cwd, env=env)
 
-    async def _open_pooled(self) -> Context:
-        zygote = await self._runtime.python_zygote()
-        return await Context.open(self._keeper, zygote, prime=True)
-
-    async def fill_pool(self) -> None:
-        """Waits until the pool of Python contexts is full."""
-        await self._pool.wait_full()
+    async def fill_pool(self, language: str = "python") -> None:
+        """Waits until the pool of a language's interpreters is full."""
+        await self.contexts.pool(language).wait_full()
 
     async def run_code(
         self,
@@ -306,15 +291,12 @@ class Sandbox:
         on_result: ResultHandler | None = None,
         limit_bytes: int = OUTPUT_LIMIT_BYTES,
     ) -> Execution:
-        """Runs code in a context, by default in the sandbox's first; see `Context.run`.
+        """Runs code in a context, by default in the language's first; see `Context.run`.
 
         If the first context is lost, the next call gets a fresh one: `state_survived` said so.
         """
         if context is None:
-            async with self._first:
-                if self._context is None or self._context.lost:
-                    self._context = await self.create_code_context(language)
-                context = self._context
+            context = await self._default_context(language)
         return await context.run(
             code,
             deadline_s=deadline_s,
@@ -324,14 +306,22 @@ class Sandbox:
             limit_bytes=limit_bytes,
         )
 
+    async def _default_context(self, language: str) -> Context:
+        async with self._first:
+            name = known_language(language, self.contexts.languages)
+            context = self._defaults.get(name)
+            if context is None or context.closed:
+                context = self._defaults[name] = await self.create_code_context(name)
+            elif context.lost:
+                await context.restart()
+            return context
+
     async def aclose(self) -> None:
         """Ends everything in it; returns when that is gone."""
         self._closed = True
         with trio.CancelScope(shield=True):
             await self._keeper.aclose()
-            await self._pool.aclose()
-            for context in self._contexts:
-                await context.aclose()
+            await self.contexts.aclose()
             for session in self._sessions:
                 await session.aclose()
             await self.files.aclose()

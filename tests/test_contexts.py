@@ -14,6 +14,7 @@ import trio
 
 from sandbox_runtime import (
     Context,
+    Death,
     InterpreterUnavailableError,
     InvalidArgumentError,
     Result,
@@ -258,23 +259,27 @@ async def test_sys_exit_does_not_end_the_context(context: Context, code: str) ->
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("code", "death"),
     [
-        "import os; print('last', flush=True); os._exit(3)",
-        "import ctypes; print('last', flush=True); ctypes.string_at(0)",
-        "import os, signal; print('last', flush=True); os.kill(os.getpid(), signal.SIGKILL)",
-        "import os; print('last', flush=True); os.abort()",
-        "import os; print('last', flush=True); os.execlp('true', 'true')",
+        ("os._exit(3)", Death(cause="exit", exit_code=3)),
+        ("ctypes.string_at(0)", Death(cause="signal", signal=signal.SIGSEGV)),
+        ("os.kill(os.getpid(), signal.SIGKILL)", Death(cause="signal", signal=signal.SIGKILL)),
+        ("os.abort()", Death(cause="signal", signal=signal.SIGABRT)),
+        ("os.execlp('true', 'true')", Death(cause="exit", exit_code=0)),
+        ("os.closerange(3, 1000); time.sleep(600)", None),
     ],
 )
-async def test_the_death_of_the_interpreter_is_told(sandbox: Sandbox, code: str) -> None:
-    """What it had printed is there; the next run gets a fresh context, the old one is closed."""
+async def test_the_death_of_the_interpreter_is_told(
+    sandbox: Sandbox, code: str, death: Death | None
+) -> None:
+    """How it ended, if it did; what it had printed is there; the next run begins afresh."""
     await sandbox.run_code("x = 1")
-    context = sandbox._context
-    execution = await sandbox.run_code(code, deadline_s=20)
+    (context,) = sandbox.contexts.list()
+    imports = "import ctypes, os, signal, time; print('last', flush=True)\n"
+    execution = await sandbox.run_code(imports + code, deadline_s=20)
     assert (execution.ended, execution.state_survived) == ("context lost", False)
+    assert execution.death == death
     assert execution.stdout == b"last\n"
-    assert context is not None
     with pytest.raises(SandboxClosedError):
         await context.run("1")
     assert (await sandbox.run_code("'x' in globals()")).text == "False"
@@ -325,11 +330,10 @@ async def test_a_deadline_interrupts_and_the_state_survives(context: Context, co
 async def test_code_that_does_not_give_way_is_ended(sandbox: Sandbox, code: str) -> None:
     """The context is lost and says so; the next run has a fresh one."""
     await sandbox.run_code("x = 1")
-    context = sandbox._context
+    context = sandbox.contexts.list()[0]
     execution = await sandbox.run_code(code, deadline_s=0.3)
     assert execution.ended == "deadline"
     if not execution.state_survived:
-        assert context is not None
         with pytest.raises(SandboxClosedError):
             await context.run("1")
         assert (await sandbox.run_code("'x' in globals()")).text == "False"
@@ -365,21 +369,21 @@ states
     assert (await context.run(listing)).text == "[]"
 
 
-async def test_kill_interrupts_and_says_so(context: Context) -> None:
+async def test_an_interrupt_ends_the_run_and_says_so(context: Context) -> None:
     """From another task, while the code runs."""
     started = trio.Event()
 
     async with trio.open_nursery() as nursery:
 
-        async def kill() -> None:
+        async def interrupt() -> None:
             await started.wait()
-            context.kill()
+            context.interrupt()
 
-        nursery.start_soon(kill)
+        nursery.start_soon(interrupt)
         execution = await context.run(
             "x = 1\nprint(flush=True)\nwhile True: pass", on_stdout=lambda _: started.set()
         )
-    assert (execution.ended, execution.state_survived) == ("killed", True)
+    assert (execution.ended, execution.state_survived) == ("interrupted", True)
     assert (await context.run("x")).text == "1"
 
 
@@ -419,7 +423,7 @@ for number in range(3):
         os.execlp("sleep", "sleep", "1000")
 """
     await context.run(code)
-    init = os.dup(context._jail._fds[0])  # a pidfd: its end is that of the whole jail
+    init = os.dup(context._interpreter._jail._fds[0])  # a pidfd: its end is that of the whole jail
     await context.aclose()
     await context.aclose()  # again does nothing
     with trio.fail_after(1):
@@ -471,18 +475,18 @@ async def test_the_pool_serves_without_forking_and_fills_again(runtime: Runtime)
     """A claim takes one that is ready; an empty pool serves by making one."""
     async with open_sandbox(runtime=runtime, python_pool=1) as sandbox:
         await sandbox.fill_pool()
-        assert sandbox._pool.ready == 1
-        (ready,) = sandbox._pool._ready
+        assert sandbox.contexts.pool("python").ready == 1
+        (ready,) = sandbox.contexts.pool("python")._ready
         first = await sandbox.create_code_context()
-        assert first is ready
+        assert first._interpreter is ready
         second = await sandbox.create_code_context()
         assert second is not first
         assert (await second.run("1")).text == "1"
         await sandbox.fill_pool()
-        assert sandbox._pool.ready == 1
+        assert sandbox.contexts.pool("python").ready == 1
         chosen = await sandbox.create_code_context(cwd="/tmp")  # not one of the usual kind
         assert (await chosen.run("import os; os.getcwd()")).text == "'/tmp'"
-        assert sandbox._pool.ready == 1
+        assert sandbox.contexts.pool("python").ready == 1
 
 
 async def test_a_context_from_the_pool_is_as_new(runtime: Runtime) -> None:
@@ -499,11 +503,11 @@ async def test_a_context_that_died_in_the_pool_is_not_given_out(runtime: Runtime
     """It is noticed when it is claimed, and another one is made."""
     async with open_sandbox(runtime=runtime, python_pool=1) as sandbox:
         await sandbox.fill_pool()
-        (ready,) = sandbox._pool._ready
-        await ready._jail.signal(ready._pid, signal.SIGKILL)
+        (ready,) = sandbox.contexts.pool("python")._ready
+        await ready._jail.signal(ready.pid, signal.SIGKILL)
         await trio.lowlevel.wait_readable(ready._socket)
         context = await sandbox.create_code_context()
-        assert context is not ready
+        assert context._interpreter is not ready
         assert (await context.run("1")).text == "1"
 
 

@@ -1,255 +1,85 @@
-"""Contexts: a live interpreter each, in a jail of its own, never given to anybody else."""
+"""Contexts: what users hold of an interpreter. Never given to anybody else."""
 
 from __future__ import annotations
 
-import inspect
-import json
-import signal
-import socket
-import struct
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
 from sandbox_runtime.capture import Capture
-from sandbox_runtime.errors import (
-    InterpreterUnavailableError,
-    InvalidArgumentError,
-    SandboxClosedError,
-    SandboxLostError,
-)
-from sandbox_runtime.interpreters.execution import Execution, ExecutionError, Result, RunEnded
-from sandbox_runtime.interpreters.zygote import Zygote, send_with_descriptors
-from sandbox_runtime.programs import check_cwd, check_env, check_seconds
-from sandbox_runtime.receipts import Receipt
-from sandbox_runtime.settings import (
-    DEFAULT_ENV,
-    INTERRUPT_GRACE_S,
-    OUTPUT_LIMIT_BYTES,
-    WORKSPACE,
-)
+from sandbox_runtime.errors import InvalidArgumentError, SandboxClosedError
+from sandbox_runtime.interpreters.runs import Run
+from sandbox_runtime.programs import check_seconds
+from sandbox_runtime.settings import OUTPUT_LIMIT_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable
 
-    from sandbox_runtime import jail as jails
     from sandbox_runtime.capture import OutputHandler
-
-    ResultHandler = Callable[[Result], Awaitable[None] | None]
-
-LANGUAGES = ("python",)
-"""The languages that contexts speak."""
-
-_LENGTH = struct.Struct(">I")
-_RECEIVE_BYTES = 256 * 1024
-_RESEND_INTERRUPT_S = 0.3
-_LARGEST_FRAME_BYTES = 64 * 1024 * 1024
-
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-
-
-class _Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run used."""
-
-    user_us: _Count
-    system_us: _Count
-    max_rss_bytes: _Count
-
-
-class _Frame(msgspec.Struct, frozen=True, kw_only=True):
-    """What a context says. Its code can write to its socket, so nothing is taken on trust."""
-
-    type: str
-    id: str | None = None
-    data: dict[str, Any] | None = None
-    metadata: dict[str, Any] | None = None
-    display_id: Any = None
-    name: Any = None
-    value: Any = None
-    traceback: list[Any] | None = None
-    status: str | None = None
-    execution_count: _Count | None = None
-    usage: _Usage | None = None
-    pid: _Count = 0
-    reason: Any = None
-
-
-_FRAMES = msgspec.json.Decoder(_Frame)
-
-
-class FrameReader:
-    """Splits a stream of frames: a 4-byte big-endian length, then that much JSON."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """Takes bytes, returns the bodies of the frames that they complete.
-
-        Raises:
-            ValueError: They are no frames.
-        """
-        self._buffer += data
-        frames: list[bytes] = []
-        while len(self._buffer) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer)
-            if length > _LARGEST_FRAME_BYTES:
-                raise ValueError(f"a frame of {length} bytes")
-            end = _LENGTH.size + length
-            if len(self._buffer) < end:
-                break
-            frames.append(bytes(memoryview(self._buffer)[_LENGTH.size : end]))
-            del self._buffer[:end]
-        return frames
-
-
-class _Run:
-    """What one run has said so far."""
-
-    def __init__(self, on_result: ResultHandler | None, limit_bytes: int) -> None:
-        self._on_result = on_result
-        self._room_bytes = self._limit_bytes = limit_bytes
-        self.results: list[Result] = []
-        self.dropped = 0
-        self.error: ExecutionError | None = None
-        self.done: _Frame | None = None
-
-    def mute(self) -> None:
-        """Calls nobody back from here on."""
-        self._on_result = None
-
-    async def note(self, frame: _Frame, size_bytes: int) -> None:
-        match frame.type:
-            case "display" | "update_display" | "result" as kind:
-                result = Result(
-                    data=frame.data or {},
-                    metadata=frame.metadata or {},
-                    is_main_result=kind == "result",
-                    display_id=None if frame.display_id is None else str(frame.display_id),
-                    is_update=kind == "update_display",
-                )
-                self._room_bytes -= size_bytes
-                if self._room_bytes >= 0:
-                    self.results.append(result)
-                else:
-                    self.dropped += 1
-                if self._on_result is not None:
-                    handled = self._on_result(result)
-                    if inspect.isawaitable(handled):
-                        await handled
-            case "clear_output":
-                self.results.clear()
-                self._room_bytes, self.dropped = self._limit_bytes, 0
-            case "error":
-                self.error = ExecutionError(
-                    name=str(frame.name),
-                    value=str(frame.value),
-                    traceback="\n".join(map(str, frame.traceback or ())),
-                )
-            case "done":
-                self.done = frame
+    from sandbox_runtime.interpreters.execution import Execution
+    from sandbox_runtime.interpreters.interpreter import Interpreter
+    from sandbox_runtime.interpreters.languages import Wanted
+    from sandbox_runtime.interpreters.runs import ResultHandler
 
 
 class Context:
     """The state of one interpreter. `Sandbox.create_code_context` makes it.
 
-    Runs are one after another, in the order of the calls.
+    Runs are one after another, in the order of the calls; who is cancelled while it waits for its
+    turn has run nothing.
 
     Attributes:
-        language: What it speaks.
-        lost: Whether its process has ended; it cannot be used again then.
+        id: Its name in `Sandbox.contexts`.
+        wanted: What it was asked to be.
+        name: What people call it, if anything.
+        created_s: When it was made, in seconds since 1970.
+        used_s: When it was made or its last run began, likewise.
     """
 
-    def __init__(self, jail: jails.Jail, sock: socket.socket, language: str) -> None:
-        self._jail = jail
-        self._socket = sock
-        self._reader = FrameReader()
-        self._frames: list[tuple[_Frame, int]] = []
-        self._run: _Run | None = None
-        self._turn = trio.Lock()
-        self._running: trio.CancelScope | None = None
-        self._killed = False
-        self._pid = -1
-        self._number = 0
-        self.language = language
-        self.lost = False
-
-    @classmethod
-    async def open(
-        cls,
-        keeper: jails.Keeper,
-        zygote: Zygote,
+    def __init__(
+        self,
+        id: str,  # noqa: A002 - what users call it
+        wanted: Wanted,
+        interpreter: Interpreter,
+        reopen: Callable[[Wanted], Awaitable[Interpreter]],
         *,
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        prime: bool = False,
-    ) -> Context:
-        """Forks a context into a fresh jail; returns when it is ready for its first run.
+        name: str | None = None,
+    ) -> None:
+        self.id = id
+        self.wanted = wanted
+        self.name = name
+        self._interpreter = interpreter
+        self._reopen = reopen
+        self._turn = trio.Lock()
+        self._closed = False
+        self._restarted: trio.Event | None = None
+        self.created_s = self.used_s = time.time()
 
-        Raises:
-            InterpreterUnavailableError: It did not come up.
-        """
-        directory = check_cwd(cwd, WORKSPACE)
-        variables = DEFAULT_ENV | check_env(env)
-        jail = await keeper.create_jail(namespaces=True)
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        context = cls(jail, ours, "python")
-        try:
-            with theirs:
-                await jail.wait_ready()
-                await zygote.fork(keeper, jail, theirs)
-            start = json.dumps({"cwd": directory, "env": variables, "prime": prime}).encode()
-            await context._send(_LENGTH.pack(len(start)) + start, ())
-            await context._wait_ready()
-        except BaseException:
-            await context.aclose()
-            raise
-        return context
+    @property
+    def language(self) -> str:
+        """What it speaks."""
+        return self.wanted.language
 
-    async def _wait_ready(self) -> None:
-        self._receive()
-        while not self._frames and not self.lost:
-            await trio.lowlevel.wait_readable(self._socket)
-            self._receive()
-        if not self._frames:
-            raise InterpreterUnavailableError("the context died while it was made")
-        frame, _ = self._frames.pop(0)
-        if frame.type != "ready":
-            raise InterpreterUnavailableError(str(frame.reason))
-        self._pid = frame.pid
+    @property
+    def lost(self) -> bool:
+        """Whether its process has ended; only a restart helps then."""
+        return self._closed or self._interpreter.lost
 
-    def fileno(self) -> int:
-        """Its socket; readable when it has something to say."""
-        return self._socket.fileno()
+    @property
+    def closed(self) -> bool:
+        """Whether it was deleted."""
+        return self._closed
 
-    def look(self) -> bool:
-        """Whether its process lives, as far as can be seen without waiting."""
-        self._receive()
-        return not self.lost
+    @property
+    def busy(self) -> bool:
+        """Whether a run is going on."""
+        return self._turn.locked()
 
-    def _receive(self) -> None:
-        try:
-            data = self._socket.recv(_RECEIVE_BYTES)
-            self.lost = self.lost or not data
-            for body in self._reader.feed(data):
-                self._frames.append((_FRAMES.decode(body), len(body)))
-        except BlockingIOError:
-            pass
-        except (OSError, ValueError, RecursionError):
-            self.lost = True  # it has died, or user code has written to our socket
-
-    async def take(self) -> bool:
-        """Notes what the interpreter says; True when the run is over, or the interpreter is."""
-        self._receive()
-        run = self._run
-        while self._frames:
-            frame, size_bytes = self._frames.pop(0)
-            if run is not None and frame.id == str(self._number):
-                await run.note(frame, size_bytes)
-        return self.lost or (run is not None and run.done is not None)
+    @property
+    def waiting(self) -> int:
+        """How many runs wait for their turn."""
+        return self._turn.statistics().tasks_waiting
 
     async def run(
         self,
@@ -286,134 +116,45 @@ class Context:
         timeout_s = check_seconds("deadline_s", deadline_s)
         async with self._turn:
             if self.lost:
-                raise SandboxClosedError("the context has ended; create a new one")
+                raise SandboxClosedError("the context has ended; restart it or create a new one")
+            self.used_s = time.time()
             with Capture(limit_bytes, on_stdout, on_stderr) as capture:
-                return await self._execute(code, capture, _Run(on_result, limit_bytes), timeout_s)
+                run = Run(on_result, limit_bytes)
+                return await self._interpreter.execute(code, capture, run, timeout_s)
 
-    async def _execute(self, code: str, capture: Capture, run: _Run, timeout_s: float) -> Execution:
-        started_s = time.monotonic()
-        self._number += 1
-        self._run = run
-        self._killed = False
-        body = json.dumps({"type": "run", "id": str(self._number), "code": code}).encode()
-        over = False
-        try:
-            with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
-                self._running = scope
-                await self._send(_LENGTH.pack(len(body)) + body, capture.write_fds)
-                capture.close_write_ends()
-                if not self.lost:
-                    await capture.read_until(self)
-                over = True
-            if not over:
-                await self._interrupt(capture)
-        except BaseException:
-            capture.mute()  # the caller hears of this run no more
-            run.mute()
-            with trio.CancelScope(shield=True):
-                await self._interrupt(capture)
-            raise
-        finally:
-            self._running = None
-        if self.lost:
-            await self._end()
-            capture.mute()
-            await capture.drain()
-        self._run = None
-        return self._execution(run, capture, over=over, wall_s=time.monotonic() - started_s)
+    def interrupt(self) -> bool:
+        """Ends the run of this moment as its deadline would; its result says `interrupted`.
 
-    async def _send(self, data: bytes, fds: Sequence[int]) -> None:
-        view = memoryview(data)
-        try:
-            while view:
-                try:
-                    view = view[send_with_descriptors(self._socket, bytes(view), fds) :]
-                    fds = ()
-                except BlockingIOError:
-                    await trio.lowlevel.wait_writable(self._socket)
-        except OSError:
-            self.lost = True
-        except trio.Cancelled:
-            self.lost = len(view) < len(data)  # what follows half a frame cannot be understood
-            raise
+        Returns:
+            Whether anything ran.
+        """
+        return self._interpreter.interrupt()
 
-    async def _interrupt(self, capture: Capture) -> None:
-        """Interrupts the run, and ends the context if it does not give way in time."""
-        run = self._run
-        assert run is not None
-        try:
-            with trio.move_on_after(0 if self.lost else INTERRUPT_GRACE_S):
-                while run.done is None and not self.lost:
-                    # One is lost if it comes between Python's last look and a long system call.
-                    await self._jail.signal(self._pid, signal.SIGINT, group=True)
-                    with trio.move_on_after(_RESEND_INTERRUPT_S):
-                        await capture.read_until(self)
-            if run.done is None:
-                self.lost = True
-            else:
-                await self._jail.sweep(spare=[self._pid], keep=(), since_ticks=0)
-        except (SandboxLostError, SandboxClosedError):
-            self.lost = True
-        if self.lost:
-            await self._end()
-        capture.mute()  # a callback that hangs or raises must not keep the end from being told
-        await capture.drain()
+    async def restart(self) -> None:
+        """Begins anew: same id and settings, fresh state. What runs or waits ends as killed.
 
-    async def _end(self) -> None:
-        self.lost = True
-        await self._jail.aclose()
-
-    def _execution(self, run: _Run, capture: Capture, *, over: bool, wall_s: float) -> Execution:
-        done = run.done
-        usage = done.usage if done is not None else None
-        ended: RunEnded
-        if not over:
-            ended = "killed" if self._killed else "deadline"
-        elif done is None:
-            ended = "context lost"
-        else:
-            ended = "ok" if done.status == "ok" else "error"
-        source = "getrusage(2) of the context and its children" if usage else "not measured"
-        return Execution(
-            results=run.results,
-            stdout=capture.stdout.kept,
-            stderr=capture.stderr.kept,
-            stdout_bytes=capture.stdout.total_bytes,
-            stderr_bytes=capture.stderr.total_bytes,
-            error=run.error,
-            ended=ended,
-            state_survived=not self.lost,
-            execution_count=done.execution_count if done is not None else None,
-            receipt=Receipt(
-                wall_s=wall_s,
-                user_s=usage.user_us / 1e6 if usage else None,
-                system_s=usage.system_us / 1e6 if usage else None,
-                peak_memory_bytes=usage.max_rss_bytes if usage else None,
-                sources={
-                    "wall_s": "CLOCK_MONOTONIC of the control process",
-                    "user_s": source,
-                    "system_s": source,
-                    "peak_memory_bytes": "VmHWM of proc(5), shared pages included"
-                    if usage
-                    else source,
-                },
-            ),
-            results_dropped=run.dropped,
-        )
-
-    def kill(self) -> None:
-        """Interrupts the run of this moment; its result says `killed`."""
-        if self._running is not None:
-            self._killed = True
-            self._running.cancel()
+        Raises:
+            SandboxClosedError: The context was deleted.
+            InterpreterUnavailableError: The new interpreter did not come up.
+        """
+        if self._closed:
+            raise SandboxClosedError("the context was deleted; create a new one")
+        old = self._interpreter
+        await old.aclose()
+        async with self._turn:
+            if self._interpreter is not old or self._closed:
+                return  # somebody else was faster
+            self._restarted = trio.Event()
+            try:
+                self._interpreter = await self._reopen(self.wanted)
+            finally:
+                self._restarted.set()
+                self._restarted = None
 
     async def aclose(self) -> None:
         """Ends the context; its processes and memory are gone when this returns."""
-        self._killed = True
-        if self._running is not None:
-            self._running.cancel()
+        self._closed = True
         with trio.CancelScope(shield=True):
-            await self._end()
-        if self._socket.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._socket)
-            self._socket.close()
+            if self._restarted is not None:
+                await self._restarted.wait()
+            await self._interpreter.aclose()

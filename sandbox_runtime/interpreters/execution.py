@@ -8,9 +8,9 @@ import msgspec
 
 from sandbox_runtime.receipts import Receipt
 
-RunEnded = Literal["ok", "error", "deadline", "killed", "context lost"]
-"""Why a run is over: the code ended; it raised; its deadline or `kill()` ended it; or the
-interpreter died with it."""
+RunEnded = Literal["ok", "error", "deadline", "interrupted", "killed", "context lost"]
+"""Why a run is over: the code ended; it raised; its deadline or `interrupt()` ended it; its
+context was deleted or restarted; or the interpreter died with it."""
 
 _FORMATS = {
     "text": "text/plain",
@@ -106,6 +106,21 @@ class ExecutionError(msgspec.Struct, frozen=True, kw_only=True):
     traceback: str
 
 
+class Death(msgspec.Struct, frozen=True, kw_only=True):
+    """How an interpreter came to its end.
+
+    Attributes:
+        cause: It exited (`os._exit`); a signal ended it (a crash, `kill`); or the kernel did
+            because the sandbox had no memory left.
+        exit_code: 0 to 255, if it exited.
+        signal: The number of the signal, if one ended it.
+    """
+
+    cause: Literal["exit", "signal", "out of memory"]
+    exit_code: int | None = None
+    signal: int | None = None
+
+
 class Logs(msgspec.Struct, frozen=True, kw_only=True):
     """What the code printed, as text.
 
@@ -132,6 +147,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
         ended: Why it is over.
         state_survived: Whether the next run finds the variables of this one. After a deadline the
             code is interrupted, and they are there; if it does not give way the context is ended.
+        death: How the interpreter ended, if it did and that is known.
         execution_count: The number of the run in its context.
         receipt: What it cost.
         results_dropped: How many results were beyond the limit.
@@ -147,6 +163,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     state_survived: bool
     execution_count: int | None
     receipt: Receipt
+    death: Death | None = None
     results_dropped: int = 0
 
     @property

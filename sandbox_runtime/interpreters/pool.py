@@ -1,7 +1,7 @@
-"""The pool: contexts that are forked before they are asked for.
+"""The pool: interpreters that are made before they are asked for.
 
-A context leaves the pool once and never returns. The pool is of one sandbox, since a context's
-jail is; what it may hold is decided by `plan`, which does nothing itself.
+An interpreter leaves the pool once and never returns. The pool is of one sandbox, since its
+interpreters' jails are; what it may hold is decided by `plan`, which does nothing itself.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from sandbox_runtime.errors import SandboxError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from sandbox_runtime.interpreters.contexts import Context
+    from sandbox_runtime.interpreters.interpreter import Interpreter
 
 
 def plan(*, size: int, ready: int, coming: int) -> int:
-    """How many contexts to begin now, so that `size` are ready in a while."""
+    """How many to begin now, so that `size` are ready in a while."""
     return max(0, size - ready - coming)
 
 
 class Pool:
-    """Contexts of one sandbox, ready to be claimed."""
+    """Interpreters of one sandbox, ready to be claimed."""
 
     def __init__(
-        self, open_context: Callable[[], Awaitable[Context]], size: int, nursery: trio.Nursery
+        self, open_one: Callable[[], Awaitable[Interpreter]], size: int, nursery: trio.Nursery
     ) -> None:
-        self._open_context = open_context
+        self._open_one = open_one
         self._size = size
         self._nursery = nursery
-        self._ready: deque[Context] = deque()
+        self._ready: deque[Interpreter] = deque()
         self._coming = 0
         self._closed = False
         self._changed = trio.Event()
@@ -54,11 +54,11 @@ class Pool:
         try:
             # Whoever claims next makes the attempt itself, and gets to see why it fails.
             with contextlib.suppress(SandboxError, OSError):
-                context = await self._open_context()
+                interpreter = await self._open_one()
                 if self._closed:
-                    await context.aclose()
+                    await interpreter.aclose()
                 else:
-                    self._ready.append(context)
+                    self._ready.append(interpreter)
         finally:
             self._coming -= 1
             self._changed.set()
@@ -70,14 +70,14 @@ class Pool:
         while self._coming:
             await self._changed.wait()
 
-    def claim(self) -> Context | None:
-        """Takes a context that is ready, if there is one; another is begun in its place."""
+    def claim(self) -> Interpreter | None:
+        """Takes an interpreter that is ready, if there is one; another is begun in its place."""
         while self._ready:
-            context = self._ready.popleft()
-            if context.look():
+            interpreter = self._ready.popleft()
+            if interpreter.look():
                 self.refill()
-                return context
-            self._nursery.start_soon(context.aclose)
+                return interpreter
+            self._nursery.start_soon(interpreter.aclose)
         self.refill()
         return None
 

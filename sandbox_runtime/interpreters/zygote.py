@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import array
 import base64
 import contextlib
 import json
-import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +13,11 @@ import trio
 
 from sandbox_runtime import jail as jails
 from sandbox_runtime.errors import InterpreterUnavailableError, SandboxLostError
+from sandbox_runtime.interpreters.execution import Death
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    import socket
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 PRELOAD = ("numpy", "pandas", "matplotlib")
 """What a Python zygote imports and warms, if it is installed."""
@@ -46,6 +46,24 @@ def read_only_paths(python: str = sys.executable) -> list[str]:
     )
 
 
+class _Child:
+    """A context that was forked, until its end is told."""
+
+    def __init__(self) -> None:
+        self.ended = trio.Event()
+        self.death: Death | None = None
+
+    async def wait_death(self) -> Death | None:
+        await self.ended.wait()
+        return self.death
+
+
+def _death(status: dict[str, int]) -> Death:
+    if "exit" in status:
+        return Death(cause="exit", exit_code=status["exit"])
+    return Death(cause="signal", signal=status["signal"])
+
+
 class Zygote:
     """A warmed interpreter that is forked for each context. The runtime's nursery runs `run`."""
 
@@ -54,6 +72,7 @@ class Zygote:
         self._next_id = 0
         self._waiting: dict[object, trio.Event] = {}
         self._answers: dict[int, dict[str, Any]] = {}
+        self._children: dict[object, _Child] = {}
         self._lost = False
         self.missing: tuple[str, ...] = ()
 
@@ -111,8 +130,12 @@ class Zygote:
         try:
             while True:
                 answer = await self._receive()
-                event = self._waiting.pop(answer.get("id"), None)
-                if answer["op"] in {"forked", "failed"} and event is not None:
+                number = answer.get("id")
+                if answer["op"] == "exited":
+                    if (child := self._children.pop(number, None)) is not None:
+                        child.death = _death(answer["status"])
+                        child.ended.set()
+                elif (event := self._waiting.pop(number, None)) is not None:
                     self._answers[answer["id"]] = answer
                     event.set()
         except (SandboxLostError, trio.ClosedResourceError):
@@ -122,6 +145,9 @@ class Zygote:
             for event in self._waiting.values():
                 event.set()
             self._waiting.clear()
+            for child in self._children.values():
+                child.ended.set()  # nobody will ever know more
+            self._children.clear()
             self.close()
 
     @property
@@ -134,10 +160,13 @@ class Zygote:
         keeper: jails.Keeper,
         jail: jails.Jail,
         executor: socket.socket,
-    ) -> None:
+    ) -> Callable[[], Awaitable[Death | None]]:
         """Forks a context into a jail that was made with its namespaces.
 
         What is to be its own alone is told to it over its socket, never to the zygote.
+
+        Returns:
+            Waits for the end of its process and says how that came, if that can be known.
 
         Raises:
             InterpreterUnavailableError: The fork failed.
@@ -146,6 +175,7 @@ class Zygote:
         self._next_id += 1
         number = self._next_id
         event = self._waiting[number] = trio.Event()
+        child = self._children[number] = _Child()
         pid_namespace, mount_namespace = jail.namespace_fds
         request = {
             "op": "fork",
@@ -162,18 +192,14 @@ class Zygote:
         if answer is None:
             raise SandboxLostError("the zygote has died")
         if answer["op"] == "failed":
+            del self._children[number]
             if answer.get("errno") == 12:
                 raise SandboxLostError("the jail has died, so nothing can be forked into it")
             raise InterpreterUnavailableError(str(answer.get("reason")))
+        return child.wait_death
 
     def close(self) -> None:
         """Ends it; its contexts go on."""
         with contextlib.suppress(OSError):
             trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
-
-
-def send_with_descriptors(sock: socket.socket, data: bytes, fds: Sequence[int]) -> int:
-    """Sends what fits of `data`, with descriptors on its first byte."""
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    return sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)

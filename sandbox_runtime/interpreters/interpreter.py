@@ -1,0 +1,276 @@
+"""One live executor in a jail of its own: the process behind a context, in whatever language.
+
+Theory of operation. The executor sits at the other end of a stream socket (`frames.py`) and runs
+in a jail with what it starts. A run is over when it says `done`, or when it is gone. An interrupt
+is SIGINT to its process group, again and again until the run has given way; whoever does not is
+ended with the whole jail. What is started besides is ended by sweeps of the jail's init.
+"""
+
+from __future__ import annotations
+
+import array
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from sandbox_runtime.errors import (
+    InterpreterUnavailableError,
+    SandboxClosedError,
+    SandboxLostError,
+)
+from sandbox_runtime.interpreters.execution import Death, Execution
+from sandbox_runtime.interpreters.frames import Frame, FrameReader, decode, encode
+from sandbox_runtime.receipts import Receipt
+from sandbox_runtime.settings import INTERRUPT_GRACE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from sandbox_runtime import jail as jails
+    from sandbox_runtime.capture import Capture
+    from sandbox_runtime.interpreters.execution import RunEnded
+    from sandbox_runtime.interpreters.runs import Run
+
+_RECEIVE_BYTES = 256 * 1024
+_RESEND_INTERRUPT_S = 0.3
+_DEATH_S = 0.2
+
+
+class Interpreter:
+    """A live executor. A `Language` makes it; a `Context` or the pool owns it.
+
+    Args:
+        jail: Where it lives, with everything that it starts.
+        sock: Our end of its stream socket.
+
+    Attributes:
+        exited: Waits for the end of its process and says how that came; None until somebody knows.
+        pid: Its number in the jail, once it has started.
+        lost: Whether its process has ended or cannot be understood; it cannot be used again then.
+        death: How it came to its end, once it is lost and that is known.
+    """
+
+    def __init__(self, jail: jails.Jail, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._jail = jail
+        self._socket = sock
+        self.exited: Callable[[], Awaitable[Death | None]] | None = None
+        self._reader = FrameReader()
+        self._frames: list[tuple[Frame, int]] = []
+        self._run: Run | None = None
+        self._running: trio.CancelScope | None = None
+        self._ended_by: RunEnded = "deadline"
+        self._number = 0
+        self.pid = -1
+        self.lost = False
+        self.death: Death | None = None
+
+    async def start(self, message: Mapping[str, Any]) -> None:
+        """Tells it how to start, and waits until it is ready for its first run.
+
+        Raises:
+            InterpreterUnavailableError: It did not come up.
+        """
+        await self._send(encode(message), ())
+        self._receive()
+        while not self._frames and not self.lost:
+            await trio.lowlevel.wait_readable(self._socket)
+            self._receive()
+        if not self._frames:
+            raise InterpreterUnavailableError("the interpreter died while it was made")
+        frame, _ = self._frames.pop(0)
+        if frame.type != "ready":
+            raise InterpreterUnavailableError(str(frame.reason))
+        self.pid = frame.pid
+
+    def fileno(self) -> int:
+        """Its socket; readable when it has something to say."""
+        return self._socket.fileno()
+
+    def look(self) -> bool:
+        """Whether its process lives, as far as can be seen without waiting."""
+        self._receive()
+        return not self.lost
+
+    def _receive(self) -> None:
+        try:
+            data = self._socket.recv(_RECEIVE_BYTES)
+            self.lost = self.lost or not data
+            for body in self._reader.feed(data):
+                self._frames.append((decode(body), len(body)))
+        except BlockingIOError:
+            pass
+        except (OSError, ValueError, RecursionError):
+            self.lost = True  # it has died, or user code has written to our socket
+
+    async def take(self) -> bool:
+        """Notes what the executor says; True when the run is over, or the executor is."""
+        self._receive()
+        run = self._run
+        while self._frames:
+            frame, size_bytes = self._frames.pop(0)
+            if run is not None and frame.id == str(self._number):
+                await run.note(frame, size_bytes)
+        return self.lost or (run is not None and run.done is not None)
+
+    async def execute(self, code: str, capture: Capture, run: Run, timeout_s: float) -> Execution:
+        """Runs code; nothing else runs in it at that time.
+
+        Args:
+            code: A cell.
+            capture: Takes the output.
+            run: Takes the results.
+            timeout_s: Seconds until it is interrupted, and ended if it does not give way.
+
+        Cancellation: as the deadline; it may be used again if its state survived.
+        """
+        started_s = time.monotonic()
+        self._number += 1
+        self._run = run
+        self._ended_by = "deadline"
+        message = {"type": "run", "id": str(self._number), "code": code}
+        over = False
+        try:
+            with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
+                self._running = scope
+                await self._send(encode(message), capture.write_fds)
+                capture.close_write_ends()
+                if not self.lost:
+                    await capture.read_until(self)
+                over = True
+            if not over:
+                await self._interrupt(capture)
+        except BaseException:
+            capture.mute()  # the caller hears of this run no more
+            run.mute()
+            with trio.CancelScope(shield=True):
+                await self._interrupt(capture)
+            raise
+        finally:
+            self._running = None
+        if self.lost:
+            await self._end()
+            capture.mute()
+            await capture.drain()
+        self._run = None
+        return self._execution(run, capture, over=over, wall_s=time.monotonic() - started_s)
+
+    async def _send(self, data: bytes, fds: Sequence[int]) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                try:
+                    view = view[_send_with_descriptors(self._socket, view, fds) :]
+                    fds = ()
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self._socket)
+        except OSError:
+            self.lost = True
+        except trio.Cancelled:
+            self.lost = len(view) < len(data)  # what follows half a frame cannot be understood
+            raise
+
+    def interrupt(self, ended_by: RunEnded = "interrupted") -> bool:
+        """Ends the run of this moment as its deadline would; False if nothing runs.
+
+        Args:
+            ended_by: What its result shall say.
+        """
+        if self._running is None:
+            return False
+        self._ended_by = ended_by
+        self._running.cancel()
+        return True
+
+    async def _interrupt(self, capture: Capture) -> None:
+        """Interrupts the run, and ends the executor if it does not give way in time."""
+        run = self._run
+        assert run is not None
+        try:
+            with trio.move_on_after(0 if self.lost else INTERRUPT_GRACE_S):
+                while run.done is None and not self.lost:
+                    # One is lost if it comes between Python's last look and a long system call.
+                    await self._jail.signal(self.pid, signal.SIGINT, group=True)
+                    with trio.move_on_after(_RESEND_INTERRUPT_S):
+                        await capture.read_until(self)
+            if run.done is None:
+                self.lost = True
+            else:
+                await self._jail.sweep(spare=[self.pid], keep=(), since_ticks=0)
+        except (SandboxLostError, SandboxClosedError):
+            self.lost = True
+        if self.lost:
+            await self._end()
+        capture.mute()  # a callback that hangs or raises must not keep the end from being told
+        await capture.drain()
+
+    async def _end(self) -> None:
+        was_lost, self.lost = self.lost, True
+        with trio.CancelScope(shield=True):
+            if was_lost and self.death is None:
+                # Who has closed its socket is about to end, unless user code has closed it.
+                with trio.move_on_after(_DEATH_S):
+                    await self._learn_death()
+            await self._jail.aclose()
+
+    async def _learn_death(self) -> None:
+        if self.exited is not None:
+            self.death = await self.exited()
+
+    def _execution(self, run: Run, capture: Capture, *, over: bool, wall_s: float) -> Execution:
+        done = run.done
+        usage = done.usage if done is not None else None
+        ended: RunEnded
+        if not over:
+            ended = self._ended_by
+        elif done is None:
+            ended = "context lost"
+        else:
+            ended = "ok" if done.status == "ok" else "error"
+        source = "getrusage(2) of the context and its children" if usage else "not measured"
+        return Execution(
+            results=run.results,
+            stdout=capture.stdout.kept,
+            stderr=capture.stderr.kept,
+            stdout_bytes=capture.stdout.total_bytes,
+            stderr_bytes=capture.stderr.total_bytes,
+            error=run.error,
+            ended=ended,
+            state_survived=not self.lost,
+            death=self.death,
+            execution_count=done.execution_count if done is not None else None,
+            receipt=Receipt(
+                wall_s=wall_s,
+                user_s=usage.user_us / 1e6 if usage else None,
+                system_s=usage.system_us / 1e6 if usage else None,
+                peak_memory_bytes=usage.max_rss_bytes if usage else None,
+                sources={
+                    "wall_s": "CLOCK_MONOTONIC of the control process",
+                    "user_s": source,
+                    "system_s": source,
+                    "peak_memory_bytes": "VmHWM of proc(5), shared pages included"
+                    if usage
+                    else source,
+                },
+            ),
+            results_dropped=run.dropped,
+        )
+
+    async def aclose(self) -> None:
+        """Ends it; its processes and memory are gone when this returns. Again does nothing."""
+        self.interrupt("killed")
+        self.lost = True
+        with trio.CancelScope(shield=True):
+            await self._jail.aclose()
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+
+
+def _send_with_descriptors(sock: socket.socket, data: memoryview, fds: Sequence[int]) -> int:
+    """Sends what fits of `data`, with descriptors on its first byte."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    return sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)

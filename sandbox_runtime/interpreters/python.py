@@ -1,0 +1,49 @@
+"""Python interpreters: forked from a zygote into their jails."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from sandbox_runtime.interpreters.interpreter import Interpreter
+from sandbox_runtime.programs import check_cwd, check_env
+from sandbox_runtime.settings import DEFAULT_ENV, WORKSPACE
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from sandbox_runtime import jail as jails
+    from sandbox_runtime.interpreters.languages import Wanted
+    from sandbox_runtime.interpreters.zygote import Zygote
+
+
+class Python:
+    """Makes Python interpreters; see `languages.Language`.
+
+    Args:
+        zygote: Gives the warmed Python to fork from.
+    """
+
+    def __init__(self, zygote: Callable[[], Awaitable[Zygote]]) -> None:
+        self._zygote = zygote
+
+    async def open(self, keeper: jails.Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
+        """Forks one into a fresh jail."""
+        start = {
+            "cwd": check_cwd(wanted.cwd, WORKSPACE),
+            "env": DEFAULT_ENV | check_env(wanted.env),
+            "prime": prime,
+        }
+        zygote = await self._zygote()
+        jail = await keeper.create_jail(namespaces=True)
+        ours, theirs = socket.socketpair()
+        interpreter = Interpreter(jail, ours)
+        try:
+            with theirs:
+                await jail.wait_ready()
+                interpreter.exited = await zygote.fork(keeper, jail, theirs)
+            await interpreter.start(start)
+        except BaseException:
+            await interpreter.aclose()
+            raise
+        return interpreter

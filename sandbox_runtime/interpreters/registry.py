@@ -1,0 +1,163 @@
+"""The contexts of one sandbox, by id."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from sandbox_runtime.errors import (
+    ContextNotFoundError,
+    InvalidArgumentError,
+    SandboxClosedError,
+)
+from sandbox_runtime.interpreters.contexts import Context
+from sandbox_runtime.interpreters.languages import Wanted, known_language
+from sandbox_runtime.interpreters.pool import Pool
+from sandbox_runtime.programs import check_cwd, check_env
+from sandbox_runtime.settings import WORKSPACE, Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    import trio
+
+    from sandbox_runtime import jail as jails
+    from sandbox_runtime.interpreters.interpreter import Interpreter
+    from sandbox_runtime.interpreters.languages import Language
+
+    Opener = Callable[[], Awaitable[Interpreter]]
+
+
+class Contexts:
+    """The contexts of one sandbox. `Sandbox.contexts` is one.
+
+    Args:
+        keeper: Of the sandbox.
+        languages: Who makes interpreters, by the language's one name.
+        pool_sizes: How many of a language to keep ready; none of those that are not named.
+        nursery: Fills the pools.
+    """
+
+    def __init__(
+        self,
+        keeper: jails.Keeper,
+        languages: Mapping[str, Language],
+        pool_sizes: Mapping[str, int],
+        nursery: trio.Nursery,
+    ) -> None:
+        self._keeper = keeper
+        self._languages = languages
+        self._contexts: dict[str, Context] = {}
+        self._closed = False
+        self._pools = {
+            language: Pool(self._opener(language), pool_sizes.get(language, 0), nursery)
+            for language in languages
+        }
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages that contexts speak here."""
+        return tuple(self._languages)
+
+    async def create(
+        self,
+        language: str = "python",
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+        preload: str | None = None,
+        name: str | None = None,
+    ) -> Context:
+        """A fresh interpreter in a jail of its own.
+
+        Args:
+            language: One of `languages`, or a usual other name of it (`js`, `python3`).
+            cwd: Where it starts; `/workspace` by default.
+            env: Variables besides the usual ones.
+            limits: What each of its processes may use, if less than the sandbox.
+            preload: The name of a preload set; the language's usual one by default.
+            name: What people call it; need not be unique.
+
+        Raises:
+            InvalidArgumentError: An argument cannot mean anything; an unknown language names the
+                known ones.
+            InterpreterUnavailableError: The interpreter cannot start.
+        """
+        if self._closed:
+            raise SandboxClosedError("the sandbox is closed")
+        directory = check_cwd(cwd, WORKSPACE)
+        if name is not None and not (isinstance(name, str) and 0 < len(name) <= 256):
+            raise InvalidArgumentError("name", "must be a text of 1 to 256 characters")
+        wanted = Wanted(
+            language=known_language(language, self._languages),
+            cwd=None if directory == WORKSPACE else directory,
+            env=check_env(env),
+            limits=limits,
+            preload=preload,
+        )
+        interpreter = await self._open(wanted)
+        context = Context(str(uuid.uuid4()), wanted, interpreter, self._open, name=name)
+        self._contexts[context.id] = context
+        return context
+
+    async def _open(self, wanted: Wanted) -> Interpreter:
+        pool = self._pools[wanted.language]
+        if wanted.is_usual and (ready := pool.claim()) is not None:
+            return ready
+        return await self._languages[wanted.language].open(self._keeper, wanted, prime=False)
+
+    def _opener(self, language: str) -> Opener:
+        async def open_one() -> Interpreter:
+            maker = self._languages[language]
+            return await maker.open(self._keeper, Wanted(language=language), prime=True)
+
+        return open_one
+
+    def list(self) -> list[Context]:
+        """All of them, in the order of their making."""
+        return list(self._contexts.values())
+
+    def get(self, context_id: str) -> Context:
+        """The context with this id.
+
+        Raises:
+            ContextNotFoundError: There is none.
+        """
+        try:
+            return self._contexts[context_id]
+        except KeyError:
+            raise ContextNotFoundError(context_id) from None
+
+    async def restart(self, context_id: str) -> Context:
+        """Begins a context anew; see `Context.restart`.
+
+        Raises:
+            ContextNotFoundError: There is none with this id.
+        """
+        context = self.get(context_id)
+        await context.restart()
+        return context
+
+    async def delete(self, context_id: str) -> None:
+        """Ends a context; its processes and memory are gone when this returns.
+
+        Raises:
+            ContextNotFoundError: There is none with this id.
+        """
+        context = self.get(context_id)
+        await context.aclose()
+        self._contexts.pop(context_id, None)
+
+    def pool(self, language: str) -> Pool:
+        """The pool of a language."""
+        return self._pools[language]
+
+    async def aclose(self) -> None:
+        """Ends all of them, and what waits in the pools."""
+        self._closed = True
+        for pool in self._pools.values():
+            await pool.aclose()
+        for context in self.list():
+            await context.aclose()
+        self._contexts.clear()

@@ -1,0 +1,63 @@
+"""What one run has said so far, put together from its frames."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING
+
+from sandbox_runtime.interpreters.execution import ExecutionError, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from sandbox_runtime.interpreters.frames import Frame
+
+    ResultHandler = Callable[[Result], Awaitable[None] | None]
+
+
+class Run:
+    """The results and the error of one run."""
+
+    def __init__(self, on_result: ResultHandler | None, limit_bytes: int) -> None:
+        self._on_result = on_result
+        self._room_bytes = self._limit_bytes = limit_bytes
+        self.results: list[Result] = []
+        self.dropped = 0
+        self.error: ExecutionError | None = None
+        self.done: Frame | None = None
+
+    def mute(self) -> None:
+        """Calls nobody back from here on."""
+        self._on_result = None
+
+    async def note(self, frame: Frame, size_bytes: int) -> None:
+        """Takes one frame of this run."""
+        match frame.type:
+            case "display" | "update_display" | "result" as kind:
+                result = Result(
+                    data=frame.data or {},
+                    metadata=frame.metadata or {},
+                    is_main_result=kind == "result",
+                    display_id=None if frame.display_id is None else str(frame.display_id),
+                    is_update=kind == "update_display",
+                )
+                self._room_bytes -= size_bytes
+                if self._room_bytes >= 0:
+                    self.results.append(result)
+                else:
+                    self.dropped += 1
+                if self._on_result is not None:
+                    handled = self._on_result(result)
+                    if inspect.isawaitable(handled):
+                        await handled
+            case "clear_output":
+                self.results.clear()
+                self._room_bytes, self.dropped = self._limit_bytes, 0
+            case "error":
+                self.error = ExecutionError(
+                    name=str(frame.name),
+                    value=str(frame.value),
+                    traceback="\n".join(map(str, frame.traceback or ())),
+                )
+            case "done":
+                self.done = frame
