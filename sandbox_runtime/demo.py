@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from sandbox_runtime.errors import InterpreterUnavailableError
+from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.sandbox import open_sandbox
 
 if TYPE_CHECKING:
@@ -391,17 +392,10 @@ async def _server() -> AsyncIterator[tuple[int, bytes, Callable[[], int]]]:
         async with stream:
             await stream.send_all(greeting)
 
-    error: Exception | None = None
-    async with trio.open_nursery() as nursery:
+    async with open_serving_nursery() as nursery:
         serve = functools.partial(trio.serve_tcp, greet, 0, host="127.0.0.1")
         listeners = await nursery.start(serve)
-        try:
-            yield listeners[0].socket.getsockname()[1], greeting, lambda: visitors
-        except Exception as raised:  # noqa: BLE001 - raised again below, outside the nursery
-            error = raised
-        nursery.cancel_scope.cancel()
-    if error is not None:
-        raise error
+        yield listeners[0].socket.getsockname()[1], greeting, lambda: visitors
 
 
 async def _attack_loopback(sandbox: Sandbox) -> Attack:

@@ -66,10 +66,13 @@ class NotStartedError(SandboxError):
 
     code = "not_started"
 
-    def __init__(self, step: str, errno: int, subject: str) -> None:
+    def __init__(
+        self, step: str, errno: int, subject: str, *, why: str = "", remedy: str = ""
+    ) -> None:
         what = "change to directory" if step == "change_directory" else "start"
-        why = os.strerror(errno) if errno else "refused"
-        super().__init__(f"cannot {what} {subject!r}: {why}", remedy=_START_REMEDIES.get(errno, ""))
+        why = why or (os.strerror(errno) if errno else "refused")
+        remedy = remedy or _START_REMEDIES.get(errno, "")
+        super().__init__(f"cannot {what} {subject!r}: {why}", remedy=remedy)
         self.step = step
         self.errno = errno
         self.subject = subject
@@ -125,7 +128,7 @@ class ContextNotFoundError(SandboxError, LookupError):
 
 
 class FileAccessError(SandboxError):
-    """The file service refused; nothing has changed.
+    """The file service refused. Nothing has changed, unless a recursive removal had begun.
 
     Attributes:
         errno: As errno(3), e.g. `errno.ENOENT`.

@@ -7,6 +7,7 @@ what it means to user code, so no path is checked here. Content goes by descript
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from typing import TYPE_CHECKING, Literal
 
@@ -18,9 +19,9 @@ from sandbox_runtime.errors import (
     FileAccessError,
     InvalidArgumentError,
     SandboxClosedError,
-    SandboxError,
     SandboxLostError,
 )
+from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.programs import check_bytes, check_path
 from sandbox_runtime.settings import BREAK_GRACE_S, WORKSPACE
 
@@ -202,7 +203,7 @@ class Files:
             while chunk := file.read(_CHUNK_BYTES):
                 content += chunk
                 if len(content) > limit_bytes:
-                    raise FileAccessError(shown, 27, f"larger than {limit_bytes} bytes")
+                    raise FileAccessError(shown, errno.EFBIG, f"larger than {limit_bytes} bytes")
                 await trio.lowlevel.checkpoint()
         return bytes(content)
 
@@ -233,27 +234,19 @@ class Files:
         if not isinstance(mode, int) or not 0 <= mode <= 0o777:
             raise InvalidArgumentError("mode", f"{mode!r} is more than permission bits, 0 to 0o777")
         shown, encoded = self._path(path)
-        data = content.encode() if isinstance(content, str) else content
-        check_bytes("content", data)
+        data = check_bytes("content", content.encode() if isinstance(content, str) else content)
         request = _Write(path=encoded, mode=mode, make_parents=make_parents, size_bytes=len(data))
-        error: SandboxError | None = None
-        async with self._turn, trio.open_nursery() as nursery:
+        async with self._turn, open_serving_nursery() as nursery:
             read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(write_fd, False)
             nursery.start_soon(self._pour, write_fd, data)
             try:
                 await self._ask(shown, request, [read_fd])
-            except SandboxError as raised:
-                error = raised  # raised again below, outside the nursery
             finally:
                 os.close(read_fd)
-                nursery.cancel_scope.cancel()
-        if error is not None:
-            raise error
 
     @staticmethod
-    async def _pour(fd: int, data: bytes) -> None:
-        view = memoryview(data)
+    async def _pour(fd: int, view: memoryview) -> None:
         try:
             while view:
                 try:
@@ -280,7 +273,7 @@ class Files:
             reply, _ = await self._ask(shown, request)
         assert isinstance(reply, _Listed)
         if reply.truncated:
-            raise FileAccessError(shown, 7, f"more than {_LIST_LIMIT} entries")
+            raise FileAccessError(shown, errno.E2BIG, f"more than {_LIST_LIMIT} entries")
         return [
             FileEntry(
                 path=os.fsdecode(entry.path),
@@ -308,7 +301,8 @@ class Files:
         """Removes a file, a symlink, an empty directory, or with `recursive` a whole one.
 
         Raises:
-            FileAccessError: It cannot be removed, or is a directory that is not empty.
+            FileAccessError: It cannot be removed, or is a directory that is not empty. A
+                `recursive` removal has then removed what came before.
         """
         shown, encoded = self._path(path)
         async with self._turn:

@@ -32,7 +32,7 @@ from sandbox_runtime.report import Protection, step_remedy
 from sandbox_runtime.settings import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 _INLINE_BYTES = 64 * 1024
 _MAX_DESCRIPTORS = 32
@@ -196,11 +196,11 @@ def packet_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-def memory_file(name: str, content: bytes) -> int:
+def memory_file(name: str, content: bytes | memoryview) -> int:
     """A descriptor, open for reading only, of an anonymous file with this content."""
     writable = os.memfd_create(name, os.MFD_CLOEXEC)
     try:
-        view = memoryview(content)
+        view = memoryview(content).cast("B")
         while view:
             view = view[os.write(writable, view) :]
         return os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
@@ -324,8 +324,14 @@ class Supervisor:
 
     def __init__(self) -> None:
         self._launcher_pid, fd = _core.start_supervisor()
-        self._launcher_pidfd = os.pidfd_open(self._launcher_pid)
-        self._channel: Channel[SupervisorReply] = Channel(socket.socket(fileno=fd), SupervisorReply)
+        sock = socket.socket(fileno=fd)
+        try:
+            self._launcher_pidfd = os.pidfd_open(self._launcher_pid)
+        except BaseException:
+            sock.close()  # which ends the launcher
+            _reap(self._launcher_pid)
+            raise
+        self._channel: Channel[SupervisorReply] = Channel(sock, SupervisorReply)
         self._ended: dict[int, trio.Event] = {}
         self._gone = False
         self._next_id = 0
@@ -373,16 +379,18 @@ class Supervisor:
         """
         if self._gone:
             raise SandboxLostError("the runtime has died; open a new one")
-        self._next_id += 1
-        ended = self._ended[self._next_id] = trio.Event()
         ours, theirs = packet_pair()
+        self._next_id += 1
+        number = self._next_id
+        ended = self._ended[number] = trio.Event()
         keeper = Keeper(Channel(ours, KeeperReply), ended)
         try:
             with theirs:
-                request = CreateSandbox(id=self._next_id, host_name=host_name, limits=limits)
+                request = CreateSandbox(id=number, host_name=host_name, limits=limits)
                 await self._channel.send(request, [theirs.fileno()])
         except BaseException:
             ended.set()  # it was never asked for
+            self._ended.pop(number, None)
             await keeper.aclose()
             raise
         try:
@@ -447,10 +455,24 @@ class Keeper:
         """What a zygote's child needs to know, see `contain::enter`."""
         return msgspec.msgpack.encode(self._enter)
 
-    @property
-    def enter_fds(self) -> list[int]:
-        """What a zygote's child needs to hold, behind its jail's mount namespace."""
-        return self._fds[1:]
+    @contextlib.contextmanager
+    def enter_fds(self, jail: Jail) -> Iterator[list[int]]:
+        """What a zygote's child needs to hold: its jail's namespaces, then the sandbox's.
+
+        They are copies, open for the block, whatever is closed meanwhile.
+
+        Raises:
+            SandboxClosedError: The sandbox or the jail is closed.
+        """
+        fds = jail.namespace_fds + self._fds[1:]
+        if not self._fds or not jail.namespace_fds:
+            raise SandboxClosedError("the sandbox is closed")
+        with contextlib.ExitStack() as copies:
+            owned: list[int] = []
+            for fd in fds:
+                owned.append(os.dup(fd))
+                copies.callback(os.close, owned[-1])
+            yield owned
 
     async def create_jail(
         self,
@@ -494,6 +516,7 @@ class Jail:
         self._fds: list[int] = []
         self._lost: SandboxLostError | None = None
         self._closed = False
+        self._over = trio.Event()
         self.pid: int | None = None
         self.exited: Exited | None = None
         self.children_fds: list[int] = []
@@ -594,26 +617,34 @@ class Jail:
     def abandon(self) -> None:
         """Closes a jail whose making was never asked for."""
         self._closed = True
+        self._over.set()
         self._channel.close()
 
     async def aclose(self) -> None:
-        """Ends the jail; when this returns, no process of it is alive. Again does nothing."""
-        if self._closed:
-            return
-        self._closed = True
+        """Ends the jail; when this returns, no process of it is alive, whoever began its end."""
         with trio.CancelScope(shield=True):
-            self._channel.finish()
-            with contextlib.suppress(SandboxLostError):
-                await self.wait_ready()
-            if self._fds:
-                # It ends by itself when nothing more can come; this makes sure that it does,
-                # whatever user code makes it do meanwhile.
-                with contextlib.suppress(OSError):
-                    signals.pidfd_send_signal(self._fds[0], signals.SIGKILL)
-                await wait_process_end(self._fds[0])
-        self._channel.close()
-        close_all(self._fds + self.children_fds)
-        self._fds = self.children_fds = []
+            if self._closed:
+                await self._over.wait()
+                return
+            self._closed = True
+            try:
+                await self._end()
+            finally:
+                self._channel.close()
+                close_all(self._fds + self.children_fds)
+                self._fds = self.children_fds = []
+                self._over.set()
+
+    async def _end(self) -> None:
+        self._channel.finish()
+        with contextlib.suppress(SandboxLostError):
+            await self.wait_ready()
+        if self._fds:
+            # It ends by itself when nothing more can come; this makes sure that it does,
+            # whatever user code makes it do meanwhile.
+            with contextlib.suppress(OSError):
+                signals.pidfd_send_signal(self._fds[0], signals.SIGKILL)
+            await wait_process_end(self._fds[0])
 
 
 def make_undumpable() -> None:

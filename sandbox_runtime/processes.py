@@ -76,12 +76,12 @@ class Process:
             env=jails.encode_env(DEFAULT_ENV | check_env(env)),
             cwd=os.fsencode(check_cwd(cwd, WORKSPACE)),
         )
-        check_bytes("stdin", stdin)
+        data = check_bytes("stdin", stdin)
         started_s = time.monotonic()
         capture = Capture(limit_bytes, on_stdout, on_stderr)
         try:
             with open(
-                jails.memory_file("stdin", stdin) if stdin else os.devnull, "rb", buffering=0
+                jails.memory_file("stdin", data) if data else os.devnull, "rb", buffering=0
             ) as stdin_file:
                 fds = [stdin_file.fileno(), *capture.write_fds]
                 jail = await keeper.create_jail(program, fds)
@@ -118,7 +118,7 @@ class Process:
             self._done.set()
 
     def _make_result(self, exited: jails.Exited | None) -> CommandResult:
-        ended: Ended = "session lost"
+        ended: Ended = "sandbox lost"
         if self._killed:
             ended = self._killed
         elif exited is not None:
@@ -152,7 +152,7 @@ class Process:
 
         Raises:
             Exception: What a callback raised; the process was ended then.
-            SandboxLostError: The sandbox was closed meanwhile.
+            SandboxClosedError: The sandbox was closed meanwhile.
 
         Cancellation: stops waiting; the process goes on.
         """
@@ -160,7 +160,7 @@ class Process:
         if self._error is not None:
             raise self._error
         if self.result is None:
-            raise SandboxLostError("the sandbox was closed while the process ran")
+            raise SandboxClosedError("the sandbox was closed while the process ran")
         return self.result
 
     async def kill(self) -> CommandResult:

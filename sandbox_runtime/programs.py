@@ -74,10 +74,14 @@ def check_path(path: str | os.PathLike[str], start: str) -> bytes:
     return posixpath.join(os.fsencode(start), encoded)
 
 
-def check_bytes(field: str, value: bytes) -> None:
-    """Content: anything with the bytes of an object, but no text."""
+def check_bytes(field: str, value: bytes) -> memoryview:
+    """Content: anything with the bytes of an object, but no text; counted and cut in bytes."""
     if not isinstance(value, (bytes, bytearray, memoryview)):
         raise InvalidArgumentError(field, f"must be bytes, not {type(value).__name__}")
+    view = memoryview(value)
+    if view.nbytes and view.c_contiguous:
+        return view.cast("B")
+    return memoryview(view.tobytes())
 
 
 def check_seconds(field: str, seconds: float | None) -> float:

@@ -6,9 +6,10 @@ from typing import Literal
 
 import msgspec
 
-Ended = Literal["exit", "signal", "deadline", "killed", "session lost"]
-"""Why a command is over: it exited; a signal ended it; its deadline did; `kill()` did; or the
-session's shell ended with it. A call that is cancelled from outside raises `trio.Cancelled`."""
+Ended = Literal["exit", "signal", "deadline", "killed", "session lost", "sandbox lost"]
+"""Why a command is over: it exited; a signal ended it; its deadline did; `kill()` did; the
+session's shell ended with it; or, for a process, its jail or its sandbox did. A call that is
+cancelled from outside raises `trio.Cancelled`."""
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):

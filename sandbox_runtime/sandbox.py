@@ -19,6 +19,7 @@ from sandbox_runtime.interpreters.languages import known_language
 from sandbox_runtime.interpreters.python import Python
 from sandbox_runtime.interpreters.registry import Contexts
 from sandbox_runtime.interpreters.zygote import Zygote, read_only_paths
+from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.processes import Process
 from sandbox_runtime.programs import check_seconds
 from sandbox_runtime.report import PROTECTIONS, SandboxReport, build_report, enforce
@@ -89,19 +90,11 @@ async def open_runtime(
     if not python.startswith("/"):
         raise InvalidArgumentError("python", f"{python!r} is no absolute path")
     supervisor = jails.Supervisor()
-    error: Exception | None = None
     try:
         await supervisor.start([*read_only, *read_only_paths(python)])
-        async with trio.open_nursery() as nursery:
+        async with open_serving_nursery() as nursery:
             nursery.start_soon(supervisor.run)
-            try:
-                yield Runtime(supervisor, nursery, python)
-            except Exception as raised:  # noqa: BLE001 - raised again below, outside the nursery
-                error = raised
-            finally:
-                nursery.cancel_scope.cancel()
-        if error is not None:
-            raise error  # plain, as the caller raised it, not in a group
+            yield Runtime(supervisor, nursery, python)
     finally:
         with trio.CancelScope(shield=True):
             await supervisor.aclose()
@@ -132,7 +125,7 @@ class Sandbox:
         self._session: Session | None = None
         self._defaults: dict[str, Context] = {}
         self._first = trio.Lock()
-        self._sessions: list[Session] = []
+        self._sessions: set[Session] = set()
         self._closed = False
         self.report = report
         self.files = Files(keeper)
@@ -185,9 +178,15 @@ class Sandbox:
             NotStartedError: There is no such directory, or no bash in the sandbox.
         """
         self._check_open()
-        session = Session(self._keeper, self._nursery, cwd=cwd, env=env)
-        self._sessions.append(session)
-        await session.start()
+        session = Session(
+            self._keeper, self._nursery, cwd=cwd, env=env, on_closed=self._sessions.discard
+        )
+        self._sessions.add(session)
+        try:
+            await session.start()
+        except BaseException:
+            await session.aclose()
+            raise
         return session
 
     async def start_process(
@@ -322,7 +321,7 @@ class Sandbox:
         with trio.CancelScope(shield=True):
             await self._keeper.aclose()
             await self.contexts.aclose()
-            for session in self._sessions:
+            for session in tuple(self._sessions):
                 await session.aclose()
             await self.files.aclose()
 
@@ -390,22 +389,16 @@ async def _open_in(
     python_pool: int,
 ) -> AsyncIterator[Sandbox]:
     keeper = await runtime.supervisor.create_sandbox(host_name, limits or Limits())
-    error: Exception | None = None
     try:
         separate = runtime.supervisor.separate_ids
         report = build_report(keeper.protections, separate_ids=separate)
         enforce(report, require)
-        async with trio.open_nursery() as nursery:
+        async with open_serving_nursery() as nursery:
             sandbox = Sandbox(runtime, keeper, nursery, report, python_pool)
             try:
                 yield sandbox
-            except Exception as raised:  # noqa: BLE001 - raised again below, outside the nursery
-                error = raised
             finally:
                 await sandbox.aclose()
-                nursery.cancel_scope.cancel()
-        if error is not None:
-            raise error
     finally:
         with trio.CancelScope(shield=True):
             await keeper.aclose()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import struct
 import time
 from collections import deque
@@ -51,7 +50,8 @@ from sandbox_runtime.settings import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    import socket
+    from collections.abc import Callable, Mapping, Sequence
 
     from sandbox_runtime.capture import OutputHandler
 
@@ -66,6 +66,7 @@ _MAX_BODY_BYTES = 64 * 1024 * 1024
 _MAX_ENV = 65_535
 _NOT_RUN_DIRECTORY, _NOT_RUN_ENV_READONLY, _NOT_RUN_ENV_NAME = 2, 3, 4
 _SETUP = b"enable -f /proc/self/fd/4 sandbox_session; sandbox_session 3 4\n"
+_BASH = "A session needs bash 4.4 or newer that can load builtins, as distributions build it"
 _RESEND_BREAK_S = 0.05
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _BACKGROUND_STREAMS = 64
@@ -216,7 +217,7 @@ class _Shell:
         await self.jail.aclose()
 
 
-class BackgroundOutput(msgspec.Struct, kw_only=True):
+class BackgroundOutput(msgspec.Struct, frozen=True, kw_only=True):
     """What jobs of a command wrote after it had returned.
 
     Attributes:
@@ -262,9 +263,11 @@ class Session:
         *,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
+        on_closed: Callable[[Session], None] = lambda _: None,
     ) -> None:
         self._keeper = keeper
         self._nursery = nursery
+        self._on_closed = on_closed
         self._cwd = check_cwd(cwd, WORKSPACE)
         self._env = DEFAULT_ENV | check_env(env)
         self._turn = trio.Lock()
@@ -290,40 +293,41 @@ class Session:
         if self._shell is not None and not self._shell.lost:
             return self._shell
         await self._drop_shell()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        script_read, script_write = os.pipe2(os.O_CLOEXEC)
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        builtin = jails.shell_builtin()
-        try:
-            os.write(script_write, _SETUP)
-            program = jails.Execute(
-                argv=(b"bash", b"--norc", b"--noprofile"),
-                env=jails.encode_env(self._env),
-                cwd=os.fsencode(self._cwd),
-                watch_children=True,
-            )
-            fds = [script_read, null, null, theirs.fileno(), builtin]
-            jail = await self._keeper.create_jail(program, fds)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-            jails.close_all([script_read, script_write, null, builtin])
-        try:
+        program = jails.Execute(
+            argv=(b"bash", b"--norc", b"--noprofile"),
+            env=jails.encode_env(self._env),
+            cwd=os.fsencode(self._cwd),
+            watch_children=True,
+        )
+        async with contextlib.AsyncExitStack() as undo:
+            ours, theirs = jails.packet_pair()
+            undo.callback(ours.close)
+            with contextlib.ExitStack() as given:
+                given.callback(theirs.close)
+                script_read, script_write = os.pipe2(os.O_CLOEXEC)
+                given.callback(os.close, script_read)
+                with open(script_write, "wb", buffering=0) as script:
+                    script.write(_SETUP)
+                null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                given.callback(os.close, null)
+                builtin = jails.shell_builtin()
+                given.callback(os.close, builtin)
+                fds = [script_read, null, null, theirs.fileno(), builtin]
+                jail = await self._keeper.create_jail(program, fds)
+                undo.push_async_callback(jail.aclose)
             shell = _Shell(jail, ours, await self._started(jail))
             while not await shell.take():
                 await trio.lowlevel.wait_readable(ours)
-        except BaseException:
-            ours.close()
-            await jail.aclose()
-            raise
-        if shell.lost:
-            try:
+            if shell.lost:
                 await jail.wait_exited()  # or it was not bash that failed, but the sandbox
-            finally:
-                await shell.aclose()
-            raise NotStartedError("execute", 0, "bash with loadable builtins (4.4 or newer)")
+                raise NotStartedError(
+                    "execute",
+                    0,
+                    "bash",
+                    why="it did not load the builtin of a session",
+                    remedy=_BASH,
+                )
+            undo.pop_all()
         self._shell = shell
         return shell
 
@@ -390,13 +394,13 @@ class Session:
             checked = check_argv("command", command)
         env = check_env(env)
         cwd = None if cwd is None else check_cwd(cwd, self._cwd)
-        check_bytes("stdin", stdin)
+        data = check_bytes("stdin", stdin)
         timeout_s = check_seconds("deadline_s", deadline_s)
         async with self._turn:
             shell = await self._open_shell()
             capture = Capture(limit_bytes, on_stdout, on_stderr)
             try:
-                result = await self._run(shell, capture, checked, cwd, env, stdin, timeout_s)
+                result = await self._run(shell, capture, checked, cwd, env, data, timeout_s)
             except BaseException:
                 capture.close()
                 raise
@@ -411,19 +415,19 @@ class Session:
         command: bytes | tuple[bytes, ...],
         cwd: str | None,
         env: Mapping[str, str],
-        stdin: bytes,
+        stdin: memoryview,
         timeout_s: float,
     ) -> CommandResult:
         started_s = time.monotonic()
         header, body = shell.encode(command, cwd, env)
         self._count += 1
         self._killed = False
+        keep, since = shell.mark(), int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_S)
         stdin_fd = (
             jails.memory_file("stdin", stdin)
             if stdin
             else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         )
-        keep, since = shell.mark(), int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_S)
         over = False
         ended: Ended = "exit"
         try:
@@ -598,3 +602,4 @@ class Session:
         for job in self._background:
             job.scope.cancel()
         self._background.clear()
+        self._on_closed(self)

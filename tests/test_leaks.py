@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -11,12 +12,24 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 
-from sandbox_runtime import Runtime, Sandbox, SandboxError, open_runtime, open_sandbox
+from sandbox_runtime import (
+    Context,
+    Runtime,
+    Sandbox,
+    SandboxError,
+    Session,
+    open_runtime,
+    open_sandbox,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CONTROL = """
 import trio
@@ -181,6 +194,72 @@ async def test_cancelled_calls_leave_nothing(runtime: Runtime, sandbox: Sandbox)
     await sandbox.files.read("file")
     await trio.testing.wait_all_tasks_blocked()
     assert Traces(runtime) == before
+
+
+async def test_a_process_without_free_descriptors_leaks_none(sandbox: Sandbox) -> None:
+    """Each call fails at whatever descriptor is one too many, and gives back the others."""
+    await sandbox.exec("true")
+    await sandbox.run_code("1")
+    await sandbox.files.write("file", b"")
+    session = await sandbox.create_session()
+    await trio.testing.wait_all_tasks_blocked()
+    before = descriptors()
+    failures = 0
+    for free in range(24):
+        for attempt in (
+            sandbox.create_session,
+            lambda: sandbox.create_code_context(cwd="/tmp"),
+            lambda: sandbox.run_process("true", stdin=b"x"),
+            lambda: session.exec("true", stdin=b"x"),
+            lambda: sandbox.files.write("file", b"x"),
+            lambda: sandbox.run_code("1"),
+        ):
+            with only_free(free):
+                try:
+                    made = await attempt()
+                except (OSError, SandboxError):
+                    failures += 1
+                    made = None
+            if isinstance(made, Session | Context):
+                await made.aclose()
+            await session.exec("true")
+            await trio.testing.wait_all_tasks_blocked()
+            assert descriptors() == before, free
+    assert failures > 20
+
+
+@contextlib.contextmanager
+def only_free(count: int) -> Iterator[None]:
+    """This process can open so many descriptors more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(256, taken[0] + 1), hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(taken[0]))
+        for _ in range(count):
+            os.close(taken.pop())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+
+
+async def test_what_is_closed_is_forgotten(sandbox: Sandbox) -> None:
+    """A sandbox that lives long holds nothing of sessions and contexts that have ended."""
+    for _ in range(3):
+        session = await sandbox.create_session()
+        context = await sandbox.create_code_context()
+        await session.aclose()
+        await context.aclose()
+        with pytest.raises(SandboxError):
+            await sandbox.create_session(cwd="/missing")
+        assert (await sandbox.run_code("import os; os._exit(1)")).ended == "context lost"
+    await sandbox.run_code("1")
+    assert len(sandbox._sessions) == 0
+    assert len(sandbox.contexts.list()) == 1  # the one that is in use
 
 
 async def open_and_close(runtime: Runtime) -> None:

@@ -14,7 +14,7 @@ from sandbox_runtime import (
     InvalidArgumentError,
     NotStartedError,
     Sandbox,
-    SandboxLostError,
+    SandboxClosedError,
     open_sandbox,
 )
 
@@ -209,8 +209,10 @@ async def test_a_process_ends_with_its_sandbox() -> None:
         await up.wait()
     assert seen_by_the_host(token) == []
     if process.result is None:
-        with pytest.raises(SandboxLostError):
+        with pytest.raises(SandboxClosedError):
             await process.wait()
+    else:
+        assert process.result.ended == "sandbox lost"
 
 
 async def test_a_hundred_processes_run_at_once(sandbox: Sandbox) -> None:

@@ -328,7 +328,7 @@ pub enum FilesReply {
         /// Whether the limit cut it short.
         truncated: bool,
     },
-    /// It could not be done, and nothing has changed.
+    /// It could not be done; nothing has changed, unless a recursive removal had begun.
     Refused {
         /// `errno(3)`.
         errno: i32,

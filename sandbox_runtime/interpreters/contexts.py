@@ -35,6 +35,7 @@ class Context:
         name: What people call it, if anything.
         created_s: When it was made, in seconds since 1970.
         used_s: When it was made or its last run began, likewise.
+        on_closed: Called once nothing of it is left, for its owner to forget it.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Context:
         self._closed = False
         self._restarted: trio.Event | None = None
         self.created_s = self.used_s = time.time()
+        self.on_closed: Callable[[Context], object] = lambda _: None
 
     @property
     def language(self) -> str:
@@ -158,3 +160,4 @@ class Context:
             if self._restarted is not None:
                 await self._restarted.wait()
             await self._interpreter.aclose()
+        self.on_closed(self)

@@ -35,8 +35,13 @@ class Python:
             "prime": prime,
         }
         zygote = await self._zygote()
-        jail = await keeper.create_jail(namespaces=True)
         ours, theirs = socket.socketpair()
+        try:
+            jail = await keeper.create_jail(namespaces=True)
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
         interpreter = Interpreter(jail, ours)
         try:
             with theirs:

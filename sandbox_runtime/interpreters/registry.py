@@ -99,6 +99,7 @@ class Contexts:
         interpreter = await self._open(wanted)
         context = Context(str(uuid.uuid4()), wanted, interpreter, self._open, name=name)
         self._contexts[context.id] = context
+        context.on_closed = lambda closed: self._contexts.pop(closed.id, None)
         return context
 
     async def _open(self, wanted: Wanted) -> Interpreter:
@@ -147,7 +148,6 @@ class Contexts:
         """
         context = self.get(context_id)
         await context.aclose()
-        self._contexts.pop(context_id, None)
 
     def pool(self, language: str) -> Pool:
         """The pool of a language."""
@@ -160,4 +160,3 @@ class Contexts:
             await pool.aclose()
         for context in self.list():
             await context.aclose()
-        self._contexts.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import json
 import sys
 from pathlib import Path
@@ -176,15 +177,18 @@ class Zygote:
         number = self._next_id
         event = self._waiting[number] = trio.Event()
         child = self._children[number] = _Child()
-        pid_namespace, mount_namespace = jail.namespace_fds
         request = {
             "op": "fork",
             "id": number,
             "plan": base64.b64encode(keeper.enter_plan).decode(),
         }
-        fds = [executor.fileno(), pid_namespace, mount_namespace, *keeper.enter_fds]
         try:
-            await self._send(request, fds)
+            try:
+                with keeper.enter_fds(jail) as fds:
+                    await self._send(request, [executor.fileno(), *fds])
+            except BaseException:
+                self._children.pop(number, None)  # it was never asked for
+                raise
             await event.wait()
         finally:
             self._waiting.pop(number, None)
@@ -192,8 +196,8 @@ class Zygote:
         if answer is None:
             raise SandboxLostError("the zygote has died")
         if answer["op"] == "failed":
-            del self._children[number]
-            if answer.get("errno") == 12:
+            self._children.pop(number, None)
+            if answer.get("errno") == errno.ENOMEM:  # what fork says in a namespace without init
                 raise SandboxLostError("the jail has died, so nothing can be forked into it")
             raise InterpreterUnavailableError(str(answer.get("reason")))
         return child.wait_death
