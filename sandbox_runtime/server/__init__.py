@@ -1,0 +1,1 @@
+"""The control server: HTTP, WebSocket, and the application that answers on them."""

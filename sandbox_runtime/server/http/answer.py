@@ -1,0 +1,205 @@
+"""An answer as bytes: its head, and how its body is framed."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from sandbox_runtime.server.http.messages import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from sandbox_runtime.server.http.failures import RequestError
+    from sandbox_runtime.server.http.parsing import Head
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_BODILESS = frozenset((204, 304))
+_COPIED_BYTES = 16 * 1024  # beyond that, copying costs more than another part
+_OURS = frozenset(("connection", "content-length", "keep-alive", "transfer-encoding"))
+
+
+class Framing(msgspec.Struct, frozen=True, gc=False):
+    """How one answer goes out.
+
+    Attributes:
+        head: Everything before the body.
+        has_body: Whether a body follows.
+        chunked: Whether that is in chunks.
+        length: Its length, if the handler gave one for a stream.
+        close: Whether the connection ends with it.
+    """
+
+    head: bytes
+    has_body: bool
+    chunked: bool
+    length: int | None
+    close: bool
+
+
+def frame(request: Head, response: Response, *, close: bool) -> Framing:
+    """Decides how a response is sent.
+
+    Args:
+        request: What it answers.
+        response: What the handler gave.
+        close: Whether the connection ends in any case.
+
+    Raises:
+        ValueError: A header field cannot be sent, or contradicts the body.
+    """
+    headers = response.headers
+    given_length: int | None = None
+    if any(name.lower() in _OURS for name, _ in headers):
+        close = close or _asks_to_close(headers)
+        given_length = _given_length(headers)
+        headers = [field for field in headers if field[0].lower() not in _OURS]
+    bodiless = response.status in _BODILESS
+    has_body = not bodiless and request.method != "HEAD"
+    chunked = False
+    length: str | None = None
+    if response.stream is None:
+        if has_body and given_length not in {None, len(response.body)}:
+            raise ValueError(f"Content-Length is {given_length}, the body {len(response.body)}")
+        length = str(len(response.body) if given_length is None else given_length)
+        if bodiless and given_length is None:
+            length = None
+    elif given_length is not None:
+        length = str(given_length)
+    elif not bodiless:
+        chunked = request.http_version == "1.1"
+        close = close or not chunked
+    own = "" if length is None else f"content-length: {length}\r\n"
+    if chunked:
+        own += "transfer-encoding: chunked\r\n"
+    if close:
+        own += "connection: close\r\n"
+    elif request.http_version == "1.0":
+        own += "connection: keep-alive\r\n"
+    return Framing(
+        encode_head(response.status, headers, own), has_body, chunked, given_length, close
+    )
+
+
+def _given_length(headers: Sequence[tuple[str, str]]) -> int | None:
+    lengths = {value for name, value in headers if name.lower() == "content-length"}
+    if not lengths:
+        return None
+    if len(lengths) > 1 or not (text := lengths.pop()).isdecimal():
+        raise ValueError("Content-Length of the response is not one number")
+    return int(text)
+
+
+def _asks_to_close(headers: Sequence[tuple[str, str]]) -> bool:
+    return any(name.lower() == "connection" and "close" in value.lower() for name, value in headers)
+
+
+class _Date:
+    """The present `Date` field, made once a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._text = ""
+
+    def field(self) -> str:
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._text = f"date: {formatdate(second, usegmt=True)}\r\n"
+        return self._text
+
+
+_date = _Date()
+
+
+def encode_head(status: int, headers: Sequence[tuple[str, str]], own: str) -> bytes:
+    """A whole head, up to the empty line.
+
+    Args:
+        status: The status code.
+        headers: The fields that a handler gave.
+        own: Fields of the server, each with its CRLF.
+
+    Raises:
+        ValueError: A field has a line break or a NUL in it, or is not latin-1.
+    """
+    fields = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    if fields.count("\n") != len(headers) or fields.count("\r") != len(headers) or "\0" in fields:
+        raise ValueError("a header field of the response has a line break or a NUL in it")
+    phrase = _PHRASES.get(status, "")
+    head = f"HTTP/1.1 {status} {phrase}\r\n{fields}{_date.field()}{own}\r\n"
+    return head.encode("latin-1")
+
+
+def refusal(error: RequestError) -> Response:
+    """The answer to a request that no handler sees."""
+    return Response(
+        status=error.status,
+        headers=(("content-type", "application/json"), ("connection", "close")),
+        body=msgspec.json.encode(
+            {
+                "error": str(error),
+                "message": str(error),
+                "code": error.code.upper(),
+                "httpStatus": error.status,
+            }
+        ),
+    )
+
+
+FAILED = Response(
+    status=500,
+    headers=(("content-type", "text/plain;charset=utf-8"), ("connection", "close")),
+    body=b"Internal Server Error",
+)
+"""The answer when a handler did not turn its own failure into one."""
+
+
+class StreamedBody:
+    """Sends a body that comes in parts, several tasks at a time if need be."""
+
+    def __init__(
+        self, send: Callable[..., Awaitable[None]], *, chunked: bool, length: int | None
+    ) -> None:
+        self._send = send
+        self._chunked = chunked
+        self._left = length
+        self._sending = trio.Lock()
+
+    async def write(self, data: bytes) -> None:
+        """Sends a part.
+
+        Raises:
+            ValueError: There is more than the given length.
+        """
+        if not data:
+            await trio.lowlevel.checkpoint()
+            return
+        async with self._sending:
+            if self._chunked:
+                if len(data) <= _COPIED_BYTES:
+                    await self._send(b"%x\r\n%b\r\n" % (len(data), data))
+                else:
+                    await self._send(b"%x\r\n" % len(data), data, b"\r\n")
+                return
+            if self._left is not None:
+                self._left -= len(data)
+                if self._left < 0:
+                    raise ValueError("a stream wrote more than its Content-Length")
+            await self._send(data)
+
+    async def end(self) -> None:
+        """Sends what says that nothing follows.
+
+        Raises:
+            ValueError: There was less than the given length.
+        """
+        if self._chunked:
+            await self._send(b"0\r\n\r\n")
+        elif self._left:
+            raise ValueError("a stream wrote less than its Content-Length")

@@ -1,0 +1,311 @@
+"""One client: its requests, one after another, each answered before the next is read.
+
+The whole connection is one task. A handler runs in it directly, so that a quick answer costs no
+nursery and no thread. That the client has gone is seen from outside (`departures.py`), which then
+cancels the scope of the connection.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import math
+from typing import TYPE_CHECKING
+
+import trio
+
+from sandbox_runtime.server.http.answer import (
+    FAILED,
+    StreamedBody,
+    encode_head,
+    frame,
+    refusal,
+)
+from sandbox_runtime.server.http.body import Body
+from sandbox_runtime.server.http.failures import (
+    HeadTooLargeError,
+    MalformedBodyError,
+    RequestError,
+    RequestTimeoutError,
+)
+from sandbox_runtime.server.http.messages import Headers, Request, Response
+from sandbox_runtime.server.http.parsing import Head, check_beginning, parse_head
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from sandbox_runtime.server.http.answer import Framing
+    from sandbox_runtime.server.http.departures import Departures
+    from sandbox_runtime.server.http.limits import HttpLimits
+    from sandbox_runtime.server.http.messages import Handler, Peer, Write
+    from sandbox_runtime.server.http.sockets import EagerStream
+
+_LOG = logging.getLogger("sandbox_runtime.http")
+_COPIED_BODY_BYTES = 16 * 1024  # beyond that, copying head and body together costs more
+_BODY_PART_BYTES = 256 * 1024
+_LINGER_S = 1.0
+_UNREADABLE = Head("GET", b"*", "1.1", Headers(()))  # what a request is taken for that was refused
+
+
+class _Doing(enum.Enum):
+    """What a connection is at; it says what the end of a deadline or of the server means."""
+
+    IDLE = enum.auto()
+    HEAD = enum.auto()
+    HANDLER = enum.auto()
+    OVER = enum.auto()
+
+
+class Connection:
+    """Serves one client until it goes, breaks the rules, or the server ends."""
+
+    def __init__(
+        self,
+        stream: EagerStream,
+        peer: Peer,
+        handler: Handler,
+        limits: HttpLimits,
+        departures: Departures,
+    ) -> None:
+        self._stream = stream
+        self._peer = peer
+        self._handler = handler
+        self._limits = limits
+        self._departures = departures
+        self._scope = trio.CancelScope()
+        self._doing = _Doing.IDLE
+        self._closing = False  # no further request is read
+        self._half_closed = False
+        self._answered = False  # bytes of an answer to the present request may be out
+
+    async def run(self) -> None:
+        """Serves until the end, and closes the connection."""
+        fd = self._stream.fd
+        self._departures.add(fd, self)
+        try:
+            with self._scope:
+                await self._serve_all()
+            if self._scope.cancelled_caught and self._doing is _Doing.HEAD:
+                await self._refuse(RequestTimeoutError("the head of the request came too slowly"))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client has gone
+        except Exception:  # noqa: BLE001 - a broken handler ends its connection, not the server
+            _LOG.exception("an answer broke off: its handler failed")
+        finally:
+            self._departures.remove(fd)
+            self._stream.close()
+
+    def client_gone(self) -> None:
+        """Nobody reads an answer any more: cancels what runs for this client."""
+        self._doing = _Doing.OVER
+        self._scope.cancel()
+
+    def client_half_closed(self) -> None:
+        """The client sends no more, and may have gone: what runs has a moment left."""
+        self._half_closed = True
+        if self._doing is _Doing.HANDLER:
+            self._scope.deadline = trio.current_time() + self._limits.half_close_s
+
+    def finish(self) -> None:
+        """Ends the connection: at once if nothing runs on it, else after the present answer."""
+        self._closing = True
+        if self._doing in {_Doing.IDLE, _Doing.HEAD}:
+            self.client_gone()
+
+    # -- requests
+
+    async def _serve_all(self) -> None:
+        try:
+            while not self._closing:
+                self._answered = False
+                raw = await self._receive_head()
+                if raw is None:
+                    return
+                await self._serve_one(parse_head(raw, self._limits.header_fields))
+        except RequestError as error:
+            if not self._answered:
+                await self._refuse(error)
+
+    async def _receive_head(self) -> bytes | None:
+        """The bytes of the next head, or None if the client sends none any more."""
+        stream, limits = self._stream, self._limits
+        self._doing = _Doing.IDLE
+        data = stream.receive_nowait()
+        timed = data is None
+        if data is None:
+            self._scope.deadline = trio.current_time() + limits.idle_s
+            data = await stream.receive_some()
+        while True:
+            while data.startswith(b"\r\n"):  # careless clients leave it behind a body
+                data = data[2:]
+            end = data.find(b"\r\n\r\n") + 4
+            if end > 3 and end <= limits.head_bytes:
+                break
+            if data:
+                check_beginning(data)
+                if len(data) > limits.head_bytes:
+                    raise HeadTooLargeError(
+                        f"the head of the request is larger than {limits.head_bytes} bytes"
+                    )
+                if self._doing is _Doing.IDLE:
+                    self._doing = _Doing.HEAD
+                    self._scope.deadline = trio.current_time() + limits.head_s
+                    timed = True
+            more = await stream.receive_some()
+            if not more:
+                return None
+            data += more
+        if timed:
+            self._scope.deadline = math.inf
+        stream.unread = data[end:]
+        return data[:end]
+
+    async def _serve_one(self, head: Head) -> None:
+        body = Body(head, self._stream, self._receive_body, self._limits.body_bytes)
+        request = Request(
+            method=head.method,
+            target=head.target,
+            headers=head.headers,
+            http_version=head.http_version,
+            peer=self._peer,
+            body=body,
+        )
+        self._closing = self._closing or not head.keep_alive
+        self._doing = _Doing.HANDLER
+        if self._half_closed:
+            self.client_half_closed()
+        try:
+            response = await self._handler(request)
+        except RequestError:
+            raise
+        except ExceptionGroup as group:
+            response = _of_group(group)
+        except Exception:  # noqa: BLE001 - a broken handler ends its connection, not the server
+            _LOG.exception("the handler of %s %r failed", head.method, head.target)
+            response = FAILED
+        if response.upgrade is not None:
+            await self._upgrade(response, response.upgrade, body)
+        else:
+            await self._answer(head, response, body)
+
+    async def _receive_body(self) -> bytes:
+        data = self._stream.receive_nowait(_BODY_PART_BYTES)
+        if data is None:
+            with trio.move_on_after(self._limits.body_s):
+                data = await self._stream.receive_some(_BODY_PART_BYTES)
+            if data is None:
+                raise RequestTimeoutError(
+                    f"nothing of the body of the request came for {self._limits.body_s:g} s"
+                )
+        else:
+            await self._stream.take_turn()
+        if not data:
+            self.client_gone()
+            await trio.lowlevel.checkpoint()
+            raise MalformedBodyError("the body of the request ended early")
+        return data
+
+    # -- answers
+
+    async def _answer(self, head: Head, response: Response, body: Body) -> None:
+        close = self._closing or (not body.ended and not body.is_worth_skipping())
+        try:
+            framing = frame(head, response, close=close)
+        except ValueError:  # also what is not latin-1
+            _LOG.exception("the answer to %s %r cannot be sent", head.method, head.target)
+            response = FAILED
+            framing = frame(head, response, close=True)
+        self._closing = framing.close
+        if body.awaited and response.stream is not None:
+            await body.invite()  # it may read while it writes; later it would be too late to say
+        self._answered = True
+        if response.stream is not None:
+            await self._send(framing.head)
+            if framing.has_body:
+                await self._run_stream(response.stream, framing)
+        elif not framing.has_body or not response.body:
+            await self._send(framing.head)
+        elif len(response.body) <= _COPIED_BODY_BYTES:
+            await self._send(framing.head + response.body)
+        else:
+            await self._send(framing.head, response.body)
+        if not self._closing:
+            while not body.ended:
+                await body.receive_some()
+        elif not body.ended or self._stream.unread:
+            await self._linger()
+
+    async def _run_stream(
+        self, stream: Callable[[Write], Awaitable[None]], framing: Framing
+    ) -> None:
+        writer = StreamedBody(self._send, chunked=framing.chunked, length=framing.length)
+
+        async def write(data: bytes) -> None:
+            try:
+                await writer.write(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self.client_gone()
+                await trio.lowlevel.checkpoint()
+
+        await stream(write)
+        await writer.end()
+
+    async def _send(self, *parts: bytes) -> None:
+        """Sends all of it, or raises `trio.BrokenResourceError` if the client takes nothing."""
+        stream = self._stream
+        sent = stream.send_nowait(*parts)
+        if sent == sum(map(len, parts)):
+            await stream.take_turn()
+            return
+        for part in parts:
+            with memoryview(part) as view:
+                at = min(sent, len(part))
+                sent -= at
+                while at < len(part):
+                    with trio.move_on_after(self._limits.write_s) as waiting:
+                        await stream.wait_send_all_might_not_block()
+                    if waiting.cancelled_caught:
+                        raise trio.BrokenResourceError("the client takes nothing any more")
+                    at += stream.send_nowait(view[at:])
+
+    async def _upgrade(
+        self,
+        response: Response,
+        speak: Callable[[trio.abc.Stream], Awaitable[None]],
+        body: Body,
+    ) -> None:
+        self._closing = self._answered = True
+        if not body.ended:
+            raise ValueError("a request with a body that was not read cannot be upgraded")
+        headers = [field for field in response.headers if field[0].lower() != "connection"]
+        await self._send(encode_head(response.status, headers, "connection: Upgrade\r\n"))
+        self._departures.remove(self._stream.fd)  # what speaks now sees for itself
+        self._scope.deadline = math.inf
+        await speak(self._stream)
+
+    async def _refuse(self, error: RequestError) -> None:
+        self._doing = _Doing.OVER
+        self._closing = self._answered = True
+        framing = frame(_UNREADABLE, response := refusal(error), close=True)
+        await self._send(framing.head + response.body)
+        await self._linger()
+
+    async def _linger(self) -> None:
+        """Lets the client read the answer: closing with unread bytes would reset it away."""
+        self._doing = _Doing.OVER
+        with trio.move_on_after(_LINGER_S):
+            self._stream.end_sending()
+            self._stream.unread = b""
+            while await self._stream.receive_some():
+                pass
+
+
+def _of_group(group: ExceptionGroup[Exception]) -> Response:
+    """What a handler with tasks of its own failed with."""
+    failure: BaseException = group
+    while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
+        failure = failure.exceptions[0]
+    if isinstance(failure, RequestError):
+        raise failure
+    _LOG.error("a handler failed", exc_info=group)
+    return FAILED

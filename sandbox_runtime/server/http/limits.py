@@ -1,0 +1,36 @@
+"""What a client may use of the server, and how long it may take."""
+
+from __future__ import annotations
+
+import msgspec
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of each connection, and the answer to what goes beyond.
+
+    Attributes:
+        head_bytes: Request line and header fields together: 431.
+        header_fields: How many header fields: 431.
+        body_bytes: What `Request.read` takes unless it is told otherwise: 413. A body that is
+            streamed has the limit of whoever reads it.
+        head_s: From the first byte of a request to the end of its head: 408.
+        body_s: How long the body of a request may stand still while it is waited for: 408.
+        idle_s: How long a connection may wait for its next request; then it is closed.
+        write_s: How long a client may take nothing of an answer; then the connection is closed.
+        half_close_s: How long a handler goes on when the client has closed its sending side. On
+            TCP that is all one sees of a client that has gone.
+        connections: How many at a time: 503.
+    """
+
+    head_bytes: int = 64 * KIB
+    header_fields: int = 128
+    body_bytes: int = 128 * MIB
+    head_s: float = 10
+    body_s: float = 30
+    idle_s: float = 255
+    write_s: float = 255
+    half_close_s: float = 0.25
+    connections: int = 4096

@@ -1,0 +1,175 @@
+"""What handlers see: a request, a response, and what connects them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+import trio
+
+if TYPE_CHECKING:
+    from sandbox_runtime.server.http.body import Body
+
+Write = Callable[[bytes], Awaitable[None]]
+"""Sends a part of a body and waits until the client takes it. If the client has gone, the calling
+task is cancelled."""
+
+
+class Headers:
+    """Header fields in their order, with repeats; names are compared without regard to case.
+
+    Attributes:
+        items: Names and values as they were received.
+    """
+
+    __slots__ = ("_first", "items")
+
+    def __init__(self, items: Sequence[tuple[bytes, bytes]]) -> None:
+        self.items = tuple(items)
+        self._first: dict[bytes, bytes] = {}
+        for name, value in self.items:
+            self._first.setdefault(name.lower(), value)
+
+    def get(self, name: str) -> str | None:
+        """The first value of a field, or None."""
+        value = self._first.get(name.lower().encode("latin-1"))
+        return None if value is None else value.decode("latin-1")
+
+    def get_all(self, name: str) -> list[str]:
+        """All values of a field, in their order."""
+        wanted = name.lower().encode("latin-1")
+        return [value.decode("latin-1") for key, value in self.items if key.lower() == wanted]
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower().encode("latin-1") in self._first
+
+    def __repr__(self) -> str:
+        return f"Headers({self.items!r})"
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is at the other end of a connection.
+
+    Attributes:
+        address: Host and port of a TCP connection; None on a Unix socket.
+        pid: The process that connected to a Unix socket, as this process sees it.
+        uid: Its user.
+        gid: Its group.
+    """
+
+    address: tuple[str, int] | None = None
+    pid: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+
+
+class Request:
+    """One request. Its body may be read once, whole or in parts.
+
+    Attributes:
+        method: In the letters it was sent in.
+        target: The request target as it was received.
+        raw_path: Its path, still percent-encoded, before `?`.
+        query: What stands behind `?`, as it was received; empty if nothing does.
+        headers: The header fields.
+        http_version: `1.1` or `1.0`.
+        peer: Who sent it.
+    """
+
+    __slots__ = (
+        "_body",
+        "_path",
+        "headers",
+        "http_version",
+        "method",
+        "peer",
+        "query",
+        "raw_path",
+        "target",
+    )
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        target: bytes,
+        headers: Headers,
+        http_version: str,
+        peer: Peer,
+        body: Body,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.http_version = http_version
+        self.peer = peer
+        self.raw_path, self.query = _split_target(target)
+        self._path: str | None = None
+        self._body = body
+
+    @property
+    def path(self) -> str:
+        """The path, percent-decoded; bytes that are no UTF-8 show as U+FFFD."""
+        if self._path is None:
+            raw = unquote_to_bytes(self.raw_path) if b"%" in self.raw_path else self.raw_path
+            self._path = raw.decode("utf-8", errors="replace")
+        return self._path
+
+    async def read(self, limit_bytes: int | None = None) -> bytes:
+        """The whole body.
+
+        Args:
+            limit_bytes: How much is taken; `HttpLimits.body_bytes` by default.
+
+        Raises:
+            PayloadTooLargeError: There is more.
+            MalformedBodyError: Its framing is broken.
+        """
+        return await self._body.read(limit_bytes)
+
+    async def receive_some(self) -> bytes:
+        """The next part of the body, as soon as there is any; empty at its end.
+
+        Raises:
+            MalformedBodyError: Its framing is broken.
+        """
+        return await self._body.receive_some()
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.target!r}>"
+
+
+def _split_target(target: bytes) -> tuple[bytes, str]:
+    if not target.startswith(b"/") and b"://" in target:  # as it is sent to a proxy
+        _, _, rest = target.partition(b"://")
+        target = rest[cut:] if (cut := rest.find(b"/")) >= 0 else b"/"
+    path, _, query = target.partition(b"?")
+    return path, query.decode("latin-1")
+
+
+class Response(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to one request, with at most one of `body`, `stream` and `upgrade`.
+
+    Attributes:
+        status: The status code.
+        headers: Header fields, in their order. `Date`, `Connection`, and the framing of the body
+            are added, except for a `Content-Length` that is given with a `stream`, or in the answer
+            to HEAD. `Connection: close` ends the connection with this answer.
+        body: The whole body.
+        stream: Writes the body in parts: it is chunked, unless its length is given. It runs in the
+            task of the request and is cancelled if the client goes. It is not called for HEAD.
+        upgrade: What speaks on the connection from here on, after a status of 101 and the given
+            header fields (`Upgrade` among them). The connection ends when it returns.
+    """
+
+    status: int = 200
+    headers: Sequence[tuple[str, str]] = ()
+    body: bytes = b""
+    stream: Callable[[Write], Awaitable[None]] | None = None
+    upgrade: Callable[[trio.abc.Stream], Awaitable[None]] | None = None
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+"""Answers a request. It is cancelled if the client goes before the answer is there."""
