@@ -25,6 +25,7 @@ from sandbox_runtime.programs import check_seconds
 from sandbox_runtime.report import PROTECTIONS, SandboxReport, build_report, enforce
 from sandbox_runtime.sessions import Session
 from sandbox_runtime.settings import OUTPUT_LIMIT_BYTES, Limits
+from sandbox_runtime.shown import check_read_only
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -78,20 +79,21 @@ async def open_runtime(
 
     Args:
         read_only: Directories of the host that every sandbox shows at the same path, read-only,
-            beside `/usr` and the interpreter's own.
+            beside `/usr` and the interpreter's own. A path through symlinks is there under its
+            name too.
         python: The interpreter of Python contexts.
 
     Raises:
+        InvalidArgumentError: A path of `read_only` is missing, or would hide what is a sandbox's
+            own.
         IsolationError: No sandbox can be made here; it says why and what to do.
     """
-    for path in read_only:
-        if not path.startswith("/"):
-            raise InvalidArgumentError("read_only", f"{path!r} is no absolute path")
+    shown = check_read_only(read_only)
     if not python.startswith("/"):
         raise InvalidArgumentError("python", f"{python!r} is no absolute path")
     supervisor = jails.Supervisor()
     try:
-        await supervisor.start([*read_only, *read_only_paths(python)])
+        await supervisor.start([*shown, *read_only_paths(python)])
         async with open_serving_nursery() as nursery:
             nursery.start_soon(supervisor.run)
             yield Runtime(supervisor, nursery, python)

@@ -13,7 +13,6 @@ import trio
 
 from sandbox_runtime import (
     InvalidArgumentError,
-    IsolationError,
     Limits,
     NotStartedError,
     Runtime,
@@ -163,10 +162,34 @@ async def test_a_sandbox_that_cannot_be_meant_is_refused(
         assert (await sandbox.exec("echo ok")).text == "ok\n"
 
 
-async def test_a_read_only_directory_that_is_missing_is_named() -> None:
-    """The runtime does not start without it."""
-    with pytest.raises(IsolationError, match="/no/such/place"):
-        async with open_runtime(read_only=["/no/such/place"]):
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/no/such/place", "/etc/passwd", "/", "/etc", "/dev", "/dev/shm", "/proc/1", "/sys"),
+        *("/var", "/tmp", "//tmp/.", "/usr/../tmp", "a\0b", "/\udcff", 7),
+    ],
+)
+async def test_a_read_only_directory_that_cannot_be_shown_is_named(path: Any) -> None:
+    """Before anything is started, with what to give instead."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        async with open_runtime(read_only=[path]):
+            pass
+    assert caught.value.field == "read_only"
+    assert repr(path) in str(caught.value)
+
+
+async def test_a_link_to_what_is_the_sandboxs_own_is_refused(tmp_path: Path) -> None:
+    """As the place itself would be."""
+    (tmp_path / "link").symlink_to("/etc")
+    with pytest.raises(InvalidArgumentError, match="'/etc'"):
+        async with open_runtime(read_only=[str(tmp_path / "link")]):
+            pass
+
+
+async def test_one_text_is_no_list_of_directories() -> None:
+    """Its characters would be taken for paths."""
+    with pytest.raises(InvalidArgumentError, match="list"):
+        async with open_runtime(read_only="/opt"):
             pass
 
 

@@ -288,19 +288,3 @@ def test_without_room_for_namespaces_the_error_says_which_step(unshare: str, kin
 def test_inside_a_user_namespace_of_one_id_it_still_works(unshare: str) -> None:
     """As in a container without a range of ids: level 2, and the report says so."""
     assert attempt_within(unshare, "-Ur") == {"level": 2}
-
-
-def test_a_directory_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    """A read-only path with a typo is found at once, with its name."""
-    from sandbox_runtime import open_runtime
-
-    missing = str(tmp_path / "missing")
-
-    async def main() -> None:
-        async with open_runtime(read_only=[missing]):
-            pass
-
-    with pytest.raises(IsolationError, match=missing) as refused:
-        trio.run(main)
-    assert refused.value.step == "open_source"
-    assert refused.value.errno == 2

@@ -23,7 +23,7 @@ use crate::cgroup;
 use crate::error::{At, Failure, Result, Step};
 use crate::idmap::{INIT_ID, PAYLOAD_ID};
 use crate::landlock;
-use crate::mounts::{self, Source};
+use crate::mounts::{self, Covered, Shown};
 use crate::rlimits;
 use crate::seccomp::{self, Stage};
 use crate::spec::{EnterPlan, Limits};
@@ -50,17 +50,17 @@ const OOM_SCORE_ADJ: &str = "500";
 ///
 /// # Errors
 /// The step that failed; the process is of no use then.
-pub fn supervisor(sources: Option<Vec<Source>>, paths: &[String], separate: bool) -> Result<()> {
+pub fn supervisor(shown: Option<Shown>, paths: &[String], separate: bool) -> Result<Covered> {
     sys::become_user(0, 0, separate).at(Step::BecomeUser, "supervisor")?;
     sys::set_dumpable(true).at(Step::SetDumpable, "")?; // else /proc/self is not its own
     sys::die_with_parent().at(Step::CloneSupervisor, "parent death signal")?;
     sys::setsid().at(Step::StartSession, "")?;
     make_mounts_private()?;
-    let sources = match sources {
-        Some(sources) => sources, // opened by the launcher, who may read where this id may not
+    let shown = match shown {
+        Some(shown) => shown, // opened by the launcher, who may read where this id may not
         None => mounts::open_sources(paths)?,
     };
-    mounts::enter_shared_root(&sources)
+    mounts::enter_shared_root(&shown)
 }
 
 /// What a keeper prepares once for all its jails.
@@ -85,7 +85,7 @@ pub struct Prepared {
 pub fn sandbox(
     limits: &Limits,
     host_name: &str,
-    paths: &[String],
+    covered: &Covered,
     join: &[OwnedFd],
     separate_ids: bool,
 ) -> Result<Prepared> {
@@ -100,7 +100,7 @@ pub fn sandbox(
     let keyring = sys::new_session_keyring().err().map(|e| e.to_string());
     make_mounts_private()?;
     let owner = if separate_ids { PAYLOAD_ID } else { 0 };
-    mounts::mount_sandbox(limits, paths, owner)?;
+    mounts::mount_sandbox(limits, covered, owner)?;
     if !separate_ids {
         second_user_namespace()?; // devpts wants an id 0, user code is to be 1000
     }

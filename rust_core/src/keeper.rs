@@ -12,6 +12,7 @@ use crate::channel::{self, Channel};
 use crate::contain::{self, Prepared};
 use crate::error::{At, Failure, Result, Step};
 use crate::init;
+use crate::mounts::Covered;
 use crate::probe;
 use crate::spec::{EnterPlan, KeeperReply, KeeperRequest, Limits, Program, Protection};
 use crate::sys::{self, Forked};
@@ -26,8 +27,8 @@ pub struct Order<'a> {
     pub host_name: &'a str,
     /// What it may use.
     pub limits: Limits,
-    /// Read-only directories of the host, for those below `/tmp`.
-    pub paths: &'a [String],
+    /// What of the host lies below the sandbox's own directories.
+    pub covered: &'a Covered,
     /// Its control groups.
     pub group: Group,
     /// Whether it has ids of its own.
@@ -50,7 +51,7 @@ pub fn run(socket: &Socket, order: Order<'_>) -> ! {
 }
 
 fn make(socket: &Socket, order: Order<'_>) -> Result<Prepared> {
-    let Order { host_name, limits, paths, group, separate_ids, namespaces } = order;
+    let Order { host_name, limits, covered, group, separate_ids, namespaces } = order;
     // Nothing of the supervisor's stays open: not its socket, not the groups of other sandboxes.
     let own = std::iter::once(socket.as_fd()).chain(group.join.iter().map(AsFd::as_fd));
     let own: Vec<_> = own.map(|fd| fd.as_raw_fd()).collect();
@@ -59,7 +60,7 @@ fn make(socket: &Socket, order: Order<'_>) -> Result<Prepared> {
     let joined_by_clone = into.is_some();
     std::mem::forget(into); // closed above with everything else that is not this sandbox's
     let to_join: &[OwnedFd] = if joined_by_clone { &[] } else { &join };
-    let prepared = contain::sandbox(&limits, host_name, paths, to_join, separate_ids)?;
+    let prepared = contain::sandbox(&limits, host_name, covered, to_join, separate_ids)?;
     let mut protections = check(&prepared, namespaces)?;
     protections.extend(of_groups);
     let open = |name: &str| {

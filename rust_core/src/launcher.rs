@@ -13,7 +13,7 @@ use crate::channel::Channel;
 use crate::contain;
 use crate::error::{At, Failure, Result, Step};
 use crate::idmap::{self, Plan};
-use crate::mounts::{self, Source};
+use crate::mounts::{self, Shown};
 use crate::spec::{SupervisorReply, SupervisorRequest};
 use crate::supervisor;
 use crate::sys::{self, Forked};
@@ -46,10 +46,10 @@ fn refuse(control: &Control, failure: Failure) -> u8 {
     1
 }
 
-/// What an ordinary user's sources look like: not opened, for that takes the supervisor's rights.
-fn open_as_caller(paths: &[String]) -> Result<Option<Vec<Source>>> {
+/// What an ordinary user's sandboxes show: not opened, for that takes the supervisor's rights.
+fn open_as_caller(paths: &[String]) -> Result<Option<Shown>> {
     match mounts::open_sources(paths) {
-        Ok(sources) => Ok(Some(sources)),
+        Ok(shown) => Ok(Some(shown)),
         Err(failure) if failure.errno == libc::EPERM => Ok(None),
         Err(failure) => Err(failure),
     }
@@ -79,8 +79,8 @@ fn own_namespaces() -> Vec<(String, String)> {
 
 fn launch(control: Control, paths: &[String]) -> std::result::Result<(), (Control, Failure)> {
     let prepare = || {
-        let sources = open_as_caller(paths)?;
-        let plan = choose_ids(sources.is_some())?;
+        let shown = open_as_caller(paths)?;
+        let plan = choose_ids(shown.is_some())?;
         let owner = match plan {
             Plan::Separate { first, .. } => (first, first),
             Plan::Shared { uid, gid } => (uid, gid),
@@ -89,9 +89,9 @@ fn launch(control: Control, paths: &[String]) -> std::result::Result<(), (Contro
         let groups = Delegation::prepare(&name, owner);
         let leaf = groups.supervisor_leaf(owner);
         let gate = sys::pipe().at(Step::CloneSupervisor, "pipe")?;
-        Ok((sources, plan, groups, leaf, gate))
+        Ok((shown, plan, groups, leaf, gate))
     };
-    let (sources, plan, groups, leaf, (gate, opener)) = match prepare() {
+    let (shown, plan, groups, leaf, (gate, opener)) = match prepare() {
         Ok(prepared) => prepared,
         Err(failure) => return Err((control, failure)),
     };
@@ -101,7 +101,7 @@ fn launch(control: Control, paths: &[String]) -> std::result::Result<(), (Contro
         Ok(Forked::Child) => {
             drop(opener);
             if wait_for_gate(gate) {
-                supervisor::run(control, sources, paths.to_vec(), plan, groups, namespaces);
+                supervisor::run(control, shown, paths, plan, groups, namespaces);
             }
             sys::exit_now(1)
         }
@@ -118,7 +118,7 @@ fn launch(control: Control, paths: &[String]) -> std::result::Result<(), (Contro
                     Err((control, failure))
                 }
             };
-            drop((gate, sources));
+            drop((gate, shown));
             let _ = sys::wait(pid, true);
             groups.remove();
             result

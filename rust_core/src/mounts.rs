@@ -4,14 +4,15 @@
 //! Sources are opened before the new root exists and attached by descriptor, so that nothing in
 //! the new root steers where a mount goes.
 
-use std::ffi::CStr;
+use std::collections::VecDeque;
+use std::ffi::{CStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use crate::error::{At, Result, Step};
+use crate::error::{At, Failure, Result, Step};
 use crate::spec::Limits;
 use crate::sys;
 
@@ -79,6 +80,12 @@ const PROC_MASKED: [&str; 9] = [
     "timer_list",
     "vmallocinfo",
 ];
+/// Trees of the root in which nothing of the host can be shown.
+const OWN_TREES: [&str; 3] = ["/dev", "/proc", "/sys"];
+/// Directories of the root that something of the host may be shown in, but not in their place.
+const OWN_DIRECTORIES: [&str; 4] = ["/etc", "/tmp", "/var/empty", "/workspace"];
+/// Those of them that each sandbox covers with its own.
+const COVERED: [&str; 2] = ["/tmp", "/workspace"];
 /// An empty directory of the root, to hide others with.
 const EMPTY: &CStr = c"/var/empty";
 
@@ -94,6 +101,77 @@ pub struct Source {
     is_directory: bool,
 }
 
+/// What the root will show of the host.
+#[derive(Debug)]
+pub struct Shown {
+    sources: Vec<Source>,
+    links: Vec<Link>,
+}
+
+/// A symlink that leads to something shown; it is made again where it lies outside of it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Link {
+    path: PathBuf,
+    target: PathBuf,
+}
+
+/// What of the host lies below directories that each sandbox covers with its own.
+#[derive(Debug, Default)]
+pub struct Covered {
+    paths: Vec<PathBuf>,
+    links: Vec<Link>,
+}
+
+/// As many symlinks as the kernel follows before it says `ELOOP`.
+const MOST_LINKS: usize = 40;
+
+/// Follows a path on the host: where it ends, and every symlink on the way, at its real place.
+fn follow(path: &Path) -> io::Result<(PathBuf, Vec<Link>)> {
+    let mut links = Vec::new();
+    let mut real = PathBuf::from("/");
+    let mut rest: VecDeque<OsString> = parts(path);
+    while let Some(part) = rest.pop_front() {
+        if part == ".." {
+            real.pop();
+            continue;
+        }
+        let next = real.join(&part);
+        if !next.symlink_metadata()?.is_symlink() {
+            real = next;
+            continue;
+        }
+        if links.len() == MOST_LINKS {
+            return Err(io::Error::from_raw_os_error(libc::ELOOP));
+        }
+        let target = fs::read_link(&next)?;
+        if target.is_absolute() {
+            real = PathBuf::from("/");
+        }
+        for part in parts(&target).into_iter().rev() {
+            rest.push_front(part);
+        }
+        links.push(Link { path: next, target });
+    }
+    Ok((real, links))
+}
+
+fn parts(path: &Path) -> VecDeque<OsString> {
+    path.components()
+        .filter_map(|component| match component {
+            Component::Normal(_) | Component::ParentDir => Some(component.as_os_str().to_owned()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Whether the root has something of its own there, which is not to be covered or written to.
+fn is_taken(path: &Path) -> bool {
+    let own = |name: &&str| path.starts_with(name);
+    path == Path::new("/")
+        || OWN_TREES.iter().any(|name| own(name) || Path::new(name).starts_with(path))
+        || OWN_DIRECTORIES.iter().any(|name| Path::new(name).starts_with(path))
+}
+
 /// Paths without those that lie below another one.
 fn without_nested(mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
     paths.sort();
@@ -107,22 +185,35 @@ fn without_nested(mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
     kept
 }
 
-/// Opens everything that the root will show of the host, read-only.
+/// Opens everything that the root will show of the host, read-only: the system, and the paths
+/// named, each under its name also where a symlink is part of that.
 ///
 /// # Errors
 /// [`Step::OpenSource`] with the path that is missing or may not be mounted.
-pub fn open_sources(read_only_paths: &[String]) -> Result<Vec<Source>> {
+pub fn open_sources(read_only_paths: &[String]) -> Result<Shown> {
     let mut wanted: Vec<PathBuf> = SYSTEM
         .iter()
         .map(|name| Path::new("/").join(name))
         .filter(|path| path.symlink_metadata().is_ok_and(|m| m.is_dir()))
         .collect();
+    let mut links = Vec::new();
     for path in read_only_paths {
-        wanted.push(fs::canonicalize(path).at(Step::OpenSource, path)?);
+        let (real, passed) = follow(Path::new(path)).at(Step::OpenSource, path)?;
+        let places = passed.iter().map(|link| link.path.as_path()).chain([real.as_path()]);
+        if let Some(place) = places.into_iter().find(|place| is_taken(place)) {
+            let subject = format!("{path}: {} is the sandbox's own", place.display());
+            return Err(Failure { step: Step::OpenSource, errno: libc::EINVAL, subject });
+        }
+        wanted.push(real);
+        links.extend(passed);
     }
+    let wanted = without_nested(wanted);
+    links.retain(|link| !wanted.iter().any(|shown| link.path.starts_with(shown)));
+    links.sort();
+    links.dedup();
     let devices = DEVICES.iter().map(|name| (Path::new("/dev").join(name), DEVICE));
-    let directories = without_nested(wanted).into_iter().map(|path| (path, READ_ONLY));
-    directories
+    let directories = wanted.into_iter().map(|path| (path, READ_ONLY));
+    let sources: Result<Vec<Source>> = directories
         .chain(devices)
         .map(|(path, attributes)| {
             let open = || {
@@ -133,7 +224,19 @@ pub fn open_sources(read_only_paths: &[String]) -> Result<Vec<Source>> {
             let (tree, is_directory) = open().at(Step::OpenSource, path.display())?;
             Ok(Source { tree, path, is_directory })
         })
-        .collect()
+        .collect();
+    Ok(Shown { sources: sources?, links })
+}
+
+impl Shown {
+    /// What of it a sandbox's own directories would hide.
+    fn covered(&self) -> Covered {
+        let lies = |path: &Path| COVERED.iter().any(|directory| path.starts_with(directory));
+        Covered {
+            paths: self.sources.iter().map(|s| s.path.clone()).filter(|path| lies(path)).collect(),
+            links: self.links.iter().filter(|link| lies(&link.path)).cloned().collect(),
+        }
+    }
 }
 
 /// Where a path of the final root is while the root is being built.
@@ -179,14 +282,42 @@ fn copy(from: &Path, to: &Path, budget: &mut u64) -> io::Result<()> {
     }
 }
 
+/// Makes links where nothing is yet.
+fn make_links(links: &[Link], place: impl Fn(&Path) -> PathBuf) -> Result<()> {
+    for link in links {
+        let at = place(&link.path);
+        if at.symlink_metadata().is_ok() {
+            continue; // the system's own, or a directory that something is shown in
+        }
+        if let Some(parent) = at.parent() {
+            make_directories(parent)?;
+        }
+        symlink(&link.target, &at).at(Step::MakeMountPoint, link.path.display())?;
+    }
+    Ok(())
+}
+
+/// Attaches a tree where it is to be seen.
+fn attach(tree: &OwnedFd, is_directory: bool, target: &Path) -> Result<()> {
+    if is_directory {
+        make_directories(target)?;
+    } else {
+        if let Some(parent) = target.parent() {
+            make_directories(parent)?;
+        }
+        make_file(target, b"").at(Step::MakeMountPoint, target.display())?;
+    }
+    sys::attach_tree(tree.as_fd(), target).at(Step::AttachSource, target.display())
+}
+
 /// Builds the root that all sandboxes share and makes it this process's root.
 ///
-/// The old root is unmounted: after this nothing of the host can be named but what is in
-/// `sources`. `/proc` is this PID namespace's own.
+/// The old root is unmounted: after this nothing of the host can be named but what is shown.
+/// `/proc` is this PID namespace's own. Returns what of it a sandbox is to uncover.
 ///
 /// # Errors
 /// The step and the path.
-pub fn enter_shared_root(sources: &[Source]) -> Result<()> {
+pub fn enter_shared_root(shown: &Shown) -> Result<Covered> {
     let stage = ["/tmp", "/mnt", "/var"]
         .map(Path::new)
         .into_iter()
@@ -209,16 +340,10 @@ pub fn enter_shared_root(sources: &[Source]) -> Result<()> {
         symlink(target, staged(stage, "dev").join(name)).at(Step::MakeMountPoint, name)?;
     }
     copy_etc(stage)?;
-    for source in sources {
-        let target = staged(stage, &source.path);
-        if source.is_directory {
-            make_directories(&target)?;
-        } else {
-            make_file(&target, b"").at(Step::MakeMountPoint, target.display())?;
-        }
-        sys::attach_tree(source.tree.as_fd(), &target)
-            .at(Step::AttachSource, source.path.display())?;
+    for source in &shown.sources {
+        attach(&source.tree, source.is_directory, &staged(stage, &source.path))?;
     }
+    make_links(&shown.links, |path| staged(stage, path))?;
     let var_tmp = staged(stage, "var/tmp");
     if !var_tmp.exists() {
         // Unless something of the host is shown below it, which must not hide in /tmp.
@@ -234,7 +359,8 @@ pub fn enter_shared_root(sources: &[Source]) -> Result<()> {
     sys::pivot_here().at(Step::PivotRoot, stage.display())?;
     sys::detach(Path::new(".")).at(Step::PivotRoot, "the old root")?;
     std::env::set_current_dir("/").at(Step::PivotRoot, "/")?;
-    make_read_only(Path::new("/"))
+    make_read_only(Path::new("/"))?;
+    Ok(shown.covered())
 }
 
 fn copy_etc(stage: &Path) -> Result<()> {
@@ -281,21 +407,27 @@ fn mount_writable(path: &str, bytes: u64, mode: &str, owner: u32) -> Result<()> 
         .at(Step::MountTmpfs, path)
 }
 
+/// As [`mount_writable`]; what of the host lies below it stays in sight.
+fn cover(top: &str, covered: &Covered, bytes: u64, mode: &str, owner: u32) -> Result<()> {
+    let mut hidden = Vec::new();
+    for path in covered.paths.iter().filter(|path| path.starts_with(top)) {
+        let tree = sys::clone_tree(path).at(Step::OpenSource, path.display())?;
+        hidden.push((path, path.is_dir(), tree));
+    }
+    mount_writable(top, bytes, mode, owner)?;
+    for (path, is_directory, tree) in hidden {
+        attach(&tree, is_directory, path)?;
+    }
+    let below = covered.links.iter().filter(|link| link.path.starts_with(top));
+    make_links(&below.cloned().collect::<Vec<_>>(), Path::to_path_buf)
+}
+
 /// Mounts a fresh `/tmp`; what of the host lies below it stays in sight.
 ///
 /// # Errors
 /// The step and the path.
-pub fn mount_tmp(read_only_paths: &[String], bytes: u64, owner: u32) -> Result<()> {
-    let mut hidden = Vec::new();
-    for path in read_only_paths.iter().map(Path::new).filter(|p| p.starts_with("/tmp")) {
-        hidden.push((path, sys::clone_tree(path).at(Step::OpenSource, path.display())?));
-    }
-    mount_writable("/tmp", bytes, "1777", owner)?;
-    for (path, tree) in hidden {
-        make_directories(path)?;
-        sys::attach_tree(tree.as_fd(), path).at(Step::AttachSource, path.display())?;
-    }
-    Ok(())
+pub fn mount_tmp(covered: &Covered, bytes: u64, owner: u32) -> Result<()> {
+    cover("/tmp", covered, bytes, "1777", owner)
 }
 
 /// Mounts what is a sandbox's own: `/workspace`, `/tmp`, `/dev/shm`, `/dev/pts`.
@@ -304,9 +436,9 @@ pub fn mount_tmp(read_only_paths: &[String], bytes: u64, owner: u32) -> Result<(
 ///
 /// # Errors
 /// The step and the path.
-pub fn mount_sandbox(limits: &Limits, read_only_paths: &[String], owner: u32) -> Result<()> {
-    mount_writable("/workspace", limits.workspace_bytes, "755", owner)?;
-    mount_tmp(read_only_paths, limits.tmp_bytes, owner)?;
+pub fn mount_sandbox(limits: &Limits, covered: &Covered, owner: u32) -> Result<()> {
+    cover("/workspace", covered, limits.workspace_bytes, "755", owner)?;
+    mount_tmp(covered, limits.tmp_bytes, owner)?;
     mount_writable("/dev/shm", limits.shm_bytes, "1777", owner)?;
     let options = "newinstance,ptmxmode=0666,mode=620";
     let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
@@ -367,6 +499,37 @@ mod tests {
         let paths = ["/usr/lib/x", "/opt/v", "/usr", "/opt/v2", "/opt/v"].map(PathBuf::from);
         let kept = without_nested(paths.to_vec());
         assert_eq!(kept, ["/opt/v", "/opt/v2", "/usr"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_path_is_followed_link_by_link() {
+        let top = std::env::temp_dir().join(format!("follow-{}", std::process::id()));
+        fs::create_dir_all(top.join("real/deep")).expect("directories");
+        symlink("real", top.join("relative")).expect("a link");
+        symlink(top.join("relative/deep"), top.join("absolute")).expect("a link");
+        symlink("round", top.join("round")).expect("a link");
+        let base = fs::canonicalize(&top).expect("it exists");
+        let (real, links) = follow(&top.join("absolute/../deep")).expect("it leads somewhere");
+        assert_eq!(real, base.join("real/deep"));
+        let places: Vec<_> = links.iter().map(|link| link.path.clone()).collect();
+        assert!(places.ends_with(&[base.join("absolute"), base.join("relative")]), "{places:?}");
+        let endless = follow(&top.join("round")).map_err(|e| e.raw_os_error());
+        assert_eq!(endless, Err(Some(libc::ELOOP)));
+        let missing = follow(&top.join("real/none")).map_err(|e| e.raw_os_error());
+        assert_eq!(missing, Err(Some(libc::ENOENT)));
+        fs::remove_dir_all(top).expect("removed");
+    }
+
+    #[test]
+    fn what_the_root_has_itself_is_not_covered() {
+        for path in
+            ["/", "/etc", "/dev", "/dev/shm", "/proc/1", "/sys", "/tmp", "/workspace", "/var"]
+        {
+            assert!(is_taken(Path::new(path)), "{path}");
+        }
+        for path in ["/etc/ssl", "/tmp/x", "/workspace/x", "/usr", "/opt", "/var/lib", "/device"] {
+            assert!(!is_taken(Path::new(path)), "{path}");
+        }
     }
 
     #[test]

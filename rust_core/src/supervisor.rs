@@ -17,7 +17,7 @@ use crate::error::{At, Failure, Result, Step};
 use crate::idmap::Plan;
 use crate::keeper;
 use crate::launcher::{Control, open_gate, wait_for_gate, write_maps};
-use crate::mounts::{self, Source};
+use crate::mounts::{self, Covered, Shown};
 use crate::spec::{KeeperReply, KeeperRequest, Limits, SupervisorReply, SupervisorRequest};
 use crate::sys::{self, Forked};
 
@@ -26,7 +26,7 @@ const ZYGOTE_TMP_BYTES: u64 = 64 * 1024 * 1024;
 
 struct Supervisor {
     control: Control,
-    paths: Vec<String>,
+    covered: Covered,
     plan: Plan,
     groups: Delegation,
     namespaces: Vec<(String, String)>,
@@ -37,19 +37,22 @@ struct Supervisor {
 /// Confines this process as the supervisor and serves until the socket closes. Does not return.
 pub fn run(
     control: Control,
-    sources: Option<Vec<Source>>,
-    paths: Vec<String>,
+    shown: Option<Shown>,
+    paths: &[String],
     plan: Plan,
     groups: Delegation,
     namespaces: Vec<(String, String)>,
 ) -> ! {
     sys::set_name(c"sbx-supervisor");
-    if let Err(failure) = contain::supervisor(sources, &paths, plan.is_separate()) {
-        let _ = control.send(&SupervisorReply::Failed { failure }, &[]);
-        sys::exit_now(1);
-    }
+    let covered = match contain::supervisor(shown, paths, plan.is_separate()) {
+        Ok(covered) => covered,
+        Err(failure) => {
+            let _ = control.send(&SupervisorReply::Failed { failure }, &[]);
+            sys::exit_now(1)
+        }
+    };
     let mut supervisor =
-        Supervisor { control, paths, plan, groups, namespaces, keepers: HashMap::new() };
+        Supervisor { control, covered, plan, groups, namespaces, keepers: HashMap::new() };
     sys::exit_now(i32::from(supervisor.serve().is_err()))
 }
 
@@ -134,7 +137,7 @@ impl Supervisor {
                         keeper::Order {
                             host_name,
                             limits,
-                            paths: &self.paths,
+                            covered: &self.covered,
                             group,
                             separate_ids: self.plan.is_separate(),
                             namespaces: &self.namespaces,
@@ -181,7 +184,7 @@ impl Supervisor {
         let start = || -> Result<()> {
             sys::die_with_parent().at(Step::CloneProcess, "parent death signal")?;
             sys::setsid().at(Step::StartSession, "")?;
-            mounts::mount_tmp(&self.paths, ZYGOTE_TMP_BYTES, 0)?;
+            mounts::mount_tmp(&self.covered, ZYGOTE_TMP_BYTES, 0)?;
             capabilities::keep_only(capabilities::ZYGOTE)?;
             sys::unblock_signals().at(Step::Execute, "signal mask")?;
             let null = || {
