@@ -333,9 +333,18 @@ class Supervisor:
             raise
         self._channel: Channel[SupervisorReply] = Channel(sock, SupervisorReply)
         self._ended: dict[int, trio.Event] = {}
-        self._gone = False
+        self._gone = trio.Event()
         self._next_id = 0
         self.separate_ids = False
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has died, and every sandbox with it."""
+        return self._gone.is_set()
+
+    async def wait_gone(self) -> None:
+        """Waits until it has died."""
+        await self._gone.wait()
 
     async def start(self, read_only_paths: Sequence[str]) -> None:
         """Hands over the configuration and waits until sandboxes can be made.
@@ -367,7 +376,7 @@ class Supervisor:
         except (SandboxLostError, SandboxClosedError):
             pass
         finally:
-            self._gone = True
+            self._gone.set()
             for event in self._ended.values():
                 event.set()
 
@@ -377,7 +386,7 @@ class Supervisor:
         Raises:
             IsolationError: It cannot be made; nothing of it is left.
         """
-        if self._gone:
+        if self.gone:
             raise SandboxLostError("the runtime has died; open a new one")
         ours, theirs = packet_pair()
         self._next_id += 1
@@ -449,6 +458,15 @@ class Keeper:
             raise reply.failure.as_isolation_error()
         self.protections = reply.protections
         self._enter = reply.enter
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has died, and every jail with it."""
+        return self._ended.is_set()
+
+    async def wait_gone(self) -> None:
+        """Waits until it has died."""
+        await self._ended.wait()
 
     @property
     def enter_plan(self) -> bytes:

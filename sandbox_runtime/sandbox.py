@@ -58,6 +58,15 @@ class Runtime:
         """The native process below."""
         return self._supervisor
 
+    @property
+    def lost(self) -> bool:
+        """Whether it has died with all its sandboxes; a new one is needed then."""
+        return self._supervisor.gone
+
+    async def wait_lost(self) -> None:
+        """Waits until it has died."""
+        await self._supervisor.wait_gone()
+
     async def python_zygote(self) -> Zygote:
         """The warmed Python that contexts are forked from; the first call starts it (about 1 s).
 
@@ -132,6 +141,15 @@ class Sandbox:
         self.report = report
         self.files = Files(keeper)
         self.contexts = Contexts(keeper, runtime.languages, {"python": python_pool}, nursery)
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has died with everything in it; a new one is needed then."""
+        return self._keeper.gone
+
+    async def wait_lost(self) -> None:
+        """Waits until it has died."""
+        await self._keeper.wait_gone()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -1,0 +1,220 @@
+"""From a request to its answer.
+
+A path may begin with `/sandboxes/{id}`, which chooses a sandbox, and with `/v2`, which chooses the
+behaviour of 0.12 where the two generations of clients want different answers to one request. The
+header `X-Sandbox-Id`, which only clients of 0.12 send, does the same.
+"""
+
+from __future__ import annotations
+
+import hmac
+import inspect
+import logging
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from sandbox_runtime.server.faults import (
+    UnauthorizedError,
+    UnknownPathError,
+    WrongMethodError,
+)
+from sandbox_runtime.server.hosting import HostSettings, open_host
+from sandbox_runtime.server.http import Response
+from sandbox_runtime.server.replies import CORS, error_reply, json_reply
+from sandbox_runtime.server.routes import commands, health, sandboxes, sessions
+from sandbox_runtime.server.routing import Call, RouteTable, decode_body, decode_segment
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from sandbox_runtime.server.hosting import Host, HostedSandbox
+    from sandbox_runtime.server.http import Request
+    from sandbox_runtime.server.routing import Route
+
+_LOG = logging.getLogger("sandbox_runtime.server")
+_SANDBOXES = "/sandboxes/"
+_MODERN = "/v2"
+MIB = 1024 * 1024
+
+ROUTES: Sequence[Route[Any]] = (
+    *health.ROUTES,
+    *sandboxes.ROUTES,
+    *sessions.ROUTES,
+    *commands.ROUTES,
+)
+"""Every endpoint there is."""
+
+_TABLE = RouteTable(ROUTES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppSettings:
+    """What the operator chose.
+
+    Attributes:
+        host: What the sandboxes are like.
+        token: The bearer token that requests must have; None asks for none.
+        body_limit_bytes: How much body a request may have.
+        log_commands: Whether commands may stand in the log, which may hold secrets then.
+    """
+
+    host: HostSettings = field(default_factory=HostSettings)
+    token: str | None = None
+    body_limit_bytes: int = 128 * MIB
+    log_commands: bool = False
+
+
+class App:
+    """Answers requests. `open_app` makes it; `handle` is what the HTTP server calls.
+
+    Attributes:
+        host: What holds the sandboxes.
+    """
+
+    def __init__(self, settings: AppSettings, host: Host) -> None:
+        self._settings = settings
+        self.host = host
+
+    async def handle(self, request: Request) -> Response:
+        """Answers one request; raises nothing but cancellation."""
+        started_s = time.monotonic()
+        route: Route[Any] | None = None
+        modern = request.headers.get("x-sandbox-id") is not None
+        try:
+            if request.method == "OPTIONS":
+                return Response(status=200, headers=CORS)
+            self._check_token(request)
+            path = request.raw_path.decode("latin-1")
+            path, sandbox_id, prefixed = _split(path)
+            modern = modern or prefixed
+            methods, params = _TABLE.find(path)
+            route = _choose(request.method, methods)
+            response = await self._answer(request, route, params, sandbox_id, modern=modern)
+        except Exception as error:  # noqa: BLE001 - this is the one place that answers them
+            response = error_reply(error, route, modern=modern)
+        if _LOG.isEnabledFor(logging.DEBUG):
+            _LOG.debug(
+                "%s %s %d in %.1f ms",
+                request.method,
+                route.path if route is not None else "-",
+                response.status,
+                (time.monotonic() - started_s) * 1000,
+            )
+        return response
+
+    def _check_token(self, request: Request) -> None:
+        token = self._settings.token
+        if token is None:
+            return
+        scheme, _, given = (request.headers.get("authorization") or "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):
+            raise UnauthorizedError(
+                "Unauthorized", remedy="Send the server's token: `Authorization: Bearer TOKEN`"
+            )
+
+    async def _answer(
+        self,
+        request: Request,
+        route: Route[Any],
+        params: Mapping[str, str],
+        sandbox_id: str | None,
+        *,
+        modern: bool,
+    ) -> Response:
+        body: Any = None
+        if route.request is not None:
+            limit = route.body_limit_bytes or self._settings.body_limit_bytes
+            body = decode_body(await request.read(limit), route.request)
+        hosted: HostedSandbox | None = None
+        if sandbox_id is not None:
+            hosted = self.host.get(sandbox_id)
+        elif route.needs_sandbox:
+            hosted = await self.host.default()
+        call = Call(
+            request=request,
+            host=self.host,
+            modern=modern,
+            params=params,
+            query=_query(request.query),
+            route=route,
+            hosted=hosted,
+        )
+        if hosted is None:
+            return await _handle(route, call, body)
+        with hosted:
+            return _holding(hosted, await _handle(route, call, body))
+
+
+async def _handle(route: Route[Any], call: Call, body: Any) -> Response:
+    answer = route.handle(call, body)
+    if inspect.isawaitable(answer):
+        answer = await answer
+    if isinstance(answer, Response):
+        return answer
+    return json_reply(answer, status=route.success)
+
+
+def _holding(hosted: HostedSandbox, response: Response) -> Response:
+    """A stream counts as use of its sandbox until it has ended; and it has CORS headers too."""
+    stream = response.stream
+    if stream is None:
+        return response
+
+    async def run(write: Any) -> None:
+        with hosted:
+            await stream(write)
+
+    return Response(status=response.status, headers=(*response.headers, *CORS), stream=run)
+
+
+def _split(path: str) -> tuple[str, str | None, bool]:
+    """A path without its prefixes, the sandbox it chooses, and whether it chooses 0.12."""
+    modern = False
+    sandbox_id: str | None = None
+    if path.startswith(f"{_MODERN}/"):
+        path, modern = path[len(_MODERN) :], True
+    if path.startswith(_SANDBOXES):
+        segment, slash, rest = path[len(_SANDBOXES) :].partition("/")
+        if slash:
+            path, sandbox_id = f"/{rest}", decode_segment(segment)
+            if path.startswith(f"{_MODERN}/"):
+                path, modern = path[len(_MODERN) :], True
+    return path, sandbox_id, modern
+
+
+def _choose(method: str, methods: Mapping[str, Route[Any]]) -> Route[Any]:
+    """The endpoint of a method.
+
+    Raises:
+        UnknownPathError: There is no endpoint at all.
+        WrongMethodError: Only for other methods.
+    """
+    if not methods:
+        raise UnknownPathError("Not Found")
+    route = methods.get(method) or methods.get("*")
+    if route is None and method == "HEAD":
+        route = methods.get("GET")
+    if route is None:
+        raise WrongMethodError(method, sorted(methods))
+    return route
+
+
+def _query(raw: str) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for name, value in parse_qsl(raw, keep_blank_values=True):
+        values.setdefault(name, value)
+    return values
+
+
+@asynccontextmanager
+async def open_app(settings: AppSettings) -> AsyncIterator[App]:
+    """What answers requests, with its sandboxes; they end with the block.
+
+    Raises:
+        IsolationError: No sandbox can be made here; it says why and what to do.
+    """
+    async with open_host(settings.host) as host:
+        yield App(settings, host)

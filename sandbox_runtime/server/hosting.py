@@ -1,0 +1,307 @@
+"""Who owns what in a server: one runtime, many sandboxes, and what clients named in each.
+
+The runtime starts with the server and is started again when its supervisor has died. Each sandbox
+is held by a task of its own, which ends it when it is deleted, was idle for too long, or died.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from sandbox_runtime.errors import InvalidArgumentError
+from sandbox_runtime.nursery import open_serving_nursery
+from sandbox_runtime.sandbox import open_runtime, open_sandbox
+from sandbox_runtime.server.faults import (
+    SandboxExistsError,
+    SandboxGoneError,
+    SandboxNotFoundError,
+    TooManyError,
+)
+from sandbox_runtime.server.session_table import SessionTable
+from sandbox_runtime.settings import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+
+    from sandbox_runtime.sandbox import Runtime, Sandbox
+
+DEFAULT_ID = "default"
+"""The sandbox of the root paths."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSettings:
+    """What a server's sandboxes are like.
+
+    Attributes:
+        limits: What each may use, unless it was created with others.
+        network: What each can reach: `loopback` or `host`.
+        require: Protections without which there shall be no sandbox.
+        command_timeout_s: The time limit of commands that state none; None is 30 s for clients of
+            0.3 and none for those of 0.12, as each of them expects.
+        python_pool: How many Python contexts each sandbox keeps ready.
+        most_sandboxes: How many there may be.
+        most_sessions: How many each may have.
+        most_processes: How many records of processes each keeps.
+        most_contexts: How many contexts each may have.
+        mountable: Directories of the host that clients may have mounted, with what is below them.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    network: str = "loopback"
+    require: Collection[str] = ()
+    command_timeout_s: float | None = None
+    python_pool: int = 1
+    most_sandboxes: int = 100
+    most_sessions: int = 256
+    most_processes: int = 1000
+    most_contexts: int = 64
+    mountable: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxSpec:
+    """What one sandbox shall be like."""
+
+    id: str
+    name: str | None = None
+    limits: Limits
+    network: str = "loopback"
+    mounts: Sequence[str] = ()
+    idle_s: float = math.inf
+
+
+class HostedSandbox:
+    """One sandbox, and what clients named in it.
+
+    Attributes:
+        spec: What it was asked to be.
+        sandbox: Itself.
+        sessions: Its sessions by id.
+        created_s: When it was made, in seconds since 1970.
+        used_s: When something was last asked of it.
+        lost: Whether it has died.
+    """
+
+    def __init__(self, spec: SandboxSpec, sandbox: Sandbox, settings: HostSettings) -> None:
+        self.spec = spec
+        self.sandbox = sandbox
+        self.sessions = SessionTable(sandbox, most=settings.most_sessions)
+        self.created_s = self.used_s = time.time()
+        self.lost = False
+        self.closing = trio.Event()
+        self.gone = trio.Event()
+        self._asking = 0
+        self._rested_at_s = trio.current_time()
+
+    def __enter__(self) -> None:
+        """Something is asked of it."""
+        self._asking += 1
+        self.used_s = time.time()
+
+    def __exit__(self, *_exc: object) -> None:
+        self._asking -= 1
+        self.used_s = time.time()
+        self._rested_at_s = trio.current_time()
+
+    async def wait_idle(self) -> None:
+        """Waits until nothing was asked of it for as long as its spec says."""
+        while True:
+            deadline_s = self._rested_at_s + self.spec.idle_s
+            await trio.sleep_until(deadline_s)
+            if self._asking:
+                self._rested_at_s = trio.current_time()
+            elif self._rested_at_s + self.spec.idle_s <= deadline_s:
+                return
+
+
+class Host:
+    """All sandboxes of a server. `open_host` makes it."""
+
+    def __init__(self, settings: HostSettings, nursery: trio.Nursery) -> None:
+        self.settings = settings
+        self._nursery = nursery
+        self._runtime: Runtime | None = None
+        self._runtime_turn = trio.Lock()
+        self._sandboxes: dict[str, HostedSandbox] = {}
+        self._making: set[str] = set()
+        self._default_turn = trio.Lock()
+
+    async def start(self) -> None:
+        """Starts the runtime and the default sandbox.
+
+        Raises:
+            IsolationError: No sandbox can be made here; it says why and what to do.
+        """
+        await self.default()
+
+    @property
+    def sandboxes(self) -> list[HostedSandbox]:
+        """All of them, in the order they were made."""
+        return list(self._sandboxes.values())
+
+    def find(self, sandbox_id: str) -> HostedSandbox:
+        """The sandbox with that id, also if it has died.
+
+        Raises:
+            SandboxNotFoundError: There is none.
+        """
+        hosted = self._sandboxes.get(sandbox_id)
+        if hosted is None:
+            raise SandboxNotFoundError(sandbox_id)
+        return hosted
+
+    def get(self, sandbox_id: str) -> HostedSandbox:
+        """The sandbox with that id.
+
+        Raises:
+            SandboxNotFoundError: There is none.
+            SandboxGoneError: It has died.
+        """
+        hosted = self.find(sandbox_id)
+        if hosted.lost:
+            raise SandboxGoneError(sandbox_id)
+        return hosted
+
+    async def default(self) -> HostedSandbox:
+        """The sandbox of the root paths; made if it is not there, or has died."""
+        hosted = self._sandboxes.get(DEFAULT_ID)
+        if hosted is not None and not hosted.lost and not hosted.closing.is_set():
+            return hosted
+        async with self._default_turn:
+            hosted = self._sandboxes.get(DEFAULT_ID)
+            if hosted is not None and (hosted.lost or hosted.closing.is_set()):
+                await self.delete(DEFAULT_ID)
+                hosted = None
+            if hosted is None:
+                spec = SandboxSpec(
+                    id=DEFAULT_ID, limits=self.settings.limits, network=self.settings.network
+                )
+                hosted = await self.create(spec)
+            return hosted
+
+    async def create(self, spec: SandboxSpec) -> HostedSandbox:
+        """Makes a sandbox.
+
+        Raises:
+            SandboxExistsError: The id is taken.
+            TooManyError: There are as many as there may be.
+            InvalidArgumentError: The network is not known.
+            IsolationError: It cannot be made.
+        """
+        if spec.id in self._sandboxes or spec.id in self._making:
+            raise SandboxExistsError(spec.id)
+        if len(self._sandboxes) + len(self._making) >= self.settings.most_sandboxes:
+            most = self.settings.most_sandboxes
+            raise TooManyError(f"The server holds {most} sandboxes already", most=most)
+        self._making.add(spec.id)
+        try:
+            hosted: HostedSandbox = await self._nursery.start(self._hold, spec)
+        finally:
+            self._making.discard(spec.id)
+        return hosted
+
+    async def delete(self, sandbox_id: str) -> None:
+        """Ends a sandbox; returns when it and everything in it are gone.
+
+        Raises:
+            SandboxNotFoundError: There is none with that id.
+        """
+        hosted = self.find(sandbox_id)
+        hosted.closing.set()
+        await hosted.gone.wait()
+        if self._sandboxes.get(sandbox_id) is hosted:
+            del self._sandboxes[sandbox_id]
+
+    async def _hold(  # noqa: ASYNC114 - started in this class alone
+        self, spec: SandboxSpec, *, task_status: trio.TaskStatus[HostedSandbox]
+    ) -> None:
+        """Holds one sandbox as long as it lives."""
+        hosted: HostedSandbox | None = None
+        try:
+            async with self._open(spec) as sandbox:
+                hosted = HostedSandbox(spec, sandbox, self.settings)
+                self._sandboxes[spec.id] = hosted
+                task_status.started(hosted)
+                why = await _first_of(
+                    deleted=hosted.closing.wait, idle=hosted.wait_idle, lost=sandbox.wait_lost
+                )
+                if why == "lost":
+                    hosted.lost = True  # it stays in the list, so that its callers learn of it
+                else:
+                    hosted.closing.set()
+                    if why == "idle":
+                        self._sandboxes.pop(spec.id, None)
+        finally:
+            if hosted is not None:
+                hosted.gone.set()
+
+    @asynccontextmanager
+    async def _open(self, spec: SandboxSpec) -> AsyncIterator[Sandbox]:
+        settings = self.settings
+        if spec.network != "loopback":
+            raise InvalidArgumentError("network", f"{spec.network!r} is not known; use 'loopback'")
+        if spec.mounts:  # a runtime of its own, since what is mounted is the runtime's
+            async with open_sandbox(
+                limits=spec.limits,
+                require=settings.require,
+                read_only=spec.mounts,
+                python_pool=settings.python_pool,
+            ) as sandbox:
+                yield sandbox
+            return
+        async with open_sandbox(
+            runtime=await self._living_runtime(),
+            limits=spec.limits,
+            require=settings.require,
+            python_pool=settings.python_pool,
+        ) as sandbox:
+            yield sandbox
+
+    async def _living_runtime(self) -> Runtime:
+        async with self._runtime_turn:
+            if self._runtime is None or self._runtime.lost:
+                self._runtime = await self._nursery.start(self._hold_runtime)
+            return self._runtime
+
+    async def _hold_runtime(  # noqa: ASYNC114 - started in this class alone
+        self, *, task_status: trio.TaskStatus[Runtime]
+    ) -> None:
+        async with open_runtime() as runtime:
+            task_status.started(runtime)
+            await runtime.wait_lost()
+
+
+async def _first_of(**waits: Callable[[], Awaitable[None]]) -> str:
+    """The name of what came first."""
+    first = ""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(name: str, happened: Callable[[], Awaitable[None]]) -> None:
+            nonlocal first
+            await happened()
+            first = first or name
+            nursery.cancel_scope.cancel()
+
+        for name, happened in waits.items():
+            nursery.start_soon(wait, name, happened)
+    return first
+
+
+@asynccontextmanager
+async def open_host(settings: HostSettings) -> AsyncIterator[Host]:
+    """Holds the sandboxes of a server, and ends them all with the block.
+
+    Raises:
+        IsolationError: No sandbox can be made here; it says why and what to do.
+    """
+    async with open_serving_nursery() as nursery:
+        host = Host(settings, nursery)
+        await host.start()
+        yield host

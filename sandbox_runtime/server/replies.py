@@ -1,0 +1,231 @@
+"""The one place where errors become answers.
+
+`TABLE` has a row for each class of error: the status, the stable code, and the text of `error`.
+Where the 0.3 wire has a general text for an endpoint, that is `error` and the reason is `message`;
+clients of 0.12 choose by `code` and show `message`.
+"""
+
+from __future__ import annotations
+
+import errno as errno_names
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET
+
+from sandbox_runtime import errors
+from sandbox_runtime.server import faults
+from sandbox_runtime.server.http import MalformedBodyError, PayloadTooLargeError, Response
+from sandbox_runtime.wire.errors import ErrorBody
+from sandbox_runtime.wire.moments import iso_moment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sandbox_runtime.server.routing import Route
+
+_LOG = logging.getLogger("sandbox_runtime.server")
+
+CORS = (
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE, OPTIONS"),
+    ("Access-Control-Allow-Headers", "Content-Type, Authorization"),
+)
+_JSON = ("Content-Type", "application/json")
+_JSON_HEADERS = (_JSON, *CORS)
+
+REASON = "{reason}"
+"""`error` is the reason itself, not the endpoint's general text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How one class of error is answered.
+
+    Attributes:
+        status: Of the answer.
+        code: For programs.
+        error: The text of `error`; None is the endpoint's own.
+        modern_status: Of the answer to clients of 0.12, if that is another.
+        status_word: `status` of the body, which interpreter clients look at.
+    """
+
+    status: int
+    code: str
+    error: str | None = None
+    modern_status: int | None = None
+    status_word: str | None = None
+
+
+TABLE: Mapping[type[Exception], Row] = {
+    faults.BodyError: Row(400, "VALIDATION_FAILED"),
+    faults.FieldError: Row(400, "VALIDATION_FAILED"),
+    faults.PathRefusedError: Row(400, "PERMISSION_DENIED", REASON),
+    faults.UnauthorizedError: Row(401, "UNAUTHORIZED", REASON),
+    faults.ForbiddenError: Row(403, "FORBIDDEN", REASON),
+    faults.SandboxNotFoundError: Row(404, "SANDBOX_NOT_FOUND", REASON),
+    faults.SandboxGoneError: Row(410, "SANDBOX_LOST", REASON),
+    faults.SandboxExistsError: Row(409, "SANDBOX_ALREADY_EXISTS", REASON),
+    faults.TooManyError: Row(429, "TOO_MANY", REASON),
+    faults.SessionNotFoundError: Row(404, "SESSION_NOT_FOUND", REASON),
+    faults.SessionEndedError: Row(500, "SESSION_TERMINATED", modern_status=410),
+    faults.CommandTimeoutError: Row(500, "COMMAND_EXECUTION_ERROR"),
+    faults.CommandKilledError: Row(500, "SESSION_DESTROYED", modern_status=410),
+    faults.ProcessNotFoundError: Row(404, "PROCESS_NOT_FOUND", "Process not found"),
+    faults.ProcessExistsError: Row(409, "PROCESS_ERROR"),
+    errors.ContextNotFoundError: Row(404, "CONTEXT_NOT_FOUND", REASON),
+    faults.PortNotExposedError: Row(404, "PORT_NOT_EXPOSED", REASON),
+    faults.InvalidPortError: Row(400, "INVALID_PORT", REASON),
+    errors.InvalidArgumentError: Row(400, "VALIDATION_FAILED"),
+    errors.NotStartedError: Row(400, "INVALID_COMMAND"),
+    errors.InterpreterUnavailableError: Row(
+        503, "INTERPRETER_NOT_READY", REASON, status_word="initializing"
+    ),
+    errors.SandboxClosedError: Row(410, "SANDBOX_CLOSED"),
+    errors.SandboxLostError: Row(500, "SANDBOX_LOST"),
+    errors.IsolationError: Row(503, "ISOLATION_UNAVAILABLE"),
+    MalformedBodyError: Row(400, "VALIDATION_FAILED", REASON),
+    PayloadTooLargeError: Row(413, "FILE_TOO_LARGE", REASON),
+}
+
+FILE_TABLE: Mapping[int, Row] = {
+    errno_names.ENOENT: Row(404, "FILE_NOT_FOUND"),
+    errno_names.EACCES: Row(403, "PERMISSION_DENIED"),
+    errno_names.EPERM: Row(403, "PERMISSION_DENIED"),
+    errno_names.EROFS: Row(403, "READ_ONLY"),
+    errno_names.EEXIST: Row(409, "FILE_EXISTS"),
+    errno_names.ENOTEMPTY: Row(409, "FILE_EXISTS"),
+    errno_names.EBUSY: Row(409, "RESOURCE_BUSY"),
+    errno_names.EISDIR: Row(400, "IS_DIRECTORY"),
+    errno_names.ENOTDIR: Row(400, "NOT_DIRECTORY"),
+    errno_names.ENAMETOOLONG: Row(400, "NAME_TOO_LONG"),
+    errno_names.ELOOP: Row(400, "TOO_MANY_LINKS"),
+    errno_names.EFBIG: Row(413, "FILE_TOO_LARGE"),
+    errno_names.E2BIG: Row(413, "FILE_TOO_LARGE"),
+    errno_names.ENOSPC: Row(507, "NO_SPACE"),
+    errno_names.EDQUOT: Row(507, "NO_SPACE"),
+}
+_OTHER_FILE_ROW = Row(400, "FILESYSTEM_ERROR")
+_UNEXPECTED = Row(500, "INTERNAL_ERROR")
+
+
+def row_of(error: Exception) -> Row:
+    """The row of an error."""
+    if isinstance(error, errors.FileAccessError):
+        return FILE_TABLE.get(error.errno, _OTHER_FILE_ROW)
+    for kind in type(error).__mro__:
+        if (row := TABLE.get(kind)) is not None:
+            return row
+    return _UNEXPECTED
+
+
+def reason_of(error: Exception) -> str:
+    """Why, in one sentence; nothing of our own code."""
+    if isinstance(error, faults.RequestError):
+        return error.message
+    if isinstance(error, (errors.SandboxError, PayloadTooLargeError, MalformedBodyError)):
+        return str(error)
+    return "An error of the server; its log has the details"
+
+
+def context_of(error: Exception) -> dict[str, Any]:
+    """What it is about."""
+    context: dict[str, Any] = {}
+    match error:
+        case faults.RequestError():
+            context = error.context
+        case errors.FileAccessError():
+            context = {"path": error.path, "errno": errno_names.errorcode.get(error.errno, "")}
+        case errors.InvalidArgumentError():
+            context = {"validationErrors": [{"field": error.field, "message": str(error)}]}
+        case errors.NotStartedError():
+            context = {"subject": error.subject, "step": error.step}
+        case errors.ContextNotFoundError():
+            context = {"contextId": error.context_id}
+        case errors.IsolationError():
+            context = {"step": error.step}
+    return context
+
+
+def json_reply(body: msgspec.Struct, *, status: int = 200) -> Response:
+    """An answer with a JSON body."""
+    return Response(status=status, headers=_JSON_HEADERS, body=msgspec.json.encode(body))
+
+
+def text_reply(status: int, text: str, *headers: tuple[str, str]) -> Response:
+    """An answer with a text body."""
+    content_type = ("Content-Type", "text/plain; charset=utf-8")
+    return Response(status=status, headers=(content_type, *CORS, *headers), body=text.encode())
+
+
+def error_body(error: Exception, route: Route[Any] | None, *, modern: bool) -> ErrorBody:
+    """What the answer to an error says."""
+    row = row_of(error)
+    reason = reason_of(error)
+    general = route.failure if route is not None else "Internal server error"
+    if isinstance(error, faults.FieldError) and route is not None and error.field in route.required:
+        text = route.required[error.field]
+        general = text
+    elif row.error is None:
+        text = general
+    elif row.error == REASON:
+        text = reason
+    else:
+        text = row.error
+    message = reason
+    if isinstance(error, faults.ProcessNotFoundError) and not modern:
+        message = error.process_id  # so says the wire
+    status = row.modern_status if modern and row.modern_status else row.status
+    remedy = error.remedy if isinstance(error, errors.SandboxError) else ""
+    retry_s = getattr(error, "retry_after_s", None)
+    if retry_s is None and row.status_word is not None:
+        retry_s = 1
+    return ErrorBody(
+        error=text,
+        message=message,
+        code=row.code,
+        context=context_of(error),
+        http_status=status,
+        timestamp=iso_moment(),
+        operation=route.summary if route is not None else UNSET,
+        suggestion=remedy or UNSET,
+        status=row.status_word or UNSET,
+        progress=0 if row.status_word == "initializing" else UNSET,
+        retry_after=retry_s if retry_s is not None else UNSET,
+        available_sessions=error.available
+        if isinstance(error, faults.SessionNotFoundError)
+        else UNSET,
+    )
+
+
+def error_reply(error: Exception, route: Route[Any] | None, *, modern: bool) -> Response:
+    """The answer to an error. What nobody expected is logged, and told to nobody else."""
+    match error:
+        case faults.UnknownPathError():
+            return text_reply(404, "Not Found")
+        case faults.WrongMethodError():
+            allow = ("Allow", ", ".join((*error.allowed, "OPTIONS")))
+            return text_reply(405, "Method Not Allowed", allow)
+    body = error_body(error, route, modern=modern)
+    if body.code == _UNEXPECTED.code:
+        _LOG.error("%s %s failed", *_named(route), exc_info=error)
+    headers: list[tuple[str, str]] = [*_JSON_HEADERS]
+    if body.retry_after is not UNSET:
+        headers.append(("Retry-After", str(int(-(-body.retry_after // 1)))))
+    if isinstance(error, faults.UnauthorizedError):
+        headers.append(("WWW-Authenticate", "Bearer"))
+    return Response(status=body.http_status, headers=tuple(headers), body=msgspec.json.encode(body))
+
+
+def _named(route: Route[Any] | None) -> tuple[str, str]:
+    return ("a", "request") if route is None else (route.method, route.path)
+
+
+def event_error(error: Exception, route: Route[Any], make: Callable[[ErrorBody], Any]) -> Any:
+    """The last event of a stream that an error ends; logged as an answer would be."""
+    body = error_body(error, route, modern=False)
+    if body.code == _UNEXPECTED.code:
+        _LOG.error("%s %s failed", *_named(route), exc_info=error)
+    return make(body)

@@ -1,0 +1,99 @@
+"""Streams of events: how each client wants them framed, and a sign of life in between."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import trio
+
+from sandbox_runtime.nursery import open_serving_nursery
+from sandbox_runtime.server.http import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from sandbox_runtime.server.http import Write
+
+HEARTBEAT_S = 15.0
+"""How long a stream may be silent. Proxies cut connections that are for some minutes."""
+
+_HEADERS = (
+    ("Content-Type", "text/event-stream"),
+    ("Cache-Control", "no-cache"),
+    ("X-Accel-Buffering", "no"),
+)
+
+Framing = Literal["sse", "lines"]
+
+
+class EventStream:
+    """One stream of events. Any task may send; events stay whole."""
+
+    def __init__(self, write: Write, framing: Framing, *, ascii_only: bool) -> None:
+        self._write = write
+        self._framing = framing
+        self._ascii_only = ascii_only
+        self._turn = trio.Lock()
+        self._sent_at_s = trio.current_time()
+
+    async def send(self, event: msgspec.Struct) -> None:
+        """Sends one event; waits while the client does not read."""
+        body = msgspec.json.encode(event)
+        if self._ascii_only and not body.isascii():
+            body = json.dumps(json.loads(body)).encode()
+        await self._send(b"data: " + body + b"\n\n" if self._framing == "sse" else body + b"\n")
+
+    async def _send(self, data: bytes) -> None:
+        async with self._turn:
+            await self._write(data)
+            self._sent_at_s = trio.current_time()
+
+    async def beat(self) -> None:
+        """Sends what clients skip, whenever nothing else was sent for a while."""
+        comment = b": ping\n\n" if self._framing == "sse" else b"\n"
+        while True:
+            await trio.sleep_until(self._sent_at_s + HEARTBEAT_S)
+            if trio.current_time() >= self._sent_at_s + HEARTBEAT_S:
+                await self._send(comment)
+
+
+def stream_events(
+    produce: Callable[[EventStream], Awaitable[None]],
+    *,
+    framing: Framing = "sse",
+    ascii_only: bool = False,
+) -> Response:
+    """An answer whose body is what `produce` sends.
+
+    Args:
+        produce: Sends the events; cancelled when the client is gone.
+        framing: `sse`: `data: ` and a blank line; `lines`: one JSON text a line.
+        ascii_only: Escape all else, for clients that decode each piece for itself and so would
+            break a character that two pieces share.
+    """
+
+    async def run(write: Write) -> None:
+        events = EventStream(write, framing, ascii_only=ascii_only)
+        async with open_serving_nursery() as nursery:
+            nursery.start_soon(events.beat)
+            await produce(events)
+
+    return Response(headers=_HEADERS, stream=run)
+
+
+class TextPieces:
+    """Bytes as text, piece by piece, no character cut; what is no UTF-8 becomes U+FFFD."""
+
+    def __init__(self, encoding: str = "utf-8") -> None:
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+
+    def feed(self, data: bytes) -> str:
+        """The text that these bytes complete."""
+        return self._decoder.decode(data)
+
+    def finish(self) -> str:
+        """What was left incomplete."""
+        return self._decoder.decode(b"", final=True)

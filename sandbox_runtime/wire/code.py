@@ -1,0 +1,139 @@
+"""Contexts of interpreters, and the code that runs in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from sandbox_runtime.wire.shape import Env, Message, Milliseconds, Text
+
+
+class CreateContext(Message, frozen=True, kw_only=True):
+    """Make a context."""
+
+    language: str = "python"
+    cwd: str | None = None
+    env_vars: Env | None = msgspec.field(name="env_vars", default=None)
+
+
+class ContextInfo(Message, frozen=True, kw_only=True):
+    """What a context is."""
+
+    id: str
+    language: str
+    cwd: str
+    created_at: str
+    last_used: str
+
+
+class ContextCreated(Message, frozen=True, kw_only=True):
+    """It is there; 0.12 reads `contextId`, 0.3 reads `id`."""
+
+    success: bool = True
+    id: str
+    context_id: str
+    language: str
+    cwd: str
+    created_at: str
+    last_used: str
+    timestamp: str
+
+
+class ContextList(Message, frozen=True, kw_only=True):
+    """All contexts, in the order they were made."""
+
+    success: bool = True
+    contexts: list[ContextInfo]
+    timestamp: str
+
+
+class ContextDeleted(Message, frozen=True, kw_only=True):
+    """It, its processes and its memory are gone."""
+
+    success: bool = True
+    context_id: str
+    timestamp: str
+
+
+class RunCode(Message, frozen=True, kw_only=True):
+    """Run code in a context.
+
+    Attributes:
+        context_id: Which.
+        code: A cell, as in a notebook.
+        language: If it is given it must be the context's.
+        timeout_ms: When it is interrupted.
+    """
+
+    context_id: Text | None = msgspec.field(name="context_id", default=None)
+    code: str
+    language: str | None = None
+    timeout_ms: Milliseconds | None = msgspec.field(name="timeout_ms", default=None)
+
+
+class CodeStdout(Message, frozen=True, kw_only=True, tag_field="type", tag="stdout"):
+    """It wrote to its standard output."""
+
+    text: str
+    timestamp: int
+
+
+class CodeStderr(Message, frozen=True, kw_only=True, tag_field="type", tag="stderr"):
+    """It wrote to its standard error."""
+
+    text: str
+    timestamp: int
+
+
+class CodeResult(Message, frozen=True, kw_only=True, tag_field="type", tag="result"):
+    """It showed something, in all the formats that it has."""
+
+    text: str | UnsetType = UNSET
+    html: str | UnsetType = UNSET
+    png: str | UnsetType = UNSET
+    jpeg: str | UnsetType = UNSET
+    svg: str | UnsetType = UNSET
+    latex: str | UnsetType = UNSET
+    markdown: str | UnsetType = UNSET
+    javascript: str | UnsetType = UNSET
+    json: Any | UnsetType = UNSET
+    chart: Any | UnsetType = UNSET
+    data: Any | UnsetType = UNSET
+    metadata: dict[str, Any]
+    is_main_result: bool
+    display_id: str | UnsetType = UNSET
+    is_update: bool | UnsetType = UNSET
+    timestamp: int
+
+
+class CodeError(Message, frozen=True, kw_only=True, tag_field="type", tag="error"):
+    """It raised, or was ended. The last event."""
+
+    ename: str
+    evalue: str
+    traceback: list[str]
+    state_survived: bool
+    timestamp: int
+
+
+class CodeComplete(Message, frozen=True, kw_only=True, tag_field="type", tag="execution_complete"):
+    """It ended well. The last event."""
+
+    execution_count: int | None = msgspec.field(name="execution_count")
+    truncated: bool
+    timestamp: int
+
+
+CodeEvent = CodeStdout | CodeStderr | CodeResult | CodeError | CodeComplete
+
+
+class InterpreterHealth(Message, frozen=True, kw_only=True):
+    """Which languages contexts can be made in."""
+
+    success: bool = True
+    status: str
+    languages: list[str]
+    contexts: int
+    timestamp: str
