@@ -55,7 +55,7 @@ def frame(request: Head, response: Response, *, close: bool) -> Framing:
     """
     headers = response.headers
     given_length: int | None = None
-    if any(name.lower() in _OURS for name, _ in headers):
+    if not _OURS.isdisjoint([name.lower() for name, _ in headers]):
         close = close or _asks_to_close(headers)
         given_length = _given_length(headers)
         headers = [field for field in headers if field[0].lower() not in _OURS]

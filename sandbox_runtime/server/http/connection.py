@@ -44,7 +44,10 @@ _LOG = logging.getLogger("sandbox_runtime.http")
 _COPIED_BODY_BYTES = 16 * 1024  # beyond that, copying head and body together costs more
 _BODY_PART_BYTES = 256 * 1024
 _LINGER_S = 1.0
-_UNREADABLE = Head("GET", b"*", "1.1", Headers(()))  # what a request is taken for that was refused
+_TURNS_BEFORE_WAITING = 2  # to see whether the client has answered; waiting costs as much as five
+_UNREADABLE = Head(
+    "GET", b"*", b"*", "", "1.1", Headers(())
+)  # what a request is taken for that was refused
 
 
 class _Doing(enum.Enum):
@@ -57,7 +60,11 @@ class _Doing(enum.Enum):
 
 
 class Connection:
-    """Serves one client until it goes, breaks the rules, or the server ends."""
+    """Serves one client until it goes, breaks the rules, or the server ends.
+
+    Attributes:
+        idle_since: When it began to wait, if it is idle.
+    """
 
     def __init__(
         self,
@@ -76,6 +83,9 @@ class Connection:
         self._doing = _Doing.IDLE
         self._closing = False  # no further request is read
         self._half_closed = False
+        self._last_raw = b""
+        self._last_head = _UNREADABLE
+        self.idle_since = trio.current_time()
         self._answered = False  # bytes of an answer to the present request may be out
 
     async def run(self) -> None:
@@ -106,6 +116,11 @@ class Connection:
         if self._doing is _Doing.HANDLER:
             self._scope.deadline = trio.current_time() + self._limits.half_close_s
 
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a request."""
+        return self._doing is _Doing.IDLE
+
     def finish(self) -> None:
         """Ends the connection: at once if nothing runs on it, else after the present answer."""
         self._closing = True
@@ -121,7 +136,10 @@ class Connection:
                 raw = await self._receive_head()
                 if raw is None:
                     return
-                await self._serve_one(parse_head(raw, self._limits.header_fields))
+                if raw != self._last_raw:  # many a client asks the same again
+                    self._last_head = parse_head(raw, self._limits.header_fields)
+                    self._last_raw = raw
+                await self._serve_one(self._last_head)
         except RequestError as error:
             if not self._answered:
                 await self._refuse(error)
@@ -130,11 +148,16 @@ class Connection:
         """The bytes of the next head, or None if the client sends none any more."""
         stream, limits = self._stream, self._limits
         self._doing = _Doing.IDLE
+        self.idle_since = trio.current_time()
         data = stream.receive_nowait()
-        timed = data is None
+        for _ in range(_TURNS_BEFORE_WAITING):
+            if data is not None:
+                break
+            await trio.lowlevel.checkpoint()
+            data = stream.receive_nowait()
         if data is None:
-            self._scope.deadline = trio.current_time() + limits.idle_s
             data = await stream.receive_some()
+        timed = False
         while True:
             while data.startswith(b"\r\n"):  # careless clients leave it behind a body
                 data = data[2:]
@@ -162,14 +185,7 @@ class Connection:
 
     async def _serve_one(self, head: Head) -> None:
         body = Body(head, self._stream, self._receive_body, self._limits.body_bytes)
-        request = Request(
-            method=head.method,
-            target=head.target,
-            headers=head.headers,
-            http_version=head.http_version,
-            peer=self._peer,
-            body=body,
-        )
+        request = Request(head, self._peer, body)
         self._closing = self._closing or not head.keep_alive
         self._doing = _Doing.HANDLER
         if self._half_closed:

@@ -49,6 +49,7 @@ class _Server:
         self._nursery: trio.Nursery
         self._departures = Departures()
         self._connections: set[Connection] = set()
+        self._some = trio.Event()
         self._none_left = trio.Event()
         self.ready = trio.Event()
         self.stop = trio.Event()
@@ -59,6 +60,7 @@ class _Server:
             nursery.cancel_scope.shield = True
             self._nursery = nursery
             nursery.start_soon(self._departures.run)
+            nursery.start_soon(self._end_idle)
             self.ready.set()
             await self.stop.wait()
             for connection in self._connections:
@@ -68,6 +70,25 @@ class _Server:
                 with trio.move_on_after(grace_s):
                     await self._none_left.wait()
             nursery.cancel_scope.cancel()
+
+    async def _end_idle(self) -> None:
+        """Ends what was idle for too long.
+
+        It sleeps until the first connection that is idle now may be due, and then looks again, so
+        that no request has to set a clock and reset it.
+        """
+        while True:
+            await self._some.wait()
+            due = trio.current_time() - self._limits.idle_s
+            since = [connection.idle_since for connection in self._connections if connection.idle]
+            if since and min(since) <= due:
+                for connection in self._connections:
+                    if connection.idle and connection.idle_since <= due:
+                        connection.finish()
+            await trio.sleep_until(
+                min((at for at in since if at > due), default=trio.current_time())
+                + self._limits.idle_s
+            )
 
     async def accept_all(self, listener: trio.SocketListener) -> None:
         """Accepts until it is cancelled."""
@@ -101,6 +122,7 @@ class _Server:
             stream, _peer(client, address), self._handler, self._limits, self._departures
         )
         self._connections.add(connection)
+        self._some.set()
         self._nursery.start_soon(self._serve, connection)
 
     async def _serve(self, connection: Connection) -> None:
@@ -110,6 +132,7 @@ class _Server:
             self._connections.discard(connection)
             if not self._connections:
                 self._none_left.set()
+                self._some = trio.Event()
 
 
 def _borrow(listener: trio.SocketListener) -> socket.socket:

@@ -11,6 +11,7 @@ import trio
 
 if TYPE_CHECKING:
     from sandbox_runtime.server.http.body import Body
+    from sandbox_runtime.server.http.parsing import Head
 
 Write = Callable[[bytes], Awaitable[None]]
 """Sends a part of a body and waits until the client takes it. If the client has gone, the calling
@@ -90,22 +91,14 @@ class Request:
         "target",
     )
 
-    def __init__(
-        self,
-        *,
-        method: str,
-        target: bytes,
-        headers: Headers,
-        http_version: str,
-        peer: Peer,
-        body: Body,
-    ) -> None:
-        self.method = method
-        self.target = target
-        self.headers = headers
-        self.http_version = http_version
+    def __init__(self, head: Head, peer: Peer, body: Body) -> None:
+        self.method = head.method
+        self.target = head.target
+        self.headers = head.headers
+        self.http_version = head.http_version
+        self.raw_path = head.raw_path
+        self.query = head.query
         self.peer = peer
-        self.raw_path, self.query = _split_target(target)
         self._path: str | None = None
         self._body = body
 
@@ -139,14 +132,6 @@ class Request:
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.target!r}>"
-
-
-def _split_target(target: bytes) -> tuple[bytes, str]:
-    if not target.startswith(b"/") and b"://" in target:  # as it is sent to a proxy
-        _, _, rest = target.partition(b"://")
-        target = rest[cut:] if (cut := rest.find(b"/")) >= 0 else b"/"
-    path, _, query = target.partition(b"?")
-    return path, query.decode("latin-1")
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):

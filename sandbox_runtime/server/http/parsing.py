@@ -36,6 +36,8 @@ class Head(msgspec.Struct, gc=False):
     Attributes:
         method: The method.
         target: The request target as it was sent.
+        raw_path: Its path.
+        query: What stands behind `?` in it.
         http_version: `1.1` or `1.0`.
         headers: The header fields.
         content_length: The length of the body; 0 without one.
@@ -46,6 +48,8 @@ class Head(msgspec.Struct, gc=False):
 
     method: str
     target: bytes
+    raw_path: bytes
+    query: str
     http_version: str
     headers: Headers
     content_length: int = 0
@@ -115,9 +119,21 @@ def parse_head(raw: bytes, most_fields: int) -> Head:
         raise RequestError(f"the head of the request is malformed: {error}") from None
     if len(fields.items) > most_fields:
         raise HeadTooLargeError(f"the request has more than {most_fields} header fields")
-    head = Head(method.decode(), target, http_version, Headers(fields.items))
+    path, query = _split_target(target)
+    head = Head(method.decode(), target, path, query.decode(), http_version, Headers(fields.items))
     _read_framing(head, fields.items)
     return head
+
+
+def _split_target(target: bytes) -> tuple[bytes, bytes]:
+    if target[:1] != b"/" and b"://" in target:  # as it is sent to a proxy
+        rest = target.partition(b"://")[2]
+        slash, question = rest.find(b"/"), rest.find(b"?")
+        if question >= 0 and not 0 <= slash < question:
+            rest, slash = rest[:question] + b"/" + rest[question:], question
+        target = rest[slash:] if slash >= 0 else b"/"
+    path, _, query = target.partition(b"?")
+    return path, query
 
 
 def _read_framing(head: Head, items: list[tuple[bytes, bytes]]) -> None:
