@@ -24,7 +24,7 @@ from sandbox_runtime.server.faults import (
 from sandbox_runtime.server.hosting import HostSettings, open_host
 from sandbox_runtime.server.http import Response
 from sandbox_runtime.server.replies import CORS, error_reply, json_reply
-from sandbox_runtime.server.routes import commands, health, sandboxes, sessions
+from sandbox_runtime.server.routes import code, commands, health, sandboxes, sessions
 from sandbox_runtime.server.routing import Call, RouteTable, decode_body, decode_segment
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ ROUTES: Sequence[Route[Any]] = (
     *sandboxes.ROUTES,
     *sessions.ROUTES,
     *commands.ROUTES,
+    *code.ROUTES,
 )
 """Every endpoint there is."""
 

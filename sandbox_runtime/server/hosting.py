@@ -17,6 +17,7 @@ import trio
 from sandbox_runtime.errors import InvalidArgumentError
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.sandbox import open_runtime, open_sandbox
+from sandbox_runtime.server.breaker import Breaker
 from sandbox_runtime.server.faults import (
     SandboxExistsError,
     SandboxGoneError,
@@ -45,6 +46,7 @@ class HostSettings:
         require: Protections without which there shall be no sandbox.
         command_timeout_s: The time limit of commands that state none; None is 30 s for clients of
             0.3 and none for those of 0.12, as each of them expects.
+        code_timeout_s: Likewise, of runs of code.
         python_pool: How many Python contexts each sandbox keeps ready.
         most_sandboxes: How many there may be.
         most_sessions: How many each may have.
@@ -57,6 +59,7 @@ class HostSettings:
     network: str = "loopback"
     require: Collection[str] = ()
     command_timeout_s: float | None = None
+    code_timeout_s: float | None = None
     python_pool: int = 1
     most_sandboxes: int = 100
     most_sessions: int = 256
@@ -87,6 +90,7 @@ class HostedSandbox:
         created_s: When it was made, in seconds since 1970.
         used_s: When something was last asked of it.
         lost: Whether it has died.
+        contexts_opening: How many contexts are being made.
     """
 
     def __init__(self, spec: SandboxSpec, sandbox: Sandbox, settings: HostSettings) -> None:
@@ -95,6 +99,7 @@ class HostedSandbox:
         self.sessions = SessionTable(sandbox, most=settings.most_sessions)
         self.created_s = self.used_s = time.time()
         self.lost = False
+        self.contexts_opening = 0
         self.closing = trio.Event()
         self.gone = trio.Event()
         self._asking = 0
@@ -131,6 +136,7 @@ class Host:
         self._runtime_turn = trio.Lock()
         self._sandboxes: dict[str, HostedSandbox] = {}
         self._making: set[str] = set()
+        self._breakers: dict[str, Breaker] = {}
         self._default_turn = trio.Lock()
 
     async def start(self) -> None:
@@ -168,6 +174,10 @@ class Host:
         if hosted.lost:
             raise SandboxGoneError(sandbox_id)
         return hosted
+
+    def breaker(self, language: str) -> Breaker:
+        """What keeps interpreters of a language from being tried in vain."""
+        return self._breakers.setdefault(language, Breaker(time.monotonic))
 
     async def default(self) -> HostedSandbox:
         """The sandbox of the root paths; made if it is not there, or has died."""

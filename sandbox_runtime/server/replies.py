@@ -69,6 +69,7 @@ TABLE: Mapping[type[Exception], Row] = {
     faults.SandboxGoneError: Row(410, "SANDBOX_LOST", REASON),
     faults.SandboxExistsError: Row(409, "SANDBOX_ALREADY_EXISTS", REASON),
     faults.TooManyError: Row(429, "TOO_MANY", REASON),
+    faults.CircuitOpenError: Row(503, "INTERPRETER_NOT_READY", REASON, status_word="circuit_open"),
     faults.SessionNotFoundError: Row(404, "SESSION_NOT_FOUND", REASON),
     faults.SessionEndedError: Row(500, "SESSION_TERMINATED", modern_status=410),
     faults.CommandTimeoutError: Row(500, "COMMAND_EXECUTION_ERROR"),
@@ -167,13 +168,10 @@ def error_body(error: Exception, route: Route[Any] | None, *, modern: bool) -> E
     general = route.failure if route is not None else "Internal server error"
     if isinstance(error, faults.FieldError) and route is not None and error.field in route.required:
         text = route.required[error.field]
-        general = text
-    elif row.error is None:
-        text = general
-    elif row.error == REASON:
-        text = reason
     else:
-        text = row.error
+        text = row.error or general
+    if text == REASON:
+        text = reason
     message = reason
     if isinstance(error, faults.ProcessNotFoundError) and not modern:
         message = error.process_id  # so says the wire

@@ -57,6 +57,15 @@ class ContextDeleted(Message, frozen=True, kw_only=True):
     timestamp: str
 
 
+class ContextChanged(Message, frozen=True, kw_only=True):
+    """It was restarted or interrupted; `done` is false if nothing ran that could be."""
+
+    success: bool = True
+    context_id: str
+    done: bool
+    timestamp: str
+
+
 class RunCode(Message, frozen=True, kw_only=True):
     """Run code in a context.
 
@@ -122,7 +131,6 @@ class CodeComplete(Message, frozen=True, kw_only=True, tag_field="type", tag="ex
     """It ended well. The last event."""
 
     execution_count: int | None = msgspec.field(name="execution_count")
-    truncated: bool
     timestamp: int
 
 

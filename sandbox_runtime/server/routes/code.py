@@ -1,0 +1,314 @@
+"""Contexts of interpreters, and the code that runs in them, with its output as it comes."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET
+
+from sandbox_runtime.errors import ContextNotFoundError, InterpreterUnavailableError
+from sandbox_runtime.interpreters.languages import known_language
+from sandbox_runtime.server.faults import CircuitOpenError, FieldError, TooManyError
+from sandbox_runtime.server.replies import error_body
+from sandbox_runtime.server.routes.sessions import given_env
+from sandbox_runtime.server.routing import Route
+from sandbox_runtime.server.streams import TextPieces, stream_events
+from sandbox_runtime.settings import WORKSPACE
+from sandbox_runtime.wire import code as wire
+from sandbox_runtime.wire.moments import iso_moment
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from sandbox_runtime.interpreters.contexts import Context
+    from sandbox_runtime.interpreters.execution import Execution, Result
+    from sandbox_runtime.server.http import Response
+    from sandbox_runtime.server.routing import Call
+    from sandbox_runtime.server.streams import EventStream
+
+_OLD_TIMEOUT_S = 30.0
+_FORMATS = (
+    "text",
+    "html",
+    "png",
+    "jpeg",
+    "svg",
+    "latex",
+    "markdown",
+    "javascript",
+    "json",
+)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _cwd(context: Context) -> str:
+    return context.wanted.cwd or WORKSPACE
+
+
+async def create(call: Call, body: wire.CreateContext) -> wire.ContextCreated:
+    contexts = call.sandbox.sandbox.contexts
+    language = known_language(body.language, contexts.languages)
+    most = call.host.settings.most_contexts
+    if len(contexts.list()) + call.sandbox.contexts_opening >= most:
+        raise TooManyError(f"The sandbox has {most} contexts already", remedy="Delete one")
+    breaker = call.host.breaker(language)
+    if wait_s := breaker.wait_s():
+        raise CircuitOpenError(wait_s, f"The {language} interpreter failed to start repeatedly")
+    call.sandbox.contexts_opening += 1
+    try:
+        context = await contexts.create(language, cwd=body.cwd, env=given_env(body.env_vars))
+    except InterpreterUnavailableError:
+        breaker.failed()
+        raise
+    finally:
+        call.sandbox.contexts_opening -= 1
+    breaker.succeeded()
+    return wire.ContextCreated(
+        id=context.id,
+        context_id=context.id,
+        language=context.language,
+        cwd=_cwd(context),
+        created_at=iso_moment(context.created_s),
+        last_used=iso_moment(context.used_s),
+        timestamp=iso_moment(),
+    )
+
+
+def _info(context: Context) -> wire.ContextInfo:
+    return wire.ContextInfo(
+        id=context.id,
+        language=context.language,
+        cwd=_cwd(context),
+        created_at=iso_moment(context.created_s),
+        last_used=iso_moment(context.used_s),
+    )
+
+
+def list_all(call: Call, _body: None) -> wire.ContextList:
+    contexts = call.sandbox.sandbox.contexts.list()
+    return wire.ContextList(contexts=[_info(one) for one in contexts], timestamp=iso_moment())
+
+
+async def delete(call: Call, _body: None) -> wire.ContextDeleted:
+    context_id = call.params["context_id"]
+    await call.sandbox.sandbox.contexts.delete(context_id)
+    return wire.ContextDeleted(context_id=context_id, timestamp=iso_moment())
+
+
+async def restart(call: Call, _body: None) -> wire.ContextChanged:
+    context = call.sandbox.sandbox.contexts.get(call.params["context_id"])
+    await context.restart()
+    return wire.ContextChanged(context_id=context.id, done=True, timestamp=iso_moment())
+
+
+def interrupt(call: Call, _body: None) -> wire.ContextChanged:
+    context = call.sandbox.sandbox.contexts.get(call.params["context_id"])
+    return wire.ContextChanged(
+        context_id=context.id, done=context.interrupt(), timestamp=iso_moment()
+    )
+
+
+def health(call: Call, _body: None) -> wire.InterpreterHealth:
+    contexts = call.sandbox.sandbox.contexts
+    return wire.InterpreterHealth(
+        status="healthy",
+        languages=list(contexts.languages),
+        contexts=len(contexts.list()),
+        timestamp=iso_moment(),
+    )
+
+
+def _time_limit_s(call: Call, own_ms: float | None) -> float | None:
+    if own_ms is not None:
+        return own_ms / 1000
+    if call.host.settings.code_timeout_s is not None:
+        return call.host.settings.code_timeout_s
+    return None if call.modern else _OLD_TIMEOUT_S
+
+
+def run(call: Call, body: wire.RunCode) -> Response:
+    contexts = call.sandbox.sandbox.contexts
+    if body.context_id is None:
+        raise ContextNotFoundError("undefined")  # so says the wire
+    context = contexts.get(body.context_id)
+    if body.language is not None:
+        wanted = known_language(body.language, contexts.languages)
+        if wanted != context.language:
+            raise FieldError(
+                "language", f"Context {context.id} speaks {context.language}, not {wanted}"
+            )
+    limit_s = _time_limit_s(call, body.timeout_ms)
+
+    async def produce(events: EventStream) -> None:
+        try:
+            await events.send(await _streamed(events, context, body.code, limit_s))
+        except Exception as error:  # noqa: BLE001 - the last event says it
+            told = error_body(error, call.route, modern=call.modern)
+            await events.send(_code_error("InternalError", told.message, survived=False))
+
+    # Clients of 0.3 ask for a stream of events and read bare lines; those of 0.12 do not ask.
+    accepts = call.request.headers.get("accept") or ""
+    lines = not call.modern and "text/event-stream" in accepts
+    return stream_events(produce, framing="lines" if lines else "sse", ascii_only=True)
+
+
+async def _streamed(
+    events: EventStream, context: Context, code: str, limit_s: float | None
+) -> msgspec.Struct:
+    """Runs code with what it shows sent on; returns the last event."""
+    if context.lost and not context.closed:
+        await context.restart()  # the run that lost it has said so
+    out, err = TextPieces(), TextPieces()
+
+    async def show(result: Result) -> None:
+        await events.send(_shown(result))
+
+    execution = await context.run(
+        code,
+        deadline_s=limit_s,
+        on_stdout=_forward(events, wire.CodeStdout, out),
+        on_stderr=_forward(events, wire.CodeStderr, err),
+        on_result=show,
+        limit_bytes=0,  # it was sent already
+    )
+    if rest := out.finish():
+        await events.send(wire.CodeStdout(text=rest, timestamp=_now_ms()))
+    if rest := err.finish():
+        await events.send(wire.CodeStderr(text=rest, timestamp=_now_ms()))
+    return _last(execution, limit_s)
+
+
+def _forward(
+    events: EventStream,
+    kind: type[wire.CodeStdout | wire.CodeStderr],
+    pieces: TextPieces,
+) -> Callable[[bytes], Awaitable[None]]:
+    async def forward(data: bytes) -> None:
+        if text := pieces.feed(data):
+            await events.send(kind(text=text, timestamp=_now_ms()))
+
+    return forward
+
+
+def _shown(result: Result) -> wire.CodeResult:
+    """A result with all its formats in one event."""
+    formats: dict[str, Any] = {}
+    for name in _FORMATS:
+        value = getattr(result, name)
+        if value is not None:
+            formats[name] = value if isinstance(value, str) or name == "json" else str(value)
+    return wire.CodeResult(
+        **formats,
+        metadata=result.metadata,
+        is_main_result=result.is_main_result,
+        display_id=result.display_id if result.display_id is not None else UNSET,
+        is_update=True if result.is_update else UNSET,
+        timestamp=_now_ms(),
+    )
+
+
+def _last(execution: Execution, limit_s: float | None) -> msgspec.Struct:
+    survived = execution.state_survived
+    if execution.ended == "deadline":
+        assert limit_s is not None
+        return _code_error("InternalError", "Execution timeout", survived=survived)
+    if execution.error is not None:
+        error = execution.error
+        lines = error.traceback.split("\n") if error.traceback else []
+        return _code_error(error.name, error.value, lines, survived=survived)
+    match execution.ended:
+        case "ok" | "error":
+            return wire.CodeComplete(execution_count=execution.execution_count, timestamp=_now_ms())
+        case "interrupted":
+            return _code_error("KeyboardInterrupt", "The run was interrupted", survived=survived)
+        case "killed":
+            return _code_error("InternalError", "The context was deleted", survived=False)
+    how = "The interpreter ended; the next run finds a fresh one"
+    if execution.death is not None:
+        how = f"The interpreter ended ({execution.death.cause}); the next run finds a fresh one"
+    return _code_error("InternalError", how, survived=False)
+
+
+def _code_error(
+    name: str, value: str, traceback: list[str] | None = None, *, survived: bool
+) -> wire.CodeError:
+    return wire.CodeError(
+        ename=name,
+        evalue=value,
+        traceback=traceback or [],
+        state_survived=survived,
+        timestamp=_now_ms(),
+    )
+
+
+ROUTES = (
+    Route(
+        method="POST",
+        path="/api/contexts",
+        handle=create,
+        summary="Make a context",
+        request=wire.CreateContext,
+        reply=wire.ContextCreated,
+        failure="{reason}",
+        statuses=(400, 429, 500, 503),
+    ),
+    Route(
+        method="GET",
+        path="/api/contexts",
+        handle=list_all,
+        summary="List the contexts",
+        reply=wire.ContextList,
+        failure="{reason}",
+    ),
+    Route(
+        method="DELETE",
+        path="/api/contexts/{context_id}",
+        handle=delete,
+        summary="End a context",
+        reply=wire.ContextDeleted,
+        failure="{reason}",
+        statuses=(404, 503),
+    ),
+    Route(
+        method="POST",
+        path="/api/contexts/{context_id}/restart",
+        handle=restart,
+        summary="Begin a context anew",
+        reply=wire.ContextChanged,
+        failure="{reason}",
+        statuses=(404, 410, 503),
+        own=True,
+    ),
+    Route(
+        method="POST",
+        path="/api/contexts/{context_id}/interrupt",
+        handle=interrupt,
+        summary="Interrupt what a context runs",
+        reply=wire.ContextChanged,
+        failure="{reason}",
+        statuses=(404,),
+        own=True,
+    ),
+    Route(
+        method="GET",
+        path="/api/interpreter/health",
+        handle=health,
+        summary="Say which languages contexts can be made in",
+        reply=wire.InterpreterHealth,
+    ),
+    Route(
+        method="POST",
+        path="/api/execute/code",
+        handle=run,
+        summary="Run code in a context, with its output as it comes",
+        request=wire.RunCode,
+        events=wire.CodeEvent,
+        failure="{reason}",
+        statuses=(400, 404, 503),
+    ),
+)

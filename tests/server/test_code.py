@@ -1,0 +1,82 @@
+"""Contexts and code over the wire."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from server.conftest import Client
+
+LINES = {"Accept": "text/event-stream"}
+
+
+def context(api: Client, **fields: Any) -> str:
+    reply = api.post("/api/contexts", fields)
+    assert reply.status == 200, reply
+    identity: str = reply.json["id"]
+    return identity
+
+
+def run(api: Client, context_id: str, code: str, **fields: Any) -> list[Any]:
+    body = {"context_id": context_id, "code": code, **fields}
+    return api.all_events("/api/execute/code", body, **LINES)
+
+
+@pytest.fixture(scope="module")
+def python(server: Any) -> str:
+    """One context for the tests that leave it as it was."""
+    return context(server.client)
+
+
+def test_a_context_carries_the_names_of_both_generations(api: Client) -> None:
+    made = api.post("/api/contexts", {"language": "python", "env_vars": {"A": "1"}}).json
+    assert made["success"] is True
+    assert made["id"] == made["contextId"]
+    assert (made["language"], made["cwd"]) == ("python", "/workspace")
+    listed = api.get("/api/contexts").json
+    assert listed["success"] is True
+    assert made["id"] in [one["id"] for one in listed["contexts"]]
+    assert run(api, made["id"], "import os; os.environ['A']")[0]["text"] == "'1'"
+    assert api.delete(f"/api/contexts/{made['id']}").json["success"] is True
+    gone = api.delete(f"/api/contexts/{made['id']}")
+    assert (gone.status, gone.json["error"]) == (404, f"Context {made['id']} not found")
+
+
+def test_a_result_has_all_its_formats_in_one_event(api: Client, python: str) -> None:
+    code = "class A:\n def _repr_html_(self): return '<b>'\n def __repr__(self): return 'a'\nA()"
+    result, complete = run(api, python, code)
+    assert (result["type"], result["html"], result["text"]) == ("result", "<b>", "a")
+    assert complete["type"] == "execution_complete"
+    assert complete["execution_count"] >= 1
+
+
+def test_an_error_of_the_code_is_the_last_event(api: Client, python: str) -> None:
+    *_, error = run(api, python, "1/0")
+    assert (error["type"], error["ename"]) == ("error", "ZeroDivisionError")
+    assert error["evalue"] == "division by zero"
+    assert any("1/0" in line for line in error["traceback"])
+
+
+def test_a_run_that_takes_too_long_says_so_and_the_state_survives(api: Client, python: str) -> None:
+    run(api, python, "kept = 5")
+    *_, error = run(api, python, "while True: pass", timeout_ms=200)
+    assert (error["ename"], error["evalue"]) == ("InternalError", "Execution timeout")
+    assert run(api, python, "kept")[0]["text"] == "5"
+
+
+def test_new_clients_read_events_and_old_ones_lines(api: Client, python: str) -> None:
+    body = {"context_id": python, "code": "print('é')"}
+    with api.request("POST", "/api/execute/code", body, LINES) as response:
+        assert response.readline().startswith(b'{"type": "stdout", "text": "\\u00e9')
+    with api.request("POST", "/api/execute/code", body) as response:
+        assert response.readline().startswith(b'data: {"type": "stdout", "text": "\\u00e9')
+
+
+def test_a_run_in_no_context_is_not_found(api: Client) -> None:
+    reply = api.post("/api/execute/code", {"code": "1"})
+    assert (reply.status, reply.json["error"]) == (404, "Context undefined not found")
+    reply = api.post("/api/execute/code", {"code": "1", "context_id": "x/../y"})
+    assert (reply.status, reply.json["error"]) == (404, "Context x/../y not found")
+    assert reply.headers["access-control-allow-origin"] == "*"
