@@ -1,4 +1,4 @@
-"""The command line: the group `sandbox-runtime` and its four commands."""
+"""The command line: the group `sandbox-runtime` and its commands."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from sandbox_runtime.cli.bench import bench
 from sandbox_runtime.cli.failures import INTERRUPTED, OWN_FAILURE, USAGE, reader_is_gone, say
 from sandbox_runtime.cli.options import shared_options
 from sandbox_runtime.cli.script import load_script
@@ -207,3 +208,6 @@ def demo(out: Path) -> int:
     except (SandboxError, OSError) as error:
         say(str(error))
         return OWN_FAILURE
+
+
+cli.add_command(bench)

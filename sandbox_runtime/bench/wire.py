@@ -1,0 +1,214 @@
+"""Servers of the wire, ours and others, measured through one plain HTTP client.
+
+The client is `http.client` on a kept connection, the same for every server, so what it costs
+is on both sides of a ratio.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.parse
+import uuid
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from sandbox_runtime.bench.rounds import Candidate
+from sandbox_runtime.bench.spawned import PeerFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from sandbox_runtime.bench.rounds import Once, Stopwatch
+
+_TIMEOUT_S = 50.0
+
+
+class WireClient:
+    """One kept connection to a server of the wire; blocking, as only one is measured at a time."""
+
+    def __init__(self, url: str) -> None:
+        parts = urllib.parse.urlsplit(url)
+        self._prefix = parts.path.rstrip("/")
+        self._connection = http.client.HTTPConnection(
+            parts.hostname or "127.0.0.1", parts.port or 80, timeout=_TIMEOUT_S
+        )
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        """A request and its whole answer, decoded if it is JSON."""
+        raw, kind = self.raw(method, path, body)
+        return json.loads(raw) if kind.startswith("application/json") else raw.decode()
+
+    def raw(self, method: str, path: str, body: object = None) -> tuple[bytes, str]:
+        """A request, its whole answer, and the answer's content type."""
+        payload = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        self._connection.request(method, self._prefix + path, payload, headers)
+        with self._connection.getresponse() as response:
+            raw = response.read()
+            if response.status != 200:
+                raise PeerFailedError(f"{method} {path}: {response.status} {raw[:200]!r}")
+            return raw, response.headers.get("Content-Type", "")
+
+    def first_event(self, path: str, body: object, mark: bytes) -> None:
+        """Sends a request, waits until the answer's stream has this in it, and hangs up."""
+        payload = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        self._connection.request("POST", self._prefix + path, payload, headers)
+        response = self._connection.getresponse()
+        seen = b""
+        while mark not in seen:
+            piece = response.read1(65536)
+            if not piece:
+                raise PeerFailedError(f"{path}: ended without {mark!r}: {seen[-200:]!r}")
+            seen += piece
+
+    def finish(self) -> None:
+        """Reads what is left of an answer by closing; the next request connects anew."""
+        self._connection.close()
+
+    def session(self) -> str:
+        """A new session's id."""
+        name = f"bench-{uuid.uuid4()}"
+        self.call("POST", "/api/session/create", {"id": name})
+        return name
+
+    def run_code(self, context: str, code: str) -> None:
+        """Runs `code`, whose result must be 2."""
+        raw, _ = self.raw("POST", "/api/execute/code", {"context_id": context, "code": code})
+        for line in raw.decode().splitlines():
+            event = json.loads(line.removeprefix("data: ")) if line.strip() else {}
+            if event.get("type") == "result" and event.get("text") == "2":
+                return
+        raise PeerFailedError(f"no result in {raw[-300:]!r}")
+
+
+class Served:
+    """Candidates of one server."""
+
+    def __init__(self, name: str, url: str, *, version: str, protections: str) -> None:
+        self._name = name
+        self._url = url
+        self._version = version
+        self._protections = protections
+
+    def _candidate(self, once: Callable[[WireClient, str, Stopwatch], None]) -> Candidate:
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[Once]:
+            client = WireClient(self._url)
+            session = client.session()
+
+            async def measure(stopwatch: Stopwatch) -> None:
+                await trio.lowlevel.checkpoint()
+                try:
+                    once(client, session, stopwatch)
+                except BaseException:
+                    client.finish()
+                    raise
+
+            try:
+                yield measure
+            finally:
+                client.finish()
+
+        return Candidate(
+            name=self._name, open=opened, version=self._version, protections=self._protections
+        )
+
+    def execute(self, command: str) -> Candidate:
+        """A command in a live session."""
+
+        def once(client: WireClient, session: str, stopwatch: Stopwatch) -> None:
+            with stopwatch:
+                answer = client.call("POST", "/api/execute", {"id": session, "command": command})
+            if answer["exitCode"] != 0:
+                raise PeerFailedError(f"exit code {answer['exitCode']}")
+
+        return self._candidate(once)
+
+    def first_output(self) -> Candidate:
+        """The first line of a command that goes on."""
+
+        def once(client: WireClient, session: str, stopwatch: Stopwatch) -> None:
+            body = {"id": session, "command": "echo first; sleep 0.2"}
+            with stopwatch:
+                client.first_event("/api/execute/stream", body, b'first\\n",')
+            client.finish()
+
+        return self._candidate(once)
+
+    def new_session(self) -> Candidate:
+        """A session created, and its first command."""
+
+        def once(client: WireClient, session: str, stopwatch: Stopwatch) -> None:
+            del session
+            with stopwatch:
+                created = client.session()
+                client.call("POST", "/api/execute", {"id": created, "command": "true"})
+
+        return self._candidate(once)
+
+    def file_round_trip(self, size_bytes: int) -> Candidate:
+        """A text file written and read back."""
+        content = ("0123456789abcde\n" * (size_bytes // 16 + 1))[:size_bytes]
+
+        def once(client: WireClient, session: str, stopwatch: Stopwatch) -> None:
+            place = {"path": "/workspace/bench.txt", "sessionId": session}
+            with stopwatch:
+                client.call("POST", "/api/write", place | {"content": content})
+                back = client.call("POST", "/api/read", place)["content"]
+            if back.rstrip("\n") != content.rstrip("\n"):
+                raise PeerFailedError("read something else than was written")
+
+        return self._candidate(once)
+
+    def process_first_line(self) -> Candidate:
+        """A background process started, and its first line seen in its log."""
+
+        def once(client: WireClient, session: str, stopwatch: Stopwatch) -> None:
+            body = {"command": "bash -c 'echo first; sleep 100'", "sessionId": session}
+            with stopwatch:
+                process = client.call("POST", "/api/process/start", body)["process"]["id"]
+                while "first" not in client.call("GET", f"/api/process/{process}/logs")["stdout"]:
+                    pass
+            client.call("DELETE", f"/api/process/{process}")
+
+        return self._candidate(once)
+
+    def kill(self) -> Candidate:
+        """A background process killed."""
+
+        def once(client: WireClient, session: str, stopwatch: Stopwatch) -> None:
+            body = {"command": "sleep 100", "sessionId": session}
+            process = client.call("POST", "/api/process/start", body)["process"]["id"]
+            with stopwatch:
+                client.call("DELETE", f"/api/process/{process}")
+
+        return self._candidate(once)
+
+    def fresh_context(self, language: str, code: str) -> Candidate:
+        """A context created, and its first result."""
+
+        def once(client: WireClient, session: str, stopwatch: Stopwatch) -> None:
+            del session
+            with stopwatch:
+                context = client.call("POST", "/api/contexts", {"language": language})["id"]
+                client.run_code(context, code)
+            client.call("DELETE", f"/api/contexts/{context}")
+
+        return self._candidate(once)
+
+    def live_context(self, language: str) -> Candidate:
+        """`1 + 1` in a context that lives."""
+        contexts: list[str] = []
+
+        def once(client: WireClient, session: str, stopwatch: Stopwatch) -> None:
+            del session
+            if not contexts:
+                contexts.append(client.call("POST", "/api/contexts", {"language": language})["id"])
+            with stopwatch:
+                client.run_code(contexts[0], "1 + 1")
+
+        return self._candidate(once)

@@ -1,0 +1,202 @@
+"""The benchmark harness: its arithmetic, its documents, and a real run of a short scenario."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox_runtime.bench import compare, fingerprint, page, results, rounds, samples, targets
+from sandbox_runtime.bench.rounds import Candidate, Scenario, Stopwatch
+from sandbox_runtime.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sandbox_runtime.bench.rounds import Once
+
+ROOT = Path(__file__).parent.parent
+seconds = st.floats(min_value=1e-7, max_value=1e3)
+
+
+@given(st.lists(seconds, min_size=1, max_size=40))
+def test_a_summary_is_ordered(values: list[float]) -> None:
+    found = samples.summarize(values)
+    assert found is not None
+    assert found.min_s <= found.low_s <= found.median_s <= found.high_s <= max(values)
+    assert found.median_s <= found.p95_s <= found.p99_s <= max(values)
+
+
+@given(st.lists(seconds, min_size=1, max_size=30), st.floats(min_value=0.1, max_value=10))
+def test_a_ratio_is_the_factor_between_two_series(values: list[float], factor: float) -> None:
+    found = samples.ratio([value * factor for value in values], values)
+    assert found is not None
+    assert found.value == pytest.approx(factor)
+    assert found.low <= found.value * 1.000001
+    assert found.value <= found.high * 1.000001
+
+
+def test_failures_are_counted_and_in_no_other_figure() -> None:
+    found = samples.summarize([1.0, None, 1.0])
+    assert found is not None
+    assert (found.count, found.failures, found.median_s) == (2, 1, 1.0)
+    assert samples.summarize([None]) is None
+
+
+def _candidate(name: str, took_s: float, *, ours: bool = False, fails: bool = False) -> Candidate:
+    async def once(stopwatch: Stopwatch) -> None:
+        await trio.lowlevel.checkpoint()
+        if fails:
+            raise OSError("not today")
+        with stopwatch:
+            pass
+        stopwatch.took_s = took_s
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Once]:
+        yield once
+
+    return Candidate(name=name, open=opened, ours=ours)
+
+
+async def _run(*candidates: Candidate) -> results.ScenarioResult:
+    scenario = Scenario(name="given", title="given times", candidates=candidates)
+    return await rounds.run_scenario(scenario, rounds=5)
+
+
+async def test_the_ratio_is_ours_by_the_peer() -> None:
+    measured = (await _run(_candidate("ours", 0.5, ours=True), _candidate("peer", 1.0))).measured
+    assert measured[0].ratio is None
+    assert measured[1].ratio == samples.Ratio(value=0.5, low=0.5, high=0.5)
+
+
+async def test_a_peer_that_fails_is_a_row_that_says_why() -> None:
+    measured = (
+        await _run(_candidate("ours", 0.5, ours=True), _candidate("x", 1, fails=True))
+    ).measured
+    assert measured[1].summary is None
+    assert measured[1].failure == "OSError: not today"
+
+
+def _document(*scenarios: results.ScenarioResult) -> results.Results:
+    return results.Results(
+        format=results.FORMAT,
+        command="sandbox-runtime bench",
+        started="2026-01-01T00:00:00+00:00",
+        fingerprint=fingerprint.take(("seccomp: full",)),
+        overhead_s=1e-6,
+        scenarios=scenarios,
+    )
+
+
+async def test_a_document_is_read_as_it_was_written(tmp_path: Path) -> None:
+    document = _document(await _run(_candidate("ours", 0.5, ours=True)))
+    results.save(document, tmp_path / "a.json")
+    assert results.load(tmp_path / "a.json") == document
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"format": 1}', b"\xff"])
+def test_what_is_no_document_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InvalidArgumentError, match=r"a\.json: is no results"):
+        results.load(tmp_path / "a.json")
+
+
+def test_a_document_of_another_version_is_refused(tmp_path: Path) -> None:
+    results.save(msgspec.structs.replace(_document(), format=99), tmp_path / "a.json")
+    with pytest.raises(InvalidArgumentError, match="format 99"):
+        results.load(tmp_path / "a.json")
+
+
+async def test_what_became_slower_is_marked_and_noise_is_not() -> None:
+    before = _document(await _run(_candidate("ours", 0.5, ours=True), _candidate("peer", 1.0)))
+    slower = _document(await _run(_candidate("ours", 0.7, ours=True), _candidate("peer", 1.0)))
+    noise = _document(await _run(_candidate("ours", 0.52, ours=True), _candidate("peer", 1.0)))
+    assert {one.figure: one.verdict for one in compare.compare(before, slower)} == {
+        "ours": "slower",
+        "ours / peer": "slower",
+    }
+    assert {one.verdict for one in compare.compare(before, noise)} == {"same"}
+    assert {one.verdict for one in compare.compare(slower, before)} == {"faster"}
+
+
+async def test_targets_are_met_missed_or_unmeasured() -> None:
+    document = _document(await _run(_candidate("ours", 0.5, ours=True), _candidate("peer", 1.0)))
+
+    def state(**fields: object) -> str:
+        target = msgspec.convert({"scenario": "given", **fields}, targets.Target)
+        return targets.judge(document, target).state
+
+    assert state(peer="peer", bound=0.6) == "met"
+    assert state(peer="peer", bound=0.4) == "missed"
+    assert state(peer="nobody", bound=0.4) == "unmeasured"
+    assert state(bound=499.0) == "missed"
+    assert state(bound=501.0) == "met"
+    assert state(bound=90.0, figure="mb_per_s", relation=">=") == "met"
+
+
+def test_the_targets_that_are_published_can_be_read() -> None:
+    assert targets.read_targets(ROOT / "benches" / "targets.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["target = 1", "[[target]]\nscenario = 'x'", "=", "[[target]]\nbound=1\nscenario='x'\nwat=1"],
+)
+def test_a_file_of_targets_is_checked(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.toml").write_text(text)
+    with pytest.raises(InvalidArgumentError, match=r"t\.toml"):
+        targets.read_targets(tmp_path / "t.toml")
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.links += [value or "" for name, value in attrs if name in {"src", "href"}]
+
+
+async def test_the_page_needs_no_script_and_no_other_file() -> None:
+    hostile = _candidate("<script>alert(1)</script>", 1.0)
+    tags = _Tags()
+    tags.feed(page.page(_document(await _run(_candidate("ours", 0.5, ours=True), hostile))))
+    assert "svg" in tags.names
+    assert "script" not in tags.names
+    assert tags.links == []
+
+
+def test_a_quick_run_measures_ours_beside_its_peers(tmp_path: Path) -> None:
+    argv = [sys.executable, "-P", "-m", "sandbox_runtime", "bench", "--quick"]
+    argv += ["--scenario", "session-builtin", "--json", str(tmp_path / "r.json")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "`true` in a live session" in done.stdout
+    measured = results.load(tmp_path / "r.json").scenarios[0].measured
+    assert [row.candidate for row in measured] == ["ours: session", "bash -c true"]
+    assert all(row.summary is not None and row.summary.failures == 0 for row in measured)
+
+
+def test_an_unknown_scenario_is_an_error_that_lists_the_known() -> None:
+    argv = [sys.executable, "-P", "-m", "sandbox_runtime", "bench", "--scenario", "nonsense"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "fresh-jail" in done.stderr
+
+
+def test_the_published_schema_is_the_documents(tmp_path: Path) -> None:
+    del tmp_path
+    published = json.loads((ROOT / "docs" / "bench-schema.json").read_text())
+    assert published == results.schema()
