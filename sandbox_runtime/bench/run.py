@@ -82,16 +82,15 @@ async def run(
         async with open_sandbox(runtime=runtime, python_pool=0) as sandbox:
             report = sandbox.report
         isolation = tuple(f"{row.name}: {row.achieved}" for row in report.protections)
-        url = await stack.enter_async_context(own_server())
-        served = [Served("ours: over HTTP", url, version="", protections=PROTECTIONS)]
-        served += [
-            Served(address, address, version="", protections="as its operator chose")
-            for address in servers
-        ]
-        scenarios = [
-            *embedded_scenarios(Embedded(runtime), javascript=javascript),
-            *wire_scenarios(served, javascript=javascript),
-        ]
+        scenarios = embedded_scenarios(Embedded(runtime), javascript=javascript)
+        if not only or set(only) - {scenario.name for scenario in scenarios}:
+            url = await stack.enter_async_context(own_server())
+            served = [Served("ours: over HTTP", url, version="", protections=PROTECTIONS)]
+            served += [
+                Served(address, address, version="", protections="as its operator chose")
+                for address in servers
+            ]
+            scenarios += wire_scenarios(served, javascript=javascript)
         results = []
         for scenario in choose(scenarios, only):
             result = await rounds.run_scenario(

@@ -1,0 +1,81 @@
+"""Commands: in a session, at once or as they write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sandbox_runtime.client.errors import ApiError
+from sandbox_runtime.client.models import CommandResult
+from sandbox_runtime.wire import commands as wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sandbox_runtime.client._async.transport import AsyncTransport
+
+
+async def execute(
+    transport: AsyncTransport,
+    prefix: str,
+    session_id: str,
+    command: str,
+    *,
+    cwd: str | None,
+    env: Mapping[str, str] | None,
+    deadline_s: float | None,
+    on_stdout: Callable[[str], None] | None,
+    on_stderr: Callable[[str], None] | None,
+) -> CommandResult:
+    """Runs a command; with a callback its output is handed on as it comes."""
+    body = wire.Execute(
+        session_id=session_id,
+        command=command,
+        cwd=cwd,
+        env=dict(env) if env else None,
+        timeout_ms=deadline_s * 1000 if deadline_s is not None else None,
+    )
+    if on_stdout is None and on_stderr is None:
+        done = await transport.call("POST", f"{prefix}/api/execute", wire.Executed, body=body)
+        return CommandResult(
+            stdout=done.stdout,
+            stderr=done.stderr,
+            exit_code=done.exit_code,
+            duration_s=done.duration / 1000,
+            truncated=done.truncated,
+            peak_memory_bytes=done.peak_memory_bytes,
+            cpu_s=done.cpu_ms / 1000 if done.cpu_ms is not None else None,
+        )
+    return await _stream(transport, f"{prefix}/api/execute/stream", body, on_stdout, on_stderr)
+
+
+async def _stream(
+    transport: AsyncTransport,
+    path: str,
+    body: wire.Execute,
+    on_stdout: Callable[[str], None] | None,
+    on_stderr: Callable[[str], None] | None,
+) -> CommandResult:
+    out: list[str] = []
+    err: list[str] = []
+    async with transport.stream("POST", path, wire.CommandEvent, body=body) as events:
+        async for event in events:
+            match event:
+                case wire.CommandStdout(data=data):
+                    out.append(data)
+                    if on_stdout is not None:
+                        on_stdout(data)
+                case wire.CommandStderr(data=data):
+                    err.append(data)
+                    if on_stderr is not None:
+                        on_stderr(data)
+                case wire.CommandComplete(exit_code=exit_code, duration=duration):
+                    return CommandResult(
+                        stdout="".join(out),
+                        stderr="".join(err),
+                        exit_code=exit_code,
+                        duration_s=duration / 1000,
+                    )
+                case wire.CommandError(message=message, code=code):
+                    context = {"stdout": "".join(out), "stderr": "".join(err)}
+                    raise ApiError(message, status=200, error_code=code, context=context)
+    raise ApiError("the stream ended early", status=200, error_code="", context={})

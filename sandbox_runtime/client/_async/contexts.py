@@ -1,0 +1,128 @@
+"""Contexts: the state of an interpreter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+from urllib.parse import quote
+
+import msgspec
+
+from sandbox_runtime.client.errors import ApiError
+from sandbox_runtime.client.models import Execution, ExecutionError, Result
+from sandbox_runtime.wire import code as wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from sandbox_runtime.client._async.transport import AsyncTransport
+
+
+class AsyncContext:
+    """The state of one interpreter. `AsyncSandbox.create_code_context` makes it.
+
+    Attributes:
+        id: Its id.
+        language: What it speaks.
+    """
+
+    def __init__(
+        self, transport: AsyncTransport, prefix: str, context_id: str, language: str
+    ) -> None:
+        self._transport = transport
+        self._prefix = prefix
+        self.id = context_id
+        self.language = language
+
+    async def run(
+        self,
+        code: str,
+        *,
+        deadline_s: float | None = None,
+        on_stdout: Callable[[str], None] | None = None,
+        on_stderr: Callable[[str], None] | None = None,
+        on_result: Callable[[Result], None] | None = None,
+    ) -> Execution:
+        """Runs code; what it defines is there in the next run.
+
+        Args:
+            code: A cell, as in a notebook.
+            deadline_s: Seconds until it is interrupted; never by default.
+            on_stdout: Called with each piece as it comes.
+            on_stderr: Likewise.
+            on_result: Likewise, with each result.
+
+        Returns:
+            How it ended. An error of the code is data in it.
+
+        Raises:
+            NotFoundError: The context is gone.
+            UnreachableError: The server cannot be reached.
+        """
+        body = wire.RunCode(
+            context_id=self.id,
+            code=code,
+            timeout_ms=deadline_s * 1000 if deadline_s is not None else None,
+        )
+        out: list[str] = []
+        err: list[str] = []
+        results: list[Result] = []
+        path = f"{self._prefix}/api/execute/code"
+        async with self._transport.stream("POST", path, wire.CodeEvent, body=body) as events:
+            async for event in events:
+                match event:
+                    case wire.CodeStdout(text=text):
+                        out.append(text)
+                        if on_stdout is not None:
+                            on_stdout(text)
+                    case wire.CodeStderr(text=text):
+                        err.append(text)
+                        if on_stderr is not None:
+                            on_stderr(text)
+                    case wire.CodeResult():
+                        results.append(result := _result(event))
+                        if on_result is not None:
+                            on_result(result)
+                    case wire.CodeError() | wire.CodeComplete():
+                        return _execution(event, out, err, results)
+        raise ApiError("the stream ended early", status=200, error_code="", context={})
+
+    async def aclose(self) -> None:
+        """Ends the context; its processes and memory are gone when this returns."""
+        path = f"{self._prefix}/api/contexts/{quote(self.id, safe='')}"
+        await self._transport.call("DELETE", path, wire.ContextDeleted)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def _result(event: wire.CodeResult) -> Result:
+    known = Result.__struct_fields__
+    fields = msgspec.structs.asdict(event).items()
+    return Result(**{k: v for k, v in fields if k in known and v is not msgspec.UNSET})
+
+
+def _execution(
+    event: wire.CodeError | wire.CodeComplete, out: list[str], err: list[str], results: list[Result]
+) -> Execution:
+    error = None
+    if isinstance(event, wire.CodeError):
+        error = ExecutionError(
+            name=event.ename, value=event.evalue, traceback="\n".join(event.traceback)
+        )
+    return Execution(
+        results=tuple(results),
+        stdout="".join(out),
+        stderr="".join(err),
+        error=error,
+        state_survived=event.state_survived if isinstance(event, wire.CodeError) else True,
+        execution_count=None if isinstance(event, wire.CodeError) else event.execution_count,
+    )

@@ -1,0 +1,85 @@
+"""Files of a sandbox."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+from sandbox_runtime.client.models import FileEntry
+from sandbox_runtime.wire import files as wire
+
+if TYPE_CHECKING:
+    from sandbox_runtime.client._async.transport import AsyncTransport
+
+
+class AsyncFiles:
+    """The files of one sandbox, `AsyncSandbox.files`. Relative paths start at `/workspace`."""
+
+    def __init__(self, transport: AsyncTransport, prefix: str) -> None:
+        self._transport = transport
+        self._api = f"{prefix}/api"
+
+    async def read(self, path: str) -> bytes:
+        """A file's content, exactly.
+
+        Raises:
+            NotFoundError: There is no such file.
+            ApiError: It cannot be read.
+        """
+        body = wire.ReadFile(path=path, encoding="base64")
+        found = await self._transport.call("POST", f"{self._api}/read", wire.FileRead, body=body)
+        if found.encoding == "base64":
+            return base64.b64decode(found.content)
+        return found.content.encode()
+
+    async def read_text(self, path: str) -> str:
+        """A file's content as UTF-8; UnicodeDecodeError if it is not."""
+        return (await self.read(path)).decode()
+
+    async def write(self, path: str, content: bytes | str) -> None:
+        """Writes a file, whole or not at all; directories above it are made."""
+        data = content.encode() if isinstance(content, str) else content
+        body = wire.WriteFile(path=path, content=base64.b64encode(data).decode(), encoding="base64")
+        await self._transport.call("POST", f"{self._api}/write", wire.FileWritten, body=body)
+
+    async def list(
+        self, path: str, *, recursive: bool = False, hidden: bool = True
+    ) -> list[FileEntry]:
+        """The entries of a directory."""
+        options = wire.ListOptions(recursive=recursive, include_hidden=hidden)
+        body = wire.ListFiles(path=path, options=options)
+        found = await self._transport.call(
+            "POST", f"{self._api}/list-files", wire.FileList, body=body
+        )
+        return [
+            FileEntry(
+                path=one.absolute_path,
+                relative_path=one.relative_path,
+                kind=one.type,
+                size_bytes=one.size,
+                mode=one.mode,
+                modified=one.modified_at,
+            )
+            for one in found.files
+        ]
+
+    async def exists(self, path: str) -> bool:
+        """Whether something is there."""
+        body = wire.PathExists(path=path)
+        found = await self._transport.call("POST", f"{self._api}/exists", wire.Existence, body=body)
+        return found.exists
+
+    async def make_directory(self, path: str, *, parents: bool = False) -> None:
+        """Makes a directory, with `parents` also those above it."""
+        body = wire.MakeDirectory(path=path, recursive=parents)
+        await self._transport.call("POST", f"{self._api}/mkdir", wire.DirectoryMade, body=body)
+
+    async def remove(self, path: str) -> None:
+        """Removes a file."""
+        body = wire.DeleteFile(path=path)
+        await self._transport.call("POST", f"{self._api}/delete", wire.FileDeleted, body=body)
+
+    async def move(self, source: str, target: str) -> None:
+        """Moves a file or directory, also into a directory."""
+        body = wire.MoveFile(source_path=source, destination_path=target)
+        await self._transport.call("POST", f"{self._api}/move", wire.FileMoved, body=body)

@@ -1,0 +1,299 @@
+"""Sandboxes, as a client holds them."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Self
+
+from sandbox_runtime.client._async.blocking import run_blocking
+from sandbox_runtime.client._async.commands import execute
+from sandbox_runtime.client._async.contexts import AsyncContext
+from sandbox_runtime.client._async.files import AsyncFiles
+from sandbox_runtime.client._async.processes import AsyncProcess, start
+from sandbox_runtime.client._async.sessions import AsyncSession
+from sandbox_runtime.client._async.transport import AsyncTransport
+from sandbox_runtime.client.local import LocalServer
+from sandbox_runtime.client.models import Clone, ExposedPort
+from sandbox_runtime.wire import code as code_wire
+from sandbox_runtime.wire import git as git_wire
+from sandbox_runtime.wire import ports as ports_wire
+from sandbox_runtime.wire import processes as processes_wire
+from sandbox_runtime.wire import sandboxes as wire
+from sandbox_runtime.wire import sessions as sessions_wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    from sandbox_runtime.client.models import CommandResult, Execution, Result
+
+_FIRST_SESSION = "default"
+
+
+class AsyncSandbox:
+    """One sandbox of a control process, for the length of a block.
+
+    Attributes:
+        id: Its id on the server.
+        files: Its files.
+        protections: Which protections it has; empty where the sandbox was there before.
+    """
+
+    id: str
+    files: AsyncFiles
+    protections: Sequence[wire.ProtectionInfo]
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        token: str | None = None,
+        sandbox_id: str | None = None,
+        name: str | None = None,
+        limits: wire.LimitsRequest | None = None,
+        network: wire.Network | None = None,
+        read_only: Sequence[str] = (),
+        idle_s: float | None = None,
+    ) -> None:
+        """Says which; entering the block makes it, and leaving the block ends it.
+
+        Args:
+            address: `http://HOST:PORT` or `unix:PATH` of a control process; by default one is
+                started for this block.
+            token: What the control process was told to ask for.
+            sandbox_id: One that is there already, `default` for the server's own. It stays.
+            name: For people.
+            limits: What it may use.
+            network: `loopback` or `host`; the server's default if it is not given.
+            read_only: Directories of the host that it shows; the operator allows them.
+            idle_s: Ended when nothing was asked of it for so long.
+        """
+        self._address = address
+        self._token = token
+        self._existing = sandbox_id
+        self._wanted = wire.CreateSandbox(
+            name=name,
+            limits=limits,
+            network=network,
+            mounts=tuple(wire.Mount(path=path) for path in read_only),
+            idle_ms=idle_s * 1000 if idle_s is not None else None,
+        )
+        self._server: LocalServer | None = None
+        self._transport: AsyncTransport
+        self._prefix = ""
+        self._context: AsyncContext | None = None
+
+    async def __aenter__(self) -> Self:
+        address = self._address
+        if address is None:
+            self._server = await run_blocking(LocalServer)
+            address = f"unix:{self._server.path}"
+        self._transport = AsyncTransport(address, token=self._token)
+        try:
+            await self._enter()
+        except BaseException:
+            await self._leave()
+            raise
+        return self
+
+    async def _enter(self) -> None:
+        self.protections = ()
+        if self._existing is None:
+            made = await self._transport.call(
+                "POST", "/sandboxes", wire.SandboxReply, body=self._wanted
+            )
+            self.id, self.protections = made.sandbox.id, made.protections
+        else:
+            self.id = self._existing
+        self._prefix = "" if self.id == _FIRST_SESSION else f"/sandboxes/{self.id}"
+        self.files = AsyncFiles(self._transport, self._prefix)
+
+    async def _leave(self) -> None:
+        await self._transport.aclose()
+        if self._server is not None:
+            await run_blocking(self._server.close)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if self._existing is None and self._server is None:
+                path = f"/sandboxes/{self.id}"
+                await self._transport.call("DELETE", path, wire.SandboxDeleted)
+        finally:
+            await self._leave()
+
+    async def exec(
+        self,
+        command: str,
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        deadline_s: float | None = None,
+        on_stdout: Callable[[str], None] | None = None,
+        on_stderr: Callable[[str], None] | None = None,
+    ) -> CommandResult:
+        """Runs a command in the sandbox's first session and waits for its end.
+
+        Args:
+            command: Shell text; what it sets stays.
+            cwd: Where this command runs.
+            env: Variables for this command only.
+            deadline_s: Seconds until its whole process tree is ended; the server's default if
+                it is not given.
+            on_stdout: Called with each piece as it comes.
+            on_stderr: Likewise.
+
+        Returns:
+            How it ended, whatever its exit code.
+
+        Raises:
+            ApiError: It did not end by itself: a deadline, or its shell was lost.
+            UnreachableError: The server cannot be reached.
+        """
+        return await execute(
+            self._transport,
+            self._prefix,
+            _FIRST_SESSION,
+            command,
+            cwd=cwd,
+            env=env,
+            deadline_s=deadline_s,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+        )
+
+    async def create_session(
+        self,
+        session_id: str | None = None,
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> AsyncSession:
+        """A further shell, or the one that has this id already."""
+        body = sessions_wire.CreateSession(
+            id=session_id or f"session-{uuid.uuid4()}", cwd=cwd, env=dict(env) if env else None
+        )
+        path = f"{self._prefix}/api/session/create"
+        made = await self._transport.call("POST", path, sessions_wire.SessionCreated, body=body)
+        return AsyncSession(self._transport, self._prefix, made.session_id)
+
+    async def start_process(
+        self,
+        command: str,
+        *,
+        process_id: str | None = None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        deadline_s: float | None = None,
+    ) -> AsyncProcess:
+        """Starts shell text in the background, in a shell of its own."""
+        return await start(
+            self._transport,
+            self._prefix,
+            command,
+            session_id=None,
+            process_id=process_id,
+            cwd=cwd,
+            env=env,
+            deadline_s=deadline_s,
+        )
+
+    async def processes(self) -> list[AsyncProcess]:
+        """Every process that is known, in the order they were started."""
+        path = f"{self._prefix}/api/process/list"
+        found = await self._transport.call("GET", path, processes_wire.ProcessList)
+        return [AsyncProcess(self._transport, self._prefix, one) for one in found.processes]
+
+    async def kill_processes(self) -> int:
+        """Ends all processes; returns how many ran."""
+        path = f"{self._prefix}/api/process/kill-all"
+        ended = await self._transport.call("DELETE", path, processes_wire.AllProcessesKilled)
+        return ended.killed_count
+
+    async def create_code_context(
+        self,
+        language: str = "python",
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> AsyncContext:
+        """A fresh interpreter, warmed and in a jail of its own."""
+        body = code_wire.CreateContext(
+            language=language, cwd=cwd, env_vars=dict(env) if env else None
+        )
+        path = f"{self._prefix}/api/contexts"
+        made = await self._transport.call("POST", path, code_wire.ContextCreated, body=body)
+        return AsyncContext(self._transport, self._prefix, made.id, made.language)
+
+    async def run_code(
+        self,
+        code: str,
+        *,
+        deadline_s: float | None = None,
+        on_stdout: Callable[[str], None] | None = None,
+        on_stderr: Callable[[str], None] | None = None,
+        on_result: Callable[[Result], None] | None = None,
+    ) -> Execution:
+        """Runs Python in the sandbox's first context; see `AsyncContext.run`.
+
+        If a run loses the context, the next one gets a fresh one.
+        """
+        if self._context is None:
+            self._context = await self.create_code_context()
+        execution = await self._context.run(
+            code,
+            deadline_s=deadline_s,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+            on_result=on_result,
+        )
+        if not execution.state_survived:
+            self._context = None
+        return execution
+
+    async def clone(
+        self,
+        url: str,
+        *,
+        directory: str | None = None,
+        branch: str | None = None,
+        depth: int | None = None,
+        deadline_s: float | None = None,
+    ) -> Clone:
+        """Checks out a git repository."""
+        body = git_wire.Checkout(
+            repo_url=url,
+            branch=branch,
+            target_dir=directory,
+            depth=depth,
+            timeout_ms=deadline_s * 1000 if deadline_s is not None else None,
+        )
+        path = f"{self._prefix}/api/git/checkout"
+        done = await self._transport.call("POST", path, git_wire.CheckedOut, body=body)
+        return Clone(directory=done.target_dir, branch=done.branch, commit=done.commit or None)
+
+    async def expose_port(self, port: int, *, name: str | None = None) -> ExposedPort:
+        """Lets a port be reached through the server."""
+        body = ports_wire.ExposePort(port=port, name=name)
+        path = f"{self._prefix}/api/expose-port"
+        made = await self._transport.call("POST", path, ports_wire.PortExposed, body=body)
+        return ExposedPort(port=made.port, name=made.name or None, url=made.url or "")
+
+    async def unexpose_port(self, port: int) -> None:
+        """Lets it be reached no more."""
+        body = ports_wire.UnexposePort(port=port)
+        path = f"{self._prefix}/api/unexpose-port"
+        await self._transport.call("DELETE", path, ports_wire.PortUnexposed, body=body)
+
+    async def exposed_ports(self) -> list[ExposedPort]:
+        """Every exposed port."""
+        path = f"{self._prefix}/api/exposed-ports"
+        found = await self._transport.call("GET", path, ports_wire.PortList)
+        return [
+            ExposedPort(port=one.port, name=one.name or None, url=one.url or "")
+            for one in found.ports
+        ]

@@ -1,0 +1,70 @@
+"""Sessions: a shell that stays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from sandbox_runtime.client._async.commands import execute
+from sandbox_runtime.wire import sessions as wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from sandbox_runtime.client._async.transport import AsyncTransport
+    from sandbox_runtime.client.models import CommandResult
+
+
+class AsyncSession:
+    """A shell that keeps its directory, variables and functions between commands.
+
+    `AsyncSandbox.create_session` makes it. Its block, or `aclose`, ends it.
+
+    Attributes:
+        id: Its id.
+    """
+
+    def __init__(self, transport: AsyncTransport, prefix: str, session_id: str) -> None:
+        self._transport = transport
+        self._prefix = prefix
+        self.id = session_id
+
+    async def exec(
+        self,
+        command: str,
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        deadline_s: float | None = None,
+        on_stdout: Callable[[str], None] | None = None,
+        on_stderr: Callable[[str], None] | None = None,
+    ) -> CommandResult:
+        """Runs a command in this session; see `AsyncSandbox.exec`."""
+        return await execute(
+            self._transport,
+            self._prefix,
+            self.id,
+            command,
+            cwd=cwd,
+            env=env,
+            deadline_s=deadline_s,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+        )
+
+    async def aclose(self) -> None:
+        """Ends the session and its processes."""
+        body = wire.DeleteSession(session_id=self.id)
+        path = f"{self._prefix}/api/session/delete"
+        await self._transport.call("POST", path, wire.SessionDeleted, body=body)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()

@@ -1,0 +1,137 @@
+"""Requests and their answers, typed."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx2
+import msgspec
+
+from sandbox_runtime.client.errors import ApiError, UnreachableError, error_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+T = TypeVar("T")
+
+_MODERN = ("X-Sandbox-Id", "client")  # failures come as statuses, not inside of replies
+_CONNECT_S = 10.0
+_DATA = "data:"
+
+
+class AsyncTransport:
+    """A connection pool to one server, and the path below which a sandbox's endpoints are."""
+
+    def __init__(self, address: str, *, token: str | None) -> None:
+        """For `http://HOST[:PORT][/PATH]` or `unix:PATH`."""
+        headers = dict([_MODERN])
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        socket = address.removeprefix("unix:") if address.startswith("unix:") else None
+        self._client = httpx2.AsyncClient(
+            base_url="http://sandbox" if socket else address.rstrip("/"),
+            headers=headers,
+            # A command may take as long as it takes; the server has the deadlines.
+            timeout=httpx2.Timeout(None, connect=_CONNECT_S),
+            transport=httpx2.AsyncHTTPTransport(uds=socket) if socket else None,
+            trust_env=False,
+        )
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        reply: type[T],
+        *,
+        body: msgspec.Struct | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> T:
+        """A request and its answer.
+
+        Raises:
+            ApiError: The server refused or failed.
+            UnreachableError: It cannot be reached.
+        """
+        try:
+            answer = await self._client.request(
+                method, path, content=_encode(body), headers=_headers(body), params=query
+            )
+        except httpx2.TransportError as error:
+            raise _unreachable(error) from error
+        if answer.status_code >= 400:
+            raise error_of(answer.status_code, answer.content, answer.headers.get("Retry-After"))
+        decoded: T = _decode(answer.content, reply)
+        return decoded
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, path: str, event: Any, *, body: msgspec.Struct | None = None
+    ) -> AsyncIterator[AsyncEvents]:
+        """A request whose answer is a stream of events; leaving the block hangs up.
+
+        Raises:
+            ApiError: The server refused or failed.
+            UnreachableError: It cannot be reached, or broke off.
+        """
+        try:
+            async with self._client.stream(
+                method, path, content=_encode(body), headers=_headers(body)
+            ) as answer:
+                if answer.status_code >= 400:
+                    content = await answer.aread()
+                    retry_after = answer.headers.get("Retry-After")
+                    raise error_of(answer.status_code, content, retry_after)
+                yield AsyncEvents(answer.aiter_lines(), event)
+        except httpx2.TransportError as error:
+            raise _unreachable(error) from error
+
+    async def aclose(self) -> None:
+        """Closes its connections."""
+        await self._client.aclose()
+
+
+class AsyncEvents(msgspec.Struct):
+    """The events of a stream, in order; iterate over it once."""
+
+    lines: Any
+    event: Any
+
+    def __aiter__(self) -> AsyncEvents:
+        return self
+
+    async def __anext__(self) -> Any:
+        """The next event; comments and events of unknown types are skipped."""
+        while True:
+            line = await self.lines.__anext__()
+            if line.startswith(_DATA):
+                try:
+                    return _decode(line[len(_DATA) :].encode(), self.event)
+                except UnknownEventError:
+                    continue
+
+
+class UnknownEventError(ApiError):
+    """A newer server says something that this client does not know."""
+
+    code = "unknown_event"
+
+
+def _encode(body: msgspec.Struct | None) -> bytes | None:
+    return None if body is None else msgspec.json.encode(body)
+
+
+def _headers(body: msgspec.Struct | None) -> dict[str, str]:
+    return {} if body is None else {"Content-Type": "application/json"}
+
+
+def _decode(content: bytes, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        message = f"the answer cannot be understood: {error}"
+        raise UnknownEventError(message, status=200, error_code="", context={}) from error
+
+
+def _unreachable(error: Exception) -> UnreachableError:
+    return UnreachableError(f"the server cannot be reached: {error or type(error).__name__}")

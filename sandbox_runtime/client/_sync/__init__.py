@@ -1,0 +1,1 @@
+"""Made from `_async` by `.ci/make-sync-client`; do not edit."""
