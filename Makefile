@@ -37,12 +37,13 @@ lint: develop
 	mypy
 	stubtest sandbox_runtime._core
 	lint-imports --no-logo
+	.ci/make-sync-client --check
 
 # ruff has most rules of flake8-async, but not those about nurseries, cancel scopes and swallowed
 # cancellation. Left out: its optional rules (ASYNC9..), what ruff's ignores name, and the programs
 # that run inside a sandbox, which are not trio's. A test is async if its fixtures are (ASYNC124).
 FLAKE8_OPTIONS := --select ASYNC1,ASYNC2 --extend-ignore ASYNC109,ASYNC230,ASYNC232 \
-	--per-file-ignores 'tests/*:ASYNC124' \
+	--per-file-ignores 'tests/*:ASYNC124 sandbox_runtime/bench/*:ASYNC221' \
 	--exclude sandbox_runtime/interpreters/executors sandbox_runtime tests benches
 
 # As root, and then as a user who is nobody's: what is promised differs.

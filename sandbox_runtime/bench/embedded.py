@@ -6,6 +6,8 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import trio
+
 from sandbox_runtime.bench.fingerprint import descendants, proportional_set_bytes
 from sandbox_runtime.bench.rounds import Candidate
 from sandbox_runtime.bench.spawned import TRUE, PeerFailedError
@@ -162,10 +164,12 @@ class Embedded:
         """A command's tree of sleeping processes, from the kill to the answer."""
 
         async def once(sandbox: Sandbox, stopwatch: Stopwatch) -> None:
+            up = trio.Event()
             process = await sandbox.start_process(
-                f"for i in $(seq {count}); do sleep 1000 & done; echo up; wait"
+                f"for i in $(seq {count}); do sleep 1000 & done; echo up; wait",
+                on_stdout=lambda _: up.set(),
             )
-            await process.wait_for_log("up")
+            await up.wait()
             with stopwatch:
                 await process.kill()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Self
 
+import anyio
+
 from sandbox_runtime.client._async.blocking import run_blocking
 from sandbox_runtime.client._async.commands import execute
 from sandbox_runtime.client._async.contexts import AsyncContext
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.client.models import CommandResult, Execution, Result
 
 _FIRST_SESSION = "default"
+_LEAVE_S = 20.0
 
 
 class AsyncSandbox:
@@ -92,7 +95,8 @@ class AsyncSandbox:
         try:
             await self._enter()
         except BaseException:
-            await self._leave()
+            with anyio.move_on_after(_LEAVE_S, shield=True):
+                await self._leave()
             raise
         return self
 
@@ -121,10 +125,12 @@ class AsyncSandbox:
     ) -> None:
         try:
             if self._existing is None and self._server is None:
-                path = f"/sandboxes/{self.id}"
-                await self._transport.call("DELETE", path, wire.SandboxDeleted)
+                with anyio.move_on_after(_LEAVE_S, shield=True):
+                    path = f"/sandboxes/{self.id}"
+                    await self._transport.call("DELETE", path, wire.SandboxDeleted)
         finally:
-            await self._leave()
+            with anyio.move_on_after(_LEAVE_S, shield=True):
+                await self._leave()
 
     async def exec(
         self,

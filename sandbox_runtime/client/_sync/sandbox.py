@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from typing import TYPE_CHECKING, Self
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.client.models import CommandResult, Execution, Result
 
 _FIRST_SESSION = "default"
+_LEAVE_S = 20.0
 
 
 class Sandbox:
@@ -92,7 +94,8 @@ class Sandbox:
         try:
             self._enter()
         except BaseException:
-            self._leave()
+            with contextlib.nullcontext():
+                self._leave()
             raise
         return self
 
@@ -119,10 +122,12 @@ class Sandbox:
     ) -> None:
         try:
             if self._existing is None and self._server is None:
-                path = f"/sandboxes/{self.id}"
-                self._transport.call("DELETE", path, wire.SandboxDeleted)
+                with contextlib.nullcontext():
+                    path = f"/sandboxes/{self.id}"
+                    self._transport.call("DELETE", path, wire.SandboxDeleted)
         finally:
-            self._leave()
+            with contextlib.nullcontext():
+                self._leave()
 
     def exec(
         self,
