@@ -13,14 +13,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sandbox_runtime.background import Processes
     from sandbox_runtime.errors import (
+        AlreadyExistsError,
         CommandFailedError,
         ContextNotFoundError,
         FileAccessError,
         InterpreterUnavailableError,
         InvalidArgumentError,
         IsolationError,
+        NotFoundError,
         NotStartedError,
+        ProcessEndedError,
         SandboxClosedError,
         SandboxError,
         SandboxLostError,
@@ -41,14 +45,18 @@ if TYPE_CHECKING:
     from sandbox_runtime.settings import Limits
 
 _HOMES = {
+    "background": ("Processes",),
     "errors": (
+        "AlreadyExistsError",
         "CommandFailedError",
         "ContextNotFoundError",
         "FileAccessError",
         "InterpreterUnavailableError",
         "InvalidArgumentError",
         "IsolationError",
+        "NotFoundError",
         "NotStartedError",
+        "ProcessEndedError",
         "SandboxClosedError",
         "SandboxError",
         "SandboxLostError",
@@ -66,6 +74,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AlreadyExistsError",
     "CommandFailedError",
     "CommandResult",
     "Context",
@@ -79,8 +88,11 @@ __all__ = [
     "InvalidArgumentError",
     "IsolationError",
     "Limits",
+    "NotFoundError",
     "NotStartedError",
     "Process",
+    "ProcessEndedError",
+    "Processes",
     "Protection",
     "Receipt",
     "Result",

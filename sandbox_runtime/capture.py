@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from sandbox_runtime.jail import Jail
+    from sandbox_runtime.logs import Log
 
     OutputHandler = Callable[[bytes], Awaitable[None] | None]
 
@@ -43,13 +44,19 @@ class Stream:
         total_bytes: How much came.
     """
 
-    def __init__(self, limit_bytes: int, on_output: OutputHandler | None) -> None:
+    def __init__(
+        self,
+        limit_bytes: int,
+        on_output: OutputHandler | None,
+        log: Callable[[bytes], None] | None = None,
+    ) -> None:
         self.read_fd: int | None
         self.write_fd: int | None
         self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.read_fd, False)
         self._limit_bytes = limit_bytes
         self._on_output = on_output
+        self._log = log
         self._kept = bytearray()
         self.total_bytes = 0
 
@@ -112,6 +119,8 @@ class Stream:
         self.total_bytes += len(chunk)
         if room := self._limit_bytes - len(self._kept):
             self._kept += chunk if len(chunk) <= room else memoryview(chunk)[:room]
+        if self._log is not None:
+            self._log(chunk)
         if self._on_output is not None:
             handled = self._on_output(chunk)
             if inspect.isawaitable(handled):
@@ -149,19 +158,25 @@ class _Latch:
 
 
 class Capture:
-    """Both output streams of one command. A context manager: it closes what is still open."""
+    """Both output streams of one command. A context manager: it closes what is still open.
+
+    What comes is kept up to a limit, the first of it; or, with a log, by that.
+    """
 
     def __init__(
         self,
         limit_bytes: int,
         on_stdout: OutputHandler | None = None,
         on_stderr: OutputHandler | None = None,
+        *,
+        log: Log | None = None,
     ) -> None:
         if not isinstance(limit_bytes, int) or limit_bytes < 0:
             raise InvalidArgumentError("limit_bytes", "must be a number of bytes, 0 or more")
-        self.stdout = Stream(limit_bytes, on_stdout)
+        kept_bytes = limit_bytes if log is None else 0
+        self.stdout = Stream(kept_bytes, on_stdout, None if log is None else log.append_stdout)
         try:
-            self.stderr = Stream(limit_bytes, on_stderr)
+            self.stderr = Stream(kept_bytes, on_stderr, None if log is None else log.append_stderr)
         except BaseException:
             self.stdout.close()
             raise

@@ -127,6 +127,45 @@ class ContextNotFoundError(SandboxError, LookupError):
         self.context_id = context_id
 
 
+class AlreadyExistsError(SandboxError):
+    """The caller's fault: something with that id is there already. Nothing was done."""
+
+    code = "already_exists"
+
+    def __init__(self, what: str, given_id: str) -> None:
+        super().__init__(f"there is a {what} {given_id!r} already", remedy="Choose another id")
+        self.what = what
+        self.id = given_id
+
+
+class NotFoundError(SandboxError, LookupError):
+    """Nothing has that id: it never had, or it was ended and forgotten."""
+
+    code = "not_found"
+
+    def __init__(self, what: str, given_id: str) -> None:
+        super().__init__(f"there is no {what} {given_id!r}")
+        self.what = what
+        self.id = given_id
+
+
+class ProcessEndedError(SandboxError):
+    """A process ended before what somebody waited for.
+
+    Attributes:
+        id: The process's.
+        exit_code: What it exited with, or None if it did not.
+    """
+
+    code = "process_ended"
+
+    def __init__(self, process_id: str, exit_code: int | None, waited_for: str) -> None:
+        how = "" if exit_code is None else f" with exit code {exit_code}"
+        super().__init__(f"process {process_id!r} ended{how} before {waited_for}")
+        self.id = process_id
+        self.exit_code = exit_code
+
+
 class FileAccessError(SandboxError):
     """The file service refused. Nothing has changed, unless a recursive removal had begun.
 

@@ -34,6 +34,9 @@ from sandbox_runtime.settings import Limits
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+EVERY_PROCESS = -1
+"""Instead of a pid: everything in the jail but its init."""
+
 _INLINE_BYTES = 64 * 1024
 _MAX_DESCRIPTORS = 32
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
@@ -538,6 +541,7 @@ class Jail:
         self.pid: int | None = None
         self.exited: Exited | None = None
         self.children_fds: list[int] = []
+        self._program_fds: list[int] = []
         self._spawn_failure: Failure | None = None
         self._swept: list[int] = []
         self._sweeps = 0
@@ -564,7 +568,8 @@ class Jail:
     def _note(self, reply: InitReply, fds: list[int]) -> None:
         match reply:
             case InitReady(pid=pid, failure=failure):
-                self._fds, self.children_fds = fds[: self._own_fds], fds[self._own_fds :]
+                self._fds, watched = fds[: self._own_fds], fds[self._own_fds :]
+                self.children_fds, self._program_fds = watched[:2], watched[2:]
                 self.pid = pid
                 self._spawn_failure = failure
             case Exited():
@@ -602,8 +607,19 @@ class Jail:
         assert self.exited is not None
         return self.exited
 
+    def program_cwd(self) -> str | None:
+        """The present directory of its program, if that is watched and alive and the directory is.
+
+        As the sandbox sees it: the kernel names it up to the root of the jail's own mounts.
+        """
+        for fd in self._program_fds:
+            with contextlib.suppress(OSError):
+                if os.stat("cwd", dir_fd=fd).st_nlink:
+                    return os.readlink("cwd", dir_fd=fd)
+        return None
+
     async def signal(self, pid: int, signal: int, *, group: bool = False) -> None:
-        """Sends a signal to a process of the jail; whoever is gone gets none."""
+        """Sends a signal to a process of the jail, or to all; whoever is gone gets none."""
         await self._channel.send(Signal(pid=pid, signal=signal, group=group))
 
     async def sweep(
@@ -649,8 +665,8 @@ class Jail:
                 await self._end()
             finally:
                 self._channel.close()
-                close_all(self._fds + self.children_fds)
-                self._fds = self.children_fds = []
+                close_all(self._fds + self.children_fds + self._program_fds)
+                self._fds = self.children_fds = self._program_fds = []
                 self._over.set()
 
     async def _end(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import posixpath
+import secrets
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,21 @@ def _checked(field: str, value: object) -> bytes:
             field, f"has a NUL at byte {position}; pass binary data on stdin or in a file"
         )
     return encoded
+
+
+def make_id(prefix: str) -> str:
+    """An id that nothing else has: the time in milliseconds, and chance."""
+    return f"{prefix}_{time.time_ns() // 1_000_000}_{secrets.token_hex(6)}"
+
+
+def check_id(field: str, value: str) -> str:
+    """A name that a caller chose: any text of 1 to 1024 characters without NUL."""
+    if not isinstance(value, str):
+        raise InvalidArgumentError(field, f"must be text, not {type(value).__name__}")
+    _checked(field, value)
+    if not 0 < len(value) <= 1024:
+        raise InvalidArgumentError(field, "must have 1 to 1024 characters")
+    return value
 
 
 def check_text(field: str, value: str | bytes) -> bytes:

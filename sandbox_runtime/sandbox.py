@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 import trio
 
 from sandbox_runtime import jail as jails
-from sandbox_runtime.errors import InvalidArgumentError, SandboxClosedError
+from sandbox_runtime.background import Processes
+from sandbox_runtime.errors import AlreadyExistsError, InvalidArgumentError, SandboxClosedError
 from sandbox_runtime.files import Files
 from sandbox_runtime.interpreters.languages import known_language
 from sandbox_runtime.interpreters.python import Python
 from sandbox_runtime.interpreters.registry import Contexts
 from sandbox_runtime.interpreters.zygote import Zygote, read_only_paths
 from sandbox_runtime.nursery import open_serving_nursery
-from sandbox_runtime.processes import Process
-from sandbox_runtime.programs import check_seconds
+from sandbox_runtime.processes import run_process
 from sandbox_runtime.report import PROTECTIONS, SandboxReport, build_report, enforce
 from sandbox_runtime.sessions import Session
-from sandbox_runtime.settings import OUTPUT_LIMIT_BYTES, Limits
+from sandbox_runtime.settings import LOG_LIMIT_BYTES, OUTPUT_LIMIT_BYTES, Limits
 from sandbox_runtime.shown import check_read_only
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.interpreters.execution import Execution
     from sandbox_runtime.interpreters.languages import Language
     from sandbox_runtime.interpreters.runs import ResultHandler
+    from sandbox_runtime.processes import Process
     from sandbox_runtime.receipts import CommandResult
 
 
@@ -119,6 +120,7 @@ class Sandbox:
     Attributes:
         report: Which protections it has.
         files: Its files.
+        processes: Its background processes, by id.
         contexts: Its code contexts, by id.
     """
 
@@ -136,10 +138,11 @@ class Sandbox:
         self._session: Session | None = None
         self._defaults: dict[str, Context] = {}
         self._first = trio.Lock()
-        self._sessions: set[Session] = set()
+        self._sessions: dict[str, Session] = {}
         self._closed = False
         self.report = report
         self.files = Files(keeper)
+        self.processes = Processes(keeper, nursery)
         self.contexts = Contexts(keeper, runtime.languages, {"python": python_pool}, nursery)
 
     @property
@@ -150,6 +153,16 @@ class Sandbox:
     async def wait_lost(self) -> None:
         """Waits until it has died."""
         await self._keeper.wait_gone()
+
+    @property
+    def keeper(self) -> jails.Keeper:
+        """The native process below."""
+        return self._keeper
+
+    @property
+    def sessions(self) -> dict[str, Session]:
+        """Its sessions by their ids, in the order in which they were made."""
+        return dict(self._sessions)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -171,7 +184,7 @@ class Sandbox:
         """Runs a command in the sandbox's first session; see `Session.exec`."""
         self._check_open()
         async with self._first:
-            if self._session is None:
+            if self._session is None or self._session.closed:
                 self._session = await self.create_session()
         return await self._session.exec(
             command,
@@ -186,22 +199,35 @@ class Sandbox:
         )
 
     async def create_session(
-        self, *, cwd: str | None = None, env: Mapping[str, str] | None = None
+        self,
+        *,
+        session_id: str | None = None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> Session:
         """A further shell, in a jail of its own.
 
         Args:
+            session_id: Its id; one is made if none is given.
             cwd: Where it starts; `/workspace` by default.
             env: Variables besides the usual ones (`settings.DEFAULT_ENV`).
 
         Raises:
+            AlreadyExistsError: There is a session with that id.
             NotStartedError: There is no such directory, or no bash in the sandbox.
         """
         self._check_open()
         session = Session(
-            self._keeper, self._nursery, cwd=cwd, env=env, on_closed=self._sessions.discard
+            self._keeper,
+            self._nursery,
+            session_id=session_id,
+            cwd=cwd,
+            env=env,
+            on_closed=self._forget_session,
         )
-        self._sessions.add(session)
+        if session.id in self._sessions:
+            raise AlreadyExistsError("session", session.id)
+        self._sessions[session.id] = session
         try:
             await session.start()
         except BaseException:
@@ -209,44 +235,40 @@ class Sandbox:
             raise
         return session
 
+    def _forget_session(self, closed: Session) -> None:
+        if self._sessions.get(closed.id) is closed:
+            del self._sessions[closed.id]
+
     async def start_process(
         self,
         command: str | bytes | Sequence[str | bytes],
         *,
+        process_id: str | None = None,
+        session: Session | None = None,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
+        deadline_s: float | None = None,
+        auto_cleanup: bool = False,
         on_stdout: OutputHandler | None = None,
         on_stderr: OutputHandler | None = None,
-        limit_bytes: int = OUTPUT_LIMIT_BYTES,
+        limit_bytes: int = LOG_LIMIT_BYTES,
     ) -> Process:
-        """Starts a program in the background, in a jail of its own; see `Process`.
-
-        Args:
-            command: A program with arguments, or text for a shell of its own.
-            cwd: Where it runs; `/workspace` by default.
-            env: Variables besides the usual ones.
-            stdin: What it reads; nothing by default.
-            on_stdout: Called, and awaited if it returns an awaitable, with each piece as it comes.
-            on_stderr: Likewise.
-            limit_bytes: How much of each stream its result keeps.
-
-        Raises:
-            NotStartedError: It cannot be started.
-        """
+        """Starts a program in the background, in a jail of its own; see `Processes.start`."""
         self._check_open()
-        process = await Process.open(
-            self._keeper,
+        return await self.processes.start(
             command,
+            process_id=process_id,
+            session=session,
             cwd=cwd,
             env=env,
             stdin=stdin,
+            deadline_s=deadline_s,
+            auto_cleanup=auto_cleanup,
             on_stdout=on_stdout,
             on_stderr=on_stderr,
             limit_bytes=limit_bytes,
         )
-        self._nursery.start_soon(process.run)
-        return process
 
     async def run_process(
         self,
@@ -260,28 +282,20 @@ class Sandbox:
         on_stderr: OutputHandler | None = None,
         limit_bytes: int = OUTPUT_LIMIT_BYTES,
     ) -> CommandResult:
-        """Runs a program in a fresh jail and waits for its end; arguments as `start_process`.
-
-        Cancellation: ends it and everything it started.
-        """
-        timeout_s = check_seconds("deadline_s", deadline_s)
-        process = await self.start_process(
+        """Runs a program in a fresh jail and waits for its end; see `processes.run_process`."""
+        self._check_open()
+        return await run_process(
+            self._keeper,
+            self._nursery,
             command,
             cwd=cwd,
             env=env,
             stdin=stdin,
+            deadline_s=deadline_s,
             on_stdout=on_stdout,
             on_stderr=on_stderr,
             limit_bytes=limit_bytes,
         )
-        try:
-            with trio.move_on_after(timeout_s):
-                return await process.wait()
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await process.kill()
-            raise
-        return await process.end("deadline")
 
     async def create_code_context(
         self,
@@ -341,7 +355,7 @@ class Sandbox:
         with trio.CancelScope(shield=True):
             await self._keeper.aclose()
             await self.contexts.aclose()
-            for session in tuple(self._sessions):
+            for session in tuple(self._sessions.values()):
                 await session.aclose()
             await self.files.aclose()
 

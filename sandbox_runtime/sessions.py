@@ -37,8 +37,10 @@ from sandbox_runtime.programs import (
     check_bytes,
     check_cwd,
     check_env,
+    check_id,
     check_seconds,
     check_text,
+    make_id,
 )
 from sandbox_runtime.receipts import CommandResult, Ended, Receipt
 from sandbox_runtime.settings import (
@@ -254,6 +256,9 @@ class Session:
 
     `Sandbox.create_session` makes it; it ends with the sandbox or by `aclose`. Commands run one
     after another, in the order of the calls.
+
+    Attributes:
+        id: Its name in `Sandbox.sessions`.
     """
 
     def __init__(
@@ -261,6 +266,7 @@ class Session:
         keeper: jails.Keeper,
         nursery: trio.Nursery,
         *,
+        session_id: str | None = None,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
         on_closed: Callable[[Session], None] = lambda _: None,
@@ -270,6 +276,7 @@ class Session:
         self._on_closed = on_closed
         self._cwd = check_cwd(cwd, WORKSPACE)
         self._env = DEFAULT_ENV | check_env(env)
+        self.id = make_id("session") if session_id is None else check_id("session_id", session_id)
         self._turn = trio.Lock()
         self._shell: _Shell | None = None
         self._running: trio.CancelScope | None = None
@@ -277,6 +284,26 @@ class Session:
         self._closed = False
         self._count = 0
         self._background: deque[_Background] = deque()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables that its shell starts with; what commands exported since is not here."""
+        return dict(self._env)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `aclose` was called."""
+        return self._closed
+
+    def cwd(self) -> str:
+        """The shell's present directory, also while a command runs.
+
+        Bytes that are no UTF-8 come surrogate-escaped. Without a shell, and in a directory that was
+        removed, it is the one in which the session started.
+        """
+        if self._shell is None or self._shell.lost:
+            return self._cwd
+        return self._shell.jail.program_cwd() or self._cwd
 
     async def start(self) -> None:
         """Starts the shell now, instead of with the first command.

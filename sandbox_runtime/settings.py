@@ -57,3 +57,18 @@ INTERRUPT_GRACE_S = 1.0
 
 BACKGROUND_LIMIT_BYTES = 1 * MIB
 """How much of a background job's later output is kept, per stream."""
+
+LOG_LIMIT_BYTES = 64 * MIB
+"""How much of a background process's output is kept: the newest, both streams together."""
+
+LOGS_LIMIT_BYTES = 1 * GIB
+"""How much disk the logs of all background processes of one sandbox may take."""
+
+FINISHED_PROCESSES = 1000
+"""How many background processes that have ended are remembered: the newest."""
+
+FINISHED_PROCESS_S = 3600.0
+"""How long a background process that has ended is remembered."""
+
+KILL_GRACE_S = 5.0
+"""How long a process may take to end by a signal that it can handle, before it is ended."""

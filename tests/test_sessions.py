@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from sandbox_runtime import (
+    AlreadyExistsError,
     CommandFailedError,
     InvalidArgumentError,
     NotStartedError,
@@ -485,3 +486,48 @@ async def test_the_environment_of_the_caller_stays_outside(
     names = (await session.exec("compgen -e")).text.split()
     assert "SECRET_OF_THE_SERVER" not in names
     assert {"PATH", "HOME"} <= set(names)
+
+
+async def test_a_session_says_where_it_is(sandbox: Sandbox) -> None:
+    """Without running a command, and while one runs."""
+    session = await sandbox.create_session(cwd="/tmp")
+    assert session.cwd() == "/tmp"
+    name = os.fsdecode(b"\xff \n(deleted)")
+    await session.exec(["mkdir", os.fsencode(name)])
+    await session.exec(b"cd '" + os.fsencode(name) + b"'")
+    assert session.cwd() == f"/tmp/{name}"
+    await session.exec("mkfifo /tmp/go /tmp/up")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.exec, "cd /usr; echo > /tmp/up; read -r x < /tmp/go")
+        await sandbox.exec("read -r x < /tmp/up")
+        assert session.cwd() == "/usr"
+        await sandbox.exec("echo > /tmp/go")
+    await session.exec("mkdir /tmp/x; cd /tmp/x; rmdir /tmp/x")
+    assert session.cwd() == "/tmp"
+
+
+async def test_a_session_whose_shell_is_gone_is_where_the_next_will_start(sandbox: Sandbox) -> None:
+    """And the next command starts it there."""
+    session = await sandbox.create_session(cwd="/tmp", env={"A": "1"})
+    result = await session.exec("cd /usr; exit 7")
+    assert (result.ended, result.exit_code) == ("session lost", 7)
+    assert session.cwd() == "/tmp"
+    assert (await session.exec("pwd; echo $A")).text == "/tmp\n1\n"
+    assert session.env["A"] == "1"
+
+
+async def test_a_session_has_an_id(sandbox: Sandbox) -> None:
+    """Given or made; once at a time, and free again when it is closed."""
+    made = await sandbox.create_session()
+    assert made.id.startswith("session_")
+    given = await sandbox.create_session(session_id="one")
+    assert sandbox.sessions == {made.id: made, "one": given}
+    with pytest.raises(AlreadyExistsError, match="session 'one'"):
+        await sandbox.create_session(session_id="one")
+    with pytest.raises(NotStartedError):
+        await sandbox.create_session(session_id="two", cwd="/missing")
+    await given.aclose()
+    assert sandbox.sessions == {made.id: made}
+    again = await sandbox.create_session(session_id="one")
+    await given.aclose()
+    assert sandbox.sessions == {made.id: made, "one": again}

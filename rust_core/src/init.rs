@@ -104,7 +104,7 @@ impl Init<'_> {
         self.socket.send(&InitReply::Ready { pid, failure }, &carried)
     }
 
-    /// Takes note of a program that runs; returns its `children` files if they were asked for.
+    /// Takes note of a program that runs; returns what [`Program::Execute`] has `watch_children` for.
     fn adopt(&mut self, pid: i32, program: &Program) -> Vec<OwnedFd> {
         self.spawned.insert(pid);
         if !matches!(program, Program::Execute { watch_children: true, .. }) {
@@ -112,7 +112,9 @@ impl Init<'_> {
         }
         [1, pid]
             .into_iter()
-            .filter_map(|pid| fs::File::open(format!("/proc/{pid}/task/{pid}/children")).ok())
+            .map(|pid| format!("/proc/{pid}/task/{pid}/children"))
+            .chain([format!("/proc/{pid}")])
+            .filter_map(|path| fs::File::open(path).ok())
             .map(OwnedFd::from)
             .collect()
     }
@@ -140,9 +142,10 @@ impl Init<'_> {
                 self.report_started(started, &program)
             }
             InitRequest::Signal { pid, signal, group } => {
-                // Whoever is gone needs no signal; 0 and -1 would be this process's own group.
-                if pid > 1 {
-                    let _ = sys::kill(if group { -pid } else { pid }, signal);
+                // Whoever is gone needs no signal; 0 would be this process's own group. The kernel
+                // sends to all at one moment, and no fork that is under way escapes it.
+                if pid > 1 || pid == -1 {
+                    let _ = sys::kill(if group && pid > 1 { -pid } else { pid }, signal);
                 }
                 Ok(())
             }

@@ -84,7 +84,8 @@ pub enum Program {
         env: Vec<ByteBuf>,
         /// Where it starts.
         cwd: ByteBuf,
-        /// Return descriptors of the `children` files of init and of this process (proc(5)).
+        /// Return descriptors of the `children` files of init and of this process (proc(5)), and of
+        /// this process's own directory there.
         watch_children: bool,
     },
     /// The file service, see `files.rs`. The packet has one descriptor, its socket.
@@ -178,7 +179,7 @@ pub enum InitRequest {
     },
     /// Send a signal.
     Signal {
-        /// To this process of the jail.
+        /// To this process of the jail; -1 is all of them, without init.
         pid: i32,
         /// The signal's number.
         signal: i32,
@@ -216,7 +217,7 @@ pub enum InitReply {
         /// Why.
         failure: Failure,
     },
-    /// A program runs. Carries the two `children` files if asked for.
+    /// A program runs. Carries its files of `/proc` if asked for.
     Spawned {
         /// Its number in the jail.
         pid: i32,
