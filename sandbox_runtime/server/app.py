@@ -13,8 +13,12 @@ import logging
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
+
+import msgspec
 
 from sandbox_runtime.server.faults import (
     UnauthorizedError,
@@ -23,23 +27,38 @@ from sandbox_runtime.server.faults import (
 )
 from sandbox_runtime.server.hosting import HostSettings, open_host
 from sandbox_runtime.server.http import Response
+from sandbox_runtime.server.openapi import build_document
 from sandbox_runtime.server.replies import CORS, error_reply, json_reply
 from sandbox_runtime.server.routes import code, commands, health, sandboxes, sessions
-from sandbox_runtime.server.routing import Call, RouteTable, decode_body, decode_segment
+from sandbox_runtime.server.routing import Call, Route, RouteTable, decode_body, decode_segment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from sandbox_runtime.server.hosting import Host, HostedSandbox
     from sandbox_runtime.server.http import Request
-    from sandbox_runtime.server.routing import Route
 
 _LOG = logging.getLogger("sandbox_runtime.server")
 _SANDBOXES = "/sandboxes/"
 _MODERN = "/v2"
 MIB = 1024 * 1024
 
+
+def _document(_call: Call, _body: None) -> Response:
+    content_type = ("Content-Type", "application/json")
+    return Response(headers=(content_type, *CORS), body=document())
+
+
 ROUTES: Sequence[Route[Any]] = (
+    Route(
+        method="GET",
+        path="/openapi.json",
+        handle=_document,
+        summary="Describe this API",
+        content_type="application/json",
+        needs_sandbox=False,
+        own=True,
+    ),
     *health.ROUTES,
     *sandboxes.ROUTES,
     *sessions.ROUTES,
@@ -49,6 +68,13 @@ ROUTES: Sequence[Route[Any]] = (
 """Every endpoint there is."""
 
 _TABLE = RouteTable(ROUTES)
+
+
+@cache
+def document() -> bytes:
+    """The OpenAPI document of all endpoints, as JSON."""
+    built = build_document(ROUTES, version("sandbox-runtime"))
+    return msgspec.json.format(msgspec.json.encode(built), indent=2) + b"\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +137,9 @@ class App:
         if token is None:
             return
         scheme, _, given = (request.headers.get("authorization") or "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):
+        if scheme.lower() != "bearer" or not hmac.compare_digest(
+            given.encode("latin-1"), token.encode()
+        ):
             raise UnauthorizedError(
                 "Unauthorized", remedy="Send the server's token: `Authorization: Bearer TOKEN`"
             )

@@ -1,0 +1,59 @@
+"""Generated requests, right and wrong: none is answered with 500 or with what is not documented."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from sandbox_runtime.server.app import AppSettings, document
+from sandbox_runtime.server.hosting import HostSettings
+from sandbox_runtime.settings import MIB, Limits
+
+if TYPE_CHECKING:
+    from schemathesis import Case
+
+    from server.conftest import Server
+
+SETTINGS = AppSettings(
+    host=HostSettings(
+        limits=Limits(processes=64, workspace_bytes=16 * MIB, tmp_bytes=16 * MIB),
+        command_timeout_s=5,
+        code_timeout_s=5,
+        python_pool=0,
+        most_sandboxes=4,
+        most_sessions=8,
+        most_contexts=3,
+    )
+)
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+schema = schemathesis.openapi.from_dict(json.loads(document()))
+
+
+@schema.parametrize()
+@settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@pytest.mark.filterwarnings("ignore")
+def test_every_answer_is_documented_and_none_is_500(case: Case, server: Server) -> None:
+    url = f"http://127.0.0.1:{server.port}"
+    case.call_and_validate(base_url=url, checks=CHECKS, timeout=30)
