@@ -17,6 +17,7 @@ from sandbox_runtime.background import Processes
 from sandbox_runtime.errors import AlreadyExistsError, InvalidArgumentError, SandboxClosedError
 from sandbox_runtime.files import Files
 from sandbox_runtime.interpreters.languages import known_language
+from sandbox_runtime.interpreters.preloads import PRELOADS, USUAL_PRELOAD, check_preloads
 from sandbox_runtime.interpreters.python import Python
 from sandbox_runtime.interpreters.registry import Contexts
 from sandbox_runtime.interpreters.zygote import Zygote, read_only_paths
@@ -34,9 +35,13 @@ if TYPE_CHECKING:
     from sandbox_runtime.interpreters.contexts import Context
     from sandbox_runtime.interpreters.execution import Execution
     from sandbox_runtime.interpreters.languages import Language
+    from sandbox_runtime.interpreters.preloads import Preload
     from sandbox_runtime.interpreters.runs import ResultHandler
     from sandbox_runtime.processes import Process
     from sandbox_runtime.receipts import CommandResult
+
+
+_USUAL_MODULES = PRELOADS[USUAL_PRELOAD].modules
 
 
 class Runtime:
@@ -46,13 +51,21 @@ class Runtime:
         languages: Who makes interpreters, by the language's one name.
     """
 
-    def __init__(self, supervisor: jails.Supervisor, nursery: trio.Nursery, python: str) -> None:
+    def __init__(
+        self,
+        supervisor: jails.Supervisor,
+        nursery: trio.Nursery,
+        python: str,
+        preloads: Mapping[str, Preload],
+    ) -> None:
         self._supervisor = supervisor
         self._nursery = nursery
         self._python = python
-        self._zygote: Zygote | None = None
+        self._zygotes: dict[tuple[str, ...], Zygote] = {}
         self._starting = trio.Lock()
-        self.languages: dict[str, Language] = {"python": Python(self.python_zygote)}
+        self.languages: dict[str, Language] = {
+            "python": Python(self.python_zygote, preloads),
+        }
 
     @property
     def supervisor(self) -> jails.Supervisor:
@@ -68,22 +81,30 @@ class Runtime:
         """Waits until it has died."""
         await self._supervisor.wait_gone()
 
-    async def python_zygote(self) -> Zygote:
+    async def python_zygote(self, modules: tuple[str, ...] = _USUAL_MODULES) -> Zygote:
         """The warmed Python that contexts are forked from; the first call starts it (about 1 s).
+
+        Args:
+            modules: What it has imported.
 
         Raises:
             InterpreterUnavailableError: It cannot start; the message says what is missing.
         """
         async with self._starting:
-            if self._zygote is None or self._zygote.lost:
-                self._zygote = await Zygote.open(self._supervisor, self._python)
-                self._nursery.start_soon(self._zygote.run)
-            return self._zygote
+            zygote = self._zygotes.get(modules)
+            if zygote is None or zygote.lost:
+                zygote = await Zygote.open(self._supervisor, self._python, modules)
+                self._zygotes[modules] = zygote
+                self._nursery.start_soon(zygote.run)
+            return zygote
 
 
 @asynccontextmanager
 async def open_runtime(
-    *, read_only: Sequence[str] = (), python: str = sys.executable
+    *,
+    read_only: Sequence[str] = (),
+    python: str = sys.executable,
+    preloads: Mapping[str, Preload] | None = None,
 ) -> AsyncIterator[Runtime]:
     """Starts what sandboxes share, and ends it and all of them with the block.
 
@@ -92,6 +113,7 @@ async def open_runtime(
             beside `/usr` and the interpreter's own. A path through symlinks is there under its
             name too.
         python: The interpreter of Python contexts.
+        preloads: Further sets of modules to import ahead, by name (`preloads.PRELOADS`).
 
     Raises:
         InvalidArgumentError: A path of `read_only` is missing, or would hide what is a sandbox's
@@ -101,12 +123,13 @@ async def open_runtime(
     shown = check_read_only(read_only)
     if not python.startswith("/"):
         raise InvalidArgumentError("python", f"{python!r} is no absolute path")
+    sets = check_preloads(preloads or {})
     supervisor = jails.Supervisor()
     try:
         await supervisor.start([*shown, *read_only_paths(python)])
         async with open_serving_nursery() as nursery:
             nursery.start_soon(supervisor.run)
-            yield Runtime(supervisor, nursery, python)
+            yield Runtime(supervisor, nursery, python, sets)
     finally:
         with trio.CancelScope(shield=True):
             await supervisor.aclose()

@@ -343,10 +343,10 @@ def test_usage_includes_ended_child_processes(context: Context) -> None:
     assert context.run(code).one("done")["usage"]["user_us"] > 20_000
 
 
-def test_data_frame_is_text_and_html(context: Context) -> None:
-    """A DataFrame gives both representations in one result."""
+def test_data_frame_is_text_and_html_and_data(context: Context) -> None:
+    """A DataFrame gives all representations in one result."""
     data = context.run("import pandas\npandas.DataFrame({'a': [1]})").one("result")["data"]
-    assert set(data) == {"text/plain", "text/html"}
+    assert set(data) == {"text/plain", "text/html", "application/vnd.dataresource+json"}
     assert "<table" in data["text/html"]
 
 
@@ -716,13 +716,13 @@ def test_interrupts_at_any_moment_leave_the_protocol_intact(context: Context) ->
 
 def test_interrupt_during_a_frame_comes_after_it(context: Context) -> None:
     """A frame that the reader takes slowly is sent whole before the interrupt takes effect."""
-    run = context.start("display('x' * (4 << 20))\nwhile True: pass")
+    run = context.start("display({'text/html': 'x' * (4 << 20)}, raw=True)\nwhile True: pass")
     waiting = array.array("i", [0])
     while waiting[0] < 100_000:  # the socket's buffer is filling up: the write is on its way
         fcntl.ioctl(context.sock, termios.FIONREAD, waiting)
     context.interrupt()
     run.wait_done()
-    assert len(run.one("display")["data"]["text/plain"]) == (4 << 20) + 2
+    assert len(run.one("display")["data"]["text/html"]) == 4 << 20
     assert run.status == "interrupted"
 
 
@@ -977,4 +977,5 @@ def test_thread_after_the_imports_is_refused(tmp_path: Path) -> None:
     with open_zygote(tmp_path, ["threaded"]) as zygote:
         failed = zygote.receive()
     assert failed["op"] == "failed"
-    assert "2 threads are running after the imports" in failed["reason"]
+    assert "2 threads are running after importing threaded" in failed["reason"]
+    assert failed["module"] == "threaded"

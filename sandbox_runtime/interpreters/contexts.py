@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import trio
 
 from sandbox_runtime.capture import Capture
 from sandbox_runtime.errors import InvalidArgumentError, SandboxClosedError
+from sandbox_runtime.interpreters.execution import TracebackStyle
 from sandbox_runtime.interpreters.runs import Run
 from sandbox_runtime.programs import check_seconds
 from sandbox_runtime.settings import OUTPUT_LIMIT_BYTES
@@ -64,6 +65,11 @@ class Context:
         return self.wanted.language
 
     @property
+    def imported_late(self) -> dict[str, str]:
+        """Modules of its preload set that it had to import itself when it started, and why."""
+        return self._interpreter.imported_late
+
+    @property
     def lost(self) -> bool:
         """Whether its process has ended; only a restart helps then."""
         return self._closed or self._interpreter.lost
@@ -91,6 +97,7 @@ class Context:
         on_stdout: OutputHandler | None = None,
         on_stderr: OutputHandler | None = None,
         on_result: ResultHandler | None = None,
+        traceback: TracebackStyle = "plain",
         limit_bytes: int = OUTPUT_LIMIT_BYTES,
     ) -> Execution:
         """Runs code; what it defines is there in the next run.
@@ -102,6 +109,7 @@ class Context:
             on_stdout: Called, and awaited if it returns an awaitable, with each piece as it comes.
             on_stderr: Likewise.
             on_result: Likewise, with each result as it is shown.
+            traceback: How an error is shown, if the language knows several ways.
             limit_bytes: How much of each output stream is kept, and of all results together.
 
         Returns:
@@ -115,6 +123,9 @@ class Context:
         """
         if not isinstance(code, str):
             raise InvalidArgumentError("code", f"must be text, not {type(code).__name__}")
+        if traceback not in get_args(TracebackStyle):
+            known = ", ".join(get_args(TracebackStyle))
+            raise InvalidArgumentError("traceback", f"{traceback!r} is not known; known: {known}")
         timeout_s = check_seconds("deadline_s", deadline_s)
         async with self._turn:
             if self.lost:
@@ -122,7 +133,9 @@ class Context:
             self.used_s = time.time()
             with Capture(limit_bytes, on_stdout, on_stderr) as capture:
                 run = Run(on_result, limit_bytes)
-                return await self._interpreter.execute(code, capture, run, timeout_s)
+                return await self._interpreter.execute(
+                    code, capture, run, timeout_s, traceback=traceback
+                )
 
     def interrupt(self) -> bool:
         """Ends the run of this moment as its deadline would; its result says `interrupted`.

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from sandbox_runtime.interpreters.chart_reading import chart_of
 from sandbox_runtime.receipts import Receipt
+
+if TYPE_CHECKING:
+    from sandbox_runtime.interpreters.charts import Chart
 
 RunEnded = Literal["ok", "error", "deadline", "interrupted", "killed", "context lost"]
 """Why a run is over: the code ended; it raised; its deadline or `interrupt()` ended it; its
 context was deleted or restarted; or the interpreter died with it."""
+
+TracebackStyle = Literal["plain", "ipython", "color"]
+"""How an error is shown: as Python does, as IPython does, or likewise in a terminal's colours."""
+
+TABLE_MIME = "application/vnd.dataresource+json"
 
 _FORMATS = {
     "text": "text/plain",
@@ -34,6 +43,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         is_main_result: Whether it is the value of the last expression.
         display_id: Set when it may be updated later.
         is_update: Whether it replaces the earlier result with the same `display_id`.
+        capped: Formats that were too large, by MIME type, with their full sizes in bytes. Text is
+            cut off after 1 MiB; others are left out from 16 MiB on.
     """
 
     data: dict[str, Any]
@@ -41,10 +52,22 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     is_main_result: bool = False
     display_id: str | None = None
     is_update: bool = False
+    capped: dict[str, int] = {}
 
     def formats(self) -> list[str]:
         """The short names of the formats it has, e.g. `["text", "html"]`."""
-        return [name for name, mime in _FORMATS.items() if mime in self.data]
+        names = [name for name, mime in _FORMATS.items() if mime in self.data]
+        return [*names, "chart"] if self.chart is not None else names
+
+    @property
+    def chart(self) -> Chart | None:
+        """What a picture shows, as data: of matplotlib, Plotly or Vega-Lite (Altair)."""
+        return chart_of(self.data)
+
+    @property
+    def table(self) -> Any:
+        """A table of pandas as data: `schema` and the first rows as `data` (Table Schema)."""
+        return self.data.get(TABLE_MIME)
 
     @property
     def text(self) -> str | None:

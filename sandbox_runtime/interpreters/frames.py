@@ -4,8 +4,8 @@ A frame is a 4-byte big-endian length, then that much JSON.
 
     → {"cwd", "env", …}                                     once, and first: how to start
     ← {"type": "ready", "pid"}, or {"type": "failed", "reason"}
-    → {"type": "run", "id", "code"}, with two pipes as its output
-    ← {"type": "result" | "display" | "update_display", "id", "data", "metadata", …}
+    → {"type": "run", "id", "code", "traceback"}, with two pipes as its output
+    ← {"type": "result" | "display" | "update_display", "id", "data", "metadata", "capped", …}
     ← {"type": "clear_output", "id"}
     ← {"type": "error", "id", "name", "value", "traceback"}
     ← {"type": "done", "id", "status", "execution_count", "usage"}       the last of a run
@@ -44,6 +44,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     id: str | None = None
     data: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
+    capped: dict[str, Count] | None = None
     display_id: Any = None
     name: Any = None
     value: Any = None

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from sandbox_runtime import jail as jails
     from sandbox_runtime.capture import Capture
-    from sandbox_runtime.interpreters.execution import RunEnded
+    from sandbox_runtime.interpreters.execution import RunEnded, TracebackStyle
     from sandbox_runtime.interpreters.runs import Run
 
 _RECEIVE_BYTES = 256 * 1024
@@ -51,6 +51,7 @@ class Interpreter:
         pid: Its number in the jail, once it has started.
         lost: Whether its process has ended or cannot be understood; it cannot be used again then.
         death: How it came to its end, once it is lost and that is known.
+        imported_late: Modules of its preload set that could not be imported ahead, and why.
     """
 
     def __init__(self, jail: jails.Jail, sock: socket.socket) -> None:
@@ -64,6 +65,7 @@ class Interpreter:
         self._running: trio.CancelScope | None = None
         self._ended_by: RunEnded = "deadline"
         self._number = 0
+        self.imported_late: dict[str, str] = {}
         self.pid = -1
         self.lost = False
         self.death: Death | None = None
@@ -116,7 +118,15 @@ class Interpreter:
                 await run.note(frame, size_bytes)
         return self.lost or (run is not None and run.done is not None)
 
-    async def execute(self, code: str, capture: Capture, run: Run, timeout_s: float) -> Execution:
+    async def execute(
+        self,
+        code: str,
+        capture: Capture,
+        run: Run,
+        timeout_s: float,
+        *,
+        traceback: TracebackStyle = "plain",
+    ) -> Execution:
         """Runs code; nothing else runs in it at that time.
 
         Args:
@@ -124,6 +134,7 @@ class Interpreter:
             capture: Takes the output.
             run: Takes the results.
             timeout_s: Seconds until it is interrupted, and ended if it does not give way.
+            traceback: How an error is shown.
 
         Cancellation: as the deadline; it may be used again if its state survived.
         """
@@ -131,7 +142,12 @@ class Interpreter:
         self._number += 1
         self._run = run
         self._ended_by = "deadline"
-        message = {"type": "run", "id": str(self._number), "code": code}
+        message = {
+            "type": "run",
+            "id": str(self._number),
+            "code": code,
+            "traceback": traceback,
+        }
         over = False
         try:
             with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:

@@ -44,6 +44,13 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 class Language(Protocol):
     """Makes interpreters of one language."""
 
+    def check(self, wanted: Wanted) -> None:
+        """Refuses what no interpreter of this language can be.
+
+        Raises:
+            InvalidArgumentError: It names the field.
+        """
+
     async def open(self, keeper: jails.Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
         """Makes one in a jail of its own; returns when it is ready for its first run.
 

@@ -6,14 +6,16 @@ import socket
 from typing import TYPE_CHECKING
 
 from sandbox_runtime.interpreters.interpreter import Interpreter
+from sandbox_runtime.interpreters.preloads import known_preload
 from sandbox_runtime.programs import check_cwd, check_env
 from sandbox_runtime.settings import DEFAULT_ENV, WORKSPACE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from sandbox_runtime import jail as jails
     from sandbox_runtime.interpreters.languages import Wanted
+    from sandbox_runtime.interpreters.preloads import Preload
     from sandbox_runtime.interpreters.zygote import Zygote
 
 
@@ -21,20 +23,33 @@ class Python:
     """Makes Python interpreters; see `languages.Language`.
 
     Args:
-        zygote: Gives the warmed Python to fork from.
+        zygote: Gives the warmed Python to fork from, with these modules imported.
+        preloads: The sets of modules, by name.
     """
 
-    def __init__(self, zygote: Callable[[], Awaitable[Zygote]]) -> None:
+    def __init__(
+        self,
+        zygote: Callable[[tuple[str, ...]], Awaitable[Zygote]],
+        preloads: Mapping[str, Preload],
+    ) -> None:
         self._zygote = zygote
+        self._preloads = preloads
+
+    def check(self, wanted: Wanted) -> None:
+        """Whether there is such a preload set."""
+        known_preload(wanted.preload, self._preloads)
 
     async def open(self, keeper: jails.Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
         """Forks one into a fresh jail."""
+        preload = known_preload(wanted.preload, self._preloads)
+        zygote = await self._zygote(preload.modules)
         start = {
             "cwd": check_cwd(wanted.cwd, WORKSPACE),
             "env": DEFAULT_ENV | check_env(wanted.env),
+            "imports": list(zygote.refused),
+            "names": preload.names,
             "prime": prime,
         }
-        zygote = await self._zygote()
         ours, theirs = socket.socketpair()
         try:
             jail = await keeper.create_jail(namespaces=True)
@@ -43,6 +58,7 @@ class Python:
             theirs.close()
             raise
         interpreter = Interpreter(jail, ours)
+        interpreter.imported_late = dict(zygote.refused)
         try:
             with theirs:
                 await jail.wait_ready()

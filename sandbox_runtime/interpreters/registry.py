@@ -96,6 +96,7 @@ class Contexts:
             limits=limits,
             preload=preload,
         )
+        self._languages[wanted.language].check(wanted)
         interpreter = await self._open(wanted)
         context = Context(str(uuid.uuid4()), wanted, interpreter, self._open, name=name)
         self._contexts[context.id] = context

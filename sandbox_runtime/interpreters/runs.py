@@ -37,6 +37,7 @@ class Run:
                 result = Result(
                     data=frame.data or {},
                     metadata=frame.metadata or {},
+                    capped=frame.capped or {},
                     is_main_result=kind == "result",
                     display_id=None if frame.display_id is None else str(frame.display_id),
                     is_update=kind == "update_display",

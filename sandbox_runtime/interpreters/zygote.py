@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-PRELOAD = ("numpy", "pandas", "matplotlib")
-"""What a Python zygote imports and warms, if it is installed."""
-
 _EXECUTORS = Path(__file__).parent / "executors"
 _START_S = 120.0
 _DATAGRAM_BYTES = 1 << 20
@@ -66,7 +63,12 @@ def _death(status: dict[str, int]) -> Death:
 
 
 class Zygote:
-    """A warmed interpreter that is forked for each context. The runtime's nursery runs `run`."""
+    """A warmed interpreter that is forked for each context. The runtime's nursery runs `run`.
+
+    Attributes:
+        missing: Modules that were to be imported and are not installed.
+        refused: Modules that cannot be imported ahead, and why: they start threads, or fail.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -76,25 +78,43 @@ class Zygote:
         self._children: dict[object, _Child] = {}
         self._lost = False
         self.missing: tuple[str, ...] = ()
+        self.refused: Mapping[str, str] = {}
 
     @classmethod
     async def open(
         cls,
         supervisor: jails.Supervisor,
         python: str = sys.executable,
-        preload: Sequence[str] = PRELOAD,
+        preload: Sequence[str] = (),
     ) -> Zygote:
         """Starts one and waits until it is warm.
+
+        A module that cannot be imported ahead costs a start, since nothing undoes an import: the
+        next zygote leaves it out, and `refused` says why.
 
         Raises:
             InterpreterUnavailableError: It cannot start; the message says what is missing.
         """
+        refused: dict[str, str] = {}
+        while True:
+            modules = [module for module in preload if module not in refused]
+            zygote = await cls._try_open(supervisor, python, modules)
+            if isinstance(zygote, Zygote):
+                zygote.refused = refused
+                return zygote
+            refused.update(zygote)
+
+    @classmethod
+    async def _try_open(
+        cls, supervisor: jails.Supervisor, python: str, modules: Sequence[str]
+    ) -> Zygote | dict[str, str]:
+        """A warm zygote, or the module that it could not import and why."""
         argv = [python, "-I", "-B", str(_EXECUTORS / "python_zygote.py"), jails.core_path]
         env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp"}
         zygote = cls(await supervisor.start_zygote(argv, env))
         try:
             with trio.fail_after(_START_S):
-                await zygote._send({"op": "preload", "modules": list(preload)})
+                await zygote._send({"op": "preload", "modules": list(modules)})
                 answer = await zygote._receive()
         except (SandboxLostError, trio.TooSlowError) as error:
             zygote.close()
@@ -105,7 +125,10 @@ class Zygote:
             raise
         if answer["op"] != "ready":
             zygote.close()
-            raise InterpreterUnavailableError(str(answer.get("reason")), remedy=_REMEDY)
+            module, reason = str(answer.get("module")), str(answer.get("reason"))
+            if module in modules:
+                return {module: reason}
+            raise InterpreterUnavailableError(reason, remedy=_REMEDY)
         zygote.missing = tuple(answer.get("missing", ()))
         return zygote
 

@@ -22,6 +22,7 @@ import contextlib
 import ctypes
 import fcntl
 import getpass
+import importlib
 import io
 import json
 import os
@@ -31,8 +32,10 @@ import socket
 import struct
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .python_displays import show_open_figures
 from .python_frames import encode
 from .python_shell import (
     Frame,
@@ -40,7 +43,6 @@ from .python_shell import (
     Shell,
     describe_error,
     raised_in_cell,
-    show_open_figures,
     text_writer,
 )
 from .python_shell import (
@@ -135,6 +137,7 @@ class Executor:
         self._muted: dict[int, Callable[..., Any]] = {}
         self._description: tuple[str, str, list[str]] | None = None
         self._interrupted = False
+        self._style = "plain"
 
     def serve(self) -> None:
         self._detach_output()
@@ -190,6 +193,7 @@ class Executor:
         else:
             _close(fds)
             fds = []
+            self._style = request.get("traceback", "plain")
             failure = self._run_guarded(request["code"])
         _close(fds)
         status = "ok"
@@ -253,7 +257,7 @@ class Executor:
 
     def _describe_interruptibly(self, error: BaseException) -> None:
         """Renders an error under SIGINT as well, because its `__str__` is the user's code."""
-        self._description = describe_error(self._shell, error)
+        self._description = describe_error(self._shell, error, self._style)
 
     def _leave_fork(self, failure: BaseException | None) -> NoReturn:
         """Ends a process that `os.fork()` in user code made, when it falls out of the cell."""
@@ -463,13 +467,64 @@ def rehearse(shell: Shell, cells: list[str]) -> None:
     shell.restart()
 
 
-def start_context(shell: Shell, home: str, import_paths: list[str]) -> None:
-    """Makes a forked copy of a rehearsed shell a context: place, paths, randomness."""
+def start_context(
+    shell: Shell, home: str, import_paths: list[str], names: dict[str, str] | None = None
+) -> None:
+    """Makes a forked copy of a rehearsed shell a context: place, paths, randomness.
+
+    Args:
+        shell: Not used yet.
+        home: Its home directory.
+        import_paths: Directories to look for modules in besides.
+        names: Modules that its namespace shall have from the start, by the name they have there.
+    """
     sys.argv[:] = [""]
     sys.path[:0] = [""]
     sys.path.extend(path for path in import_paths if path not in sys.path)
     shell.late_import_paths = tuple(import_paths)
     shell.settle(home)
-    # `random` does this by itself in every forked child; numpy does not.
+    refresh_process()
+    found = {}
+    for name, module in (names or {}).items():
+        with contextlib.suppress(ImportError):
+            found[name] = importlib.import_module(module)
+    if found:
+        push: Any = shell.push
+        push(found, interactive=False)
+
+
+_STALE = (
+    ("tempfile", "tempdir"),  # by TMPDIR
+    ("platform", "_uname_cache"),  # with the host's name
+    ("uuid", "_last_timestamp"),
+    ("site", "USER_BASE"),  # by HOME
+    ("site", "USER_SITE"),
+)
+"""What modules of the standard library look up once and keep."""
+
+
+def refresh_process() -> None:
+    """Draws new random numbers and forgets what was true of the process this was forked from.
+
+    Python itself reseeds `random` in every forked child.
+    """
+    threading.main_thread()._set_native_id()  # type: ignore[attr-defined]  # noqa: SLF001
+    seed = struct.unpack("4I", os.urandom(16))
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
-        numpy_random.seed(struct.unpack("4I", os.urandom(16)))
+        numpy_random.seed(seed)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(seed[0] << 32 | seed[1])
+    time.tzset()
+    for module, attribute in _STALE:
+        if module in sys.modules:
+            setattr(sys.modules[module], attribute, None)
+    if (matplotlib := sys.modules.get("matplotlib")) is not None:
+        for function in (matplotlib.get_configdir, matplotlib.get_cachedir):
+            _forget_answer(function)
+
+
+def _forget_answer(function: Any) -> None:
+    """Empties the cell in which matplotlib keeps a directory that it has looked up once."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if name == "called":
+            cell.cell_contents = False

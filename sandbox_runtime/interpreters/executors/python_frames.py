@@ -1,4 +1,4 @@
-"""Frames as JSON that every decoder takes, whatever the values come from."""
+"""Frames as JSON that every decoder takes, whatever the values come from, and not too large."""
 
 from __future__ import annotations
 
@@ -7,19 +7,81 @@ import json
 import math
 from typing import Any
 
+TEXT_LIMIT_BYTES = 1 << 20
+"""How much of a result's plain text is sent; the rest is cut off, and its size is told."""
+
+FORMAT_LIMIT_BYTES = 16 << 20
+"""The largest other format of a result: half of an image or of a page is no use, so a larger one
+is left out whole, and its size is told."""
+
+RESULT_LIMIT_BYTES = 48 << 20
+"""The largest sum of a result's formats; those that come first in it are sent."""
+
+ERROR_LIMIT_BYTES = 64 << 10
+"""How much of an error's message is sent, and of each line of its traceback."""
+
+MOST_TRACEBACK_LINES = 2000
+"""How many lines of a traceback are sent: the first and the last half of these."""
+
 _DEEPEST_JSON = 50
 
 # Bound early: user code may replace them, and frames must go on.
 _dumps = json.dumps
 
 
-def encode(frame: dict[str, Any]) -> bytes:
+def encode(frame: Any) -> bytes:
     """Returns a frame as strict JSON: no NaN, no lone surrogates, nothing that is no data."""
     try:
         text = _dumps(frame, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         text = _dumps(_plain(frame, 0), ensure_ascii=False)
     return text.encode("utf-8", "json-surrogates")
+
+
+def cap_formats(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    """Returns what may be sent of a result, and the full sizes of what is cut or left out."""
+    kept: dict[str, Any] = {}
+    capped: dict[str, int] = {}
+    room = RESULT_LIMIT_BYTES
+    for mime, value in data.items():
+        size = _size_bytes(value)
+        limit = min(room, TEXT_LIMIT_BYTES if mime == "text/plain" else FORMAT_LIMIT_BYTES)
+        if size > limit:
+            capped[mime] = size
+            if mime != "text/plain" or not isinstance(value, str):
+                continue
+            value = cut(value, limit)  # noqa: PLW2901
+            size = limit
+        room -= size
+        kept[mime] = value
+    return kept, capped
+
+
+def cap_error(value: str, lines: list[str]) -> tuple[str, list[str]]:
+    """Returns what may be sent of an error."""
+    if len(lines) > MOST_TRACEBACK_LINES:
+        half = MOST_TRACEBACK_LINES // 2
+        left_out = len(lines) - 2 * half
+        lines = [*lines[:half], f"  [{left_out} lines left out]", *lines[-half:]]
+    return _shortened(value), [_shortened(line) for line in lines]
+
+
+def _shortened(text: str) -> str:
+    if len(text) * 4 <= ERROR_LIMIT_BYTES or (size := _size_bytes(text)) <= ERROR_LIMIT_BYTES:
+        return text
+    return f"{cut(text, ERROR_LIMIT_BYTES)} [{size} bytes, cut]"
+
+
+def cut(text: str, limit_bytes: int) -> str:
+    """Returns the beginning of a text, of at most so many bytes in UTF-8, no character halved."""
+    encoded = text[:limit_bytes].encode("utf-8", "surrogatepass")[:limit_bytes]
+    return encoded.decode("utf-8", "ignore")
+
+
+def _size_bytes(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+    return len(encode(value))
 
 
 def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911 - one per kind of value

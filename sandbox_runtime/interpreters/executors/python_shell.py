@@ -21,7 +21,6 @@ import signal
 import subprocess
 import sys
 import traceback
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -32,9 +31,11 @@ from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.pylabtools import print_figure
 from traitlets import default
 from traitlets.config import Config
+
+from .python_displays import adapt_displays
+from .python_frames import cap_error, cap_formats
 
 if TYPE_CHECKING:
     import asyncio
@@ -106,14 +107,8 @@ class ResultHook(DisplayHook):
         pass
 
     def write_format_data(self, format_dict: Frame, md_dict: Frame | None = None) -> None:
-        self.shell.emit(
-            {
-                "type": "result",
-                "data": mime_bundle(format_dict),
-                "metadata": md_dict or {},
-                "execution_count": self.prompt_count,
-            }
-        )
+        frame = result_frame("result", format_dict, md_dict)
+        self.shell.emit({**frame, "execution_count": self.prompt_count})
 
     def log_output(self, format_dict: Frame) -> None:
         """Keeps no copy: IPython would hold every rendering for the life of the context."""
@@ -141,11 +136,7 @@ class FramePublisher(DisplayPublisher):
         update: bool = False,
         **_: object,
     ) -> None:
-        frame = {
-            "type": "update_display" if update else "display",
-            "data": mime_bundle(data),
-            "metadata": metadata or {},
-        }
+        frame = result_frame("update_display" if update else "display", data, metadata)
         if display_id := (transient or {}).get("display_id"):
             frame["display_id"] = str(display_id)
         self.shell.emit(frame)
@@ -336,11 +327,7 @@ def create_shell() -> Shell:
     shell.emit = lambda _frame: None
     shell.loop_runner = LoopRunner()
     shell.set_hook("show_in_pager", page.as_hook(page.display_page), 90)
-    # By name, so that a shell without matplotlib does not import it.
-    formatters: Any = shell.display_formatter
-    formatters.formatters["image/png"].for_type_by_name(
-        "matplotlib.figure", "Figure", partial(print_figure, fmt="png", base64=True)
-    )
+    adapt_displays(shell)
     with contextlib.suppress(ImportError):  # for `%config InlineBackend.figure_format = "svg"`
         from matplotlib_inline.config import InlineBackend
 
@@ -348,45 +335,6 @@ def create_shell() -> Shell:
         backend.shell = shell
         shell.configurables.append(backend)  # type: ignore[arg-type]
     return shell
-
-
-# --- figures -------------------------------------------------------------------------------
-
-
-def adopt_pyplot(shell: Shell) -> None:
-    """Makes `plt.show()` and `figure.show()` display a figure and close it."""
-    from IPython.display import display
-    from matplotlib._pylab_helpers import Gcf
-    from matplotlib.backend_bases import FigureManagerBase
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    class InlineManager(FigureManagerBase):
-        def show(self) -> None:
-            # Closed first: a figure that cannot be drawn must not fail again at the end.
-            Gcf.destroy(self)
-            display(self.canvas.figure)
-
-    FigureCanvasAgg.manager_class = InlineManager  # type: ignore[method-assign,assignment]
-    shell.pyplot_adopted = True
-
-
-def show_open_figures(shell: Shell) -> None:
-    """Displays and closes the figures a cell has left open, in the order of their making."""
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    if pyplot is None:
-        return
-    if not shell.pyplot_adopted:
-        adopt_pyplot(shell)
-    from IPython.display import display
-    from matplotlib._pylab_helpers import Gcf
-
-    shell.user_code_depth += 1  # so that a figure that fails to draw says so on stderr
-    try:
-        for manager in Gcf.get_all_fig_managers():
-            Gcf.destroy(manager)
-            display(manager.canvas.figure)
-    finally:
-        shell.user_code_depth -= 1
 
 
 # --- values as data ------------------------------------------------------------------------
@@ -400,6 +348,13 @@ def mime_bundle(data: Frame) -> Frame:
         else value
         for mime, value in data.items()
     }
+
+
+def result_frame(kind: str, data: Frame, metadata: Frame | None) -> Frame:
+    """Returns the frame of something shown, with the sizes of what was too large."""
+    kept, capped = cap_formats(mime_bundle(data))
+    frame = {"type": kind, "data": kept, "metadata": metadata or {}}
+    return {**frame, "capped": capped} if capped else frame
 
 
 def remember_error(error: BaseException) -> None:
@@ -417,11 +372,17 @@ def raised_in_cell(error: BaseException) -> bool:
     )
 
 
-def describe_error(shell: Shell, error: BaseException) -> tuple[str, str, list[str]]:
+def describe_error(
+    shell: Shell, error: BaseException, style: str = "plain"
+) -> tuple[str, str, list[str]]:
     """Renders an error as name, value and traceback lines, whatever its class does.
 
-    The lines are Python's own, with `Cell In[n]` for the cells and without the frames of
-    IPython and of this package.
+    Args:
+        shell: The one whose cell has failed.
+        error: What it failed with.
+        style: `plain`: the lines are Python's own, with `Cell In[n]` for the cells and without the
+            frames of IPython and of this package. `ipython`: as IPython shows them, with the
+            source around each line. `color`: likewise, coloured for a terminal.
     """
     name = str(type(error).__name__)
     try:
@@ -433,19 +394,48 @@ def describe_error(shell: Shell, error: BaseException) -> tuple[str, str, list[s
     if isinstance(error, SyntaxError):
         value = _CELL_NAME.sub(lambda match: _cell_label(shell, match[0]), value)
     if isinstance(error, UsageError):
-        return name, value, [f"{name}: {value}"]
-    try:
-        rendered = traceback.TracebackException(type(error), error, error.__traceback__)
-        if not any(_CELL_NAME.fullmatch(entry.filename) for entry in rendered.stack):
-            rendered.stack.clear()  # only machinery was running
-        _drop_internal_frames(rendered, set())
-        text = "".join(rendered.format())
-    except Exception:  # noqa: BLE001 - `__notes__`, `__cause__` and others are the user's too
-        return name, value, [f"{name}: {value}"]
+        lines = [f"{name}: {value}"]
+    else:
+        try:
+            lines = _render(shell, error) if style == "plain" else _illustrate(shell, error, style)
+        except Exception:  # noqa: BLE001 - `__notes__`, `__cause__` and others are the user's too
+            lines = [f"{name}: {value}"]
+    value, lines = cap_error(value, lines)
+    return name, value, lines
+
+
+def _render(shell: Shell, error: BaseException) -> list[str]:
+    rendered = traceback.TracebackException(type(error), error, error.__traceback__)
+    if not any(_CELL_NAME.fullmatch(entry.filename) for entry in rendered.stack):
+        rendered.stack.clear()  # only machinery was running
+    _drop_internal_frames(rendered, set())
+    text = "".join(rendered.format())
     text = _CELL_LOCATION.sub(
         lambda match: f"{_cell_label(shell, match[1])}, line {match[2]}", text
     )
-    return name, value, text.splitlines()
+    return text.splitlines()
+
+
+def _illustrate(shell: Shell, error: BaseException, style: str) -> list[str]:
+    """Renders an error as IPython does, without the frames that are not the user's."""
+    if isinstance(error, SyntaxError):
+        renderer: Any = shell.SyntaxTB
+    else:
+        renderer = shell.InteractiveTB
+    renderer.set_theme_name("linux" if style == "color" else "nocolor")
+    frames = _own_frames(error.__traceback__)
+    text = renderer.structured_traceback(type(error), error, frames, tb_offset=0)
+    return "\n".join(text).splitlines()
+
+
+def _own_frames(trace: TracebackType | None) -> TracebackType | None:
+    """The same traceback without the frames of IPython and of this package."""
+    if trace is None:
+        return None
+    rest = _own_frames(trace.tb_next)
+    if trace.tb_frame.f_code.co_filename.startswith(_INTERNAL_DIRECTORIES):
+        return rest
+    return type(trace)(rest, trace.tb_frame, trace.tb_lasti, trace.tb_lineno)
 
 
 def _cell_label(shell: Shell, filename: str) -> str:

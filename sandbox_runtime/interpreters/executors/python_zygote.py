@@ -4,16 +4,16 @@ Started by the supervisor as ``python -I -B python_zygote.py <native module>`` w
 empty environment; descriptor 3 is a SOCK_SEQPACKET socket to the control process.
 
     → {"op": "preload", "modules": ["numpy", "pandas", "matplotlib"]}   once, and first
-    ← {"op": "ready", "python", "preloaded", "missing"}, or {"op": "failed", "reason"}
+    ← {"op": "ready", "python", "preloaded", "missing"}, or {"op": "failed", "reason", "module"?}
     → {"op": "fork", "id", "plan"} + [executor socket, pid ns, …]
     ← {"op": "forked", "id", "pid"}, or {"op": "failed", "id", "reason", "errno"}
     ← {"op": "exited", "id", "status", "user_us", "system_us", "max_rss_bytes"}
 
 A child that cannot be confined says so on its executor socket, as {"type": "failed", "reason",
 "errno"}, and ends with status 1. Once confined it reads its first frame there, {"cwd", "env",
-"prime"?}: what is one context's own never passes through the zygote, whose memory all later
-contexts get a copy of. With "prime" it runs a cell before it says it is ready: a context that
-waits in a pool then answers three times as fast and holds 3 MB more.
+"imports"?, "names"?, "prime"?}: what is one context's own never passes through the zygote, whose
+memory all later contexts get a copy of. With "prime" it runs a cell before it says it is ready: a
+context that waits in a pool then answers three times as fast and holds 3 MB more.
 
 Theory of operation. A child has to be born inside the jail's PID namespace, so the zygote
 joins that namespace *for its children*, forks, and joins its own again; only a process with one
@@ -93,7 +93,15 @@ class Native(Protocol):
 
 
 class UnusableError(Exception):
-    """This interpreter cannot serve as a zygote; the message says why and what to do."""
+    """This interpreter cannot serve as a zygote; the message says why and what to do.
+
+    Attributes:
+        module: Without which it could.
+    """
+
+    def __init__(self, message: str, module: str | None = None) -> None:
+        super().__init__(message)
+        self.module = module
 
 
 def load_native(path: str) -> Native:
@@ -105,6 +113,24 @@ def load_native(path: str) -> Native:
     spec.loader.exec_module(module)
     native: Native = module
     return native
+
+
+def refuse_threads(what: str, module: str | None = None) -> None:
+    """Only a process with one thread can be forked soundly.
+
+    Raises:
+        UnusableError: There are more.
+    """
+    names = []
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            names.append((thread / "comm").read_text().strip())
+    if len(names) > 1:
+        raise UnusableError(
+            f"{len(names)} threads are running after {what} ({', '.join(names)}), and only a "
+            "process with one thread can be forked safely",
+            module,
+        )
 
 
 def load_executor() -> Any:
@@ -159,18 +185,16 @@ class Zygote:
                 importlib.import_module("matplotlib.pyplot" if name == "matplotlib" else name)
             except ModuleNotFoundError:
                 missing.append(name)
+            except Exception as error:
+                what = f"{type(error).__name__}: {error}"
+                raise UnusableError(f"importing {name} failed with {what}", name) from error
             else:
+                refuse_threads(f"importing {name}", name)
                 preloaded.append(name)
         self._shell = self._executor.create_shell()
         cells = [cell for name in ("", *preloaded) for cell in REHEARSAL_CELLS.get(name, [])]
         self._executor.rehearse(self._shell, cells)
-        threads = list(Path("/proc/self/task").iterdir())
-        if (count := len(threads)) > 1:
-            names = [(thread / "comm").read_text().strip() for thread in threads]
-            raise UnusableError(
-                f"{count} threads are running after the imports ({', '.join(names)}), and only "
-                f"a process with one thread can be forked safely; preloaded: {preloaded}"
-            )
+        refuse_threads(f"the rehearsal with {', '.join(preloaded)}")
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         gc.freeze()
@@ -252,7 +276,10 @@ class Zygote:
                 os.environ[name] = value
             os.umask(0o022)
             home = os.environ.get("HOME", request["cwd"])
-            self._executor.start_context(self._shell, home, _user_site(home))
+            for name in request.get("imports", ()):
+                importlib.import_module(name)
+            names = request.get("names", {})
+            self._executor.start_context(self._shell, home, _user_site(home), names)
             if request.get("prime"):
                 self._executor.rehearse(self._shell, ["1 + 1"])
             gc.enable()
@@ -347,11 +374,13 @@ def run(sock: socket.socket, native: Native) -> None:
         zygote.warm()
         zygote.serve()
     except Exception as error:  # noqa: BLE001 - a zygote that cannot go on says so and ends
-        reason = (
-            str(error) if isinstance(error, UnusableError) else f"{type(error).__name__}: {error}"
-        )
+        message = {"op": "failed", "reason": f"{type(error).__name__}: {error}"}
+        if isinstance(error, UnusableError):
+            message["reason"] = str(error)
+            if error.module is not None:
+                message["module"] = error.module
         with contextlib.suppress(OSError):
-            sock.sendall(json.dumps({"op": "failed", "reason": reason}).encode())
+            sock.sendall(json.dumps(message).encode())
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
