@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET
 
 from sandbox_runtime.errors import ContextNotFoundError, InterpreterUnavailableError
+from sandbox_runtime.interpreters.chart_shapes import as_wire
 from sandbox_runtime.interpreters.languages import known_language
 from sandbox_runtime.server.faults import CircuitOpenError, FieldError, TooManyError
 from sandbox_runtime.server.replies import error_body
@@ -202,6 +203,10 @@ def _shown(result: Result) -> wire.CodeResult:
         value = getattr(result, name)
         if value is not None:
             formats[name] = value if isinstance(value, str) or name == "json" else str(value)
+    if (chart := result.chart) is not None:
+        formats["chart"] = as_wire(chart, result.data)
+    if result.table is not None:
+        formats["data"] = result.table
     return wire.CodeResult(
         **formats,
         metadata=result.metadata,
