@@ -321,6 +321,10 @@ class Process:
             raise SandboxClosedError("the sandbox was closed while the process ran")
         return result
 
+    async def wait_ended(self) -> None:
+        """As `wait`, without a result and whatever became of it."""
+        await self._done.wait()
+
     async def wait_for_log(self, pattern: str | bytes | re.Pattern[Any]) -> LogLine:
         """Waits for a line of its output; what is there already counts.
 

@@ -172,25 +172,6 @@ class CommandKilledError(RequestError):
     code = "command_killed"
 
 
-class ProcessNotFoundError(RequestError):
-    """No process has that id."""
-
-    code = "process_not_found"
-
-    def __init__(self, process_id: str) -> None:
-        super().__init__(f"Process '{process_id}' not found", processId=process_id)
-        self.process_id = process_id
-
-
-class ProcessExistsError(RequestError):
-    """A process with that id is there already."""
-
-    code = "process_exists"
-
-    def __init__(self, process_id: str) -> None:
-        super().__init__(f"Process already exists in session: {process_id}", processId=process_id)
-
-
 class PortNotExposedError(RequestError):
     """The port is not exposed."""
 

@@ -11,6 +11,7 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -30,6 +31,7 @@ from sandbox_runtime.settings import Limits
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
+    from sandbox_runtime.processes import Process
     from sandbox_runtime.sandbox import Runtime, Sandbox
 
 DEFAULT_ID = "default"
@@ -50,7 +52,6 @@ class HostSettings:
         python_pool: How many Python contexts each sandbox keeps ready.
         most_sandboxes: How many there may be.
         most_sessions: How many each may have.
-        most_processes: How many records of processes each keeps.
         most_contexts: How many contexts each may have.
         mountable: Directories of the host that clients may have mounted, with what is below them.
     """
@@ -63,7 +64,6 @@ class HostSettings:
     python_pool: int = 1
     most_sandboxes: int = 100
     most_sessions: int = 256
-    most_processes: int = 1000
     most_contexts: int = 64
     mountable: Sequence[str] = ()
 
@@ -91,6 +91,7 @@ class HostedSandbox:
         used_s: When something was last asked of it.
         lost: Whether it has died.
         contexts_opening: How many contexts are being made.
+        encodings: How the output of its background processes becomes text.
     """
 
     def __init__(self, spec: SandboxSpec, sandbox: Sandbox, settings: HostSettings) -> None:
@@ -100,6 +101,7 @@ class HostedSandbox:
         self.created_s = self.used_s = time.time()
         self.lost = False
         self.contexts_opening = 0
+        self.encodings: WeakKeyDictionary[Process, str] = WeakKeyDictionary()
         self.closing = trio.Event()
         self.gone = trio.Event()
         self._asking = 0

@@ -74,8 +74,8 @@ TABLE: Mapping[type[Exception], Row] = {
     faults.SessionEndedError: Row(500, "SESSION_TERMINATED", modern_status=410),
     faults.CommandTimeoutError: Row(500, "COMMAND_EXECUTION_ERROR"),
     faults.CommandKilledError: Row(500, "SESSION_DESTROYED", modern_status=410),
-    faults.ProcessNotFoundError: Row(404, "PROCESS_NOT_FOUND", "Process not found"),
-    faults.ProcessExistsError: Row(409, "PROCESS_ERROR"),
+    errors.NotFoundError: Row(404, "NOT_FOUND", REASON),
+    errors.AlreadyExistsError: Row(409, "ALREADY_EXISTS"),
     errors.ContextNotFoundError: Row(404, "CONTEXT_NOT_FOUND", REASON),
     faults.PortNotExposedError: Row(404, "PORT_NOT_EXPOSED", REASON),
     faults.InvalidPortError: Row(400, "INVALID_PORT", REASON),
@@ -90,6 +90,13 @@ TABLE: Mapping[type[Exception], Row] = {
     MalformedBodyError: Row(400, "VALIDATION_FAILED", REASON),
     PayloadTooLargeError: Row(413, "FILE_TOO_LARGE", REASON),
 }
+
+KIND_TABLE: Mapping[tuple[type[Exception], str], Row] = {
+    (errors.NotFoundError, "process"): Row(404, "PROCESS_NOT_FOUND", "Process not found"),
+    (errors.AlreadyExistsError, "process"): Row(409, "PROCESS_ERROR"),
+    (errors.AlreadyExistsError, "session"): Row(409, "SESSION_ALREADY_EXISTS"),
+}
+"""Rows for errors that say what they are about."""
 
 FILE_TABLE: Mapping[int, Row] = {
     errno_names.ENOENT: Row(404, "FILE_NOT_FOUND"),
@@ -116,9 +123,13 @@ def row_of(error: Exception) -> Row:
     """The row of an error."""
     if isinstance(error, errors.FileAccessError):
         return FILE_TABLE.get(error.errno, _OTHER_FILE_ROW)
+    if isinstance(error, (errors.NotFoundError, errors.AlreadyExistsError)) and (
+        row := KIND_TABLE.get((type(error), error.what))
+    ):
+        return row
     for kind in type(error).__mro__:
-        if (row := TABLE.get(kind)) is not None:
-            return row
+        if (found := TABLE.get(kind)) is not None:
+            return found
     return _UNEXPECTED
 
 
@@ -126,7 +137,9 @@ def reason_of(error: Exception) -> str:
     """Why, in one sentence; nothing of our own code."""
     if isinstance(error, faults.RequestError):
         return error.message
-    if isinstance(error, (errors.SandboxError, PayloadTooLargeError, MalformedBodyError)):
+    if isinstance(error, errors.AlreadyExistsError) and error.what == "process":
+        return f"Process already exists in session: {error.id}"  # so says the wire
+    if isinstance(error, errors.SandboxError):
         return str(error)
     return "An error of the server; its log has the details"
 
@@ -143,6 +156,8 @@ def context_of(error: Exception) -> dict[str, Any]:
             context = {"validationErrors": [{"field": error.field, "message": str(error)}]}
         case errors.NotStartedError():
             context = {"subject": error.subject, "step": error.step}
+        case errors.NotFoundError() | errors.AlreadyExistsError():
+            context = {f"{error.what}Id": error.id}
         case errors.ContextNotFoundError():
             context = {"contextId": error.context_id}
         case errors.IsolationError():
@@ -173,8 +188,8 @@ def error_body(error: Exception, route: Route[Any] | None, *, modern: bool) -> E
     if text == REASON:
         text = reason
     message = reason
-    if isinstance(error, faults.ProcessNotFoundError) and not modern:
-        message = error.process_id  # so says the wire
+    if isinstance(error, errors.NotFoundError) and error.what == "process" and not modern:
+        message = error.id  # so says the wire
     status = row.modern_status if modern and row.modern_status else row.status
     remedy = error.remedy if isinstance(error, errors.SandboxError) else ""
     retry_s = getattr(error, "retry_after_s", None)

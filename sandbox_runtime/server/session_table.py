@@ -144,7 +144,7 @@ class SessionTable:
                     remedy="Delete one",
                     most=self._most,
                 )
-            session = await self._sandbox.create_session(cwd=cwd, env=env)
+            session = await self._sandbox.create_session(session_id=session_id, cwd=cwd, env=env)
             record = self._records[session_id] = SessionRecord(
                 session_id,
                 session,

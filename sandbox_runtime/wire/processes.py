@@ -114,7 +114,10 @@ class AllProcessesKilled(Message, frozen=True, kw_only=True):
 
 
 class ProcessLogs(Message, frozen=True, kw_only=True):
-    """What it wrote so far."""
+    """What it wrote so far.
+
+    `truncated` says whether older output is gone; `position` is where this ends, for `since`.
+    """
 
     success: bool = True
     stdout: str
@@ -122,6 +125,9 @@ class ProcessLogs(Message, frozen=True, kw_only=True):
     process_id: str
     session_id: str
     truncated: bool
+    stdout_lost_bytes: int
+    stderr_lost_bytes: int
+    position: int
     timestamp: str
 
 
@@ -140,6 +146,7 @@ class LogStdout(Message, frozen=True, kw_only=True, tag_field="type", tag="stdou
     data: str
     process_id: str
     session_id: str
+    lost_bytes: int | UnsetType = UNSET
     timestamp: str
 
 
@@ -149,6 +156,7 @@ class LogStderr(Message, frozen=True, kw_only=True, tag_field="type", tag="stder
     data: str
     process_id: str
     session_id: str
+    lost_bytes: int | UnsetType = UNSET
     timestamp: str
 
 

@@ -76,6 +76,7 @@ class SandboxInfo(Message, frozen=True, kw_only=True):
     created_at: str
     last_used: str
     sessions: int
+    processes: int
     contexts: int
 
 

@@ -127,12 +127,19 @@ def test_a_ping_is_read_by_both_generations(api: Client, modern: Client) -> None
     assert api.get("/api/version").json["success"] is True
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "../../etc", "with space", "ü", "x" * 10_000, "a;b"])
+@pytest.mark.parametrize("name", ["a/b", "..", "../../etc", "with space", "ü", "x" * 1024, "a;b"])
 def test_a_session_may_have_any_name(api: Client, name: str) -> None:
     api.session(name)
     assert api.run(name, "echo here")["stdout"] == "here\n"
     assert name in api.get("/api/session/list").json["sessions"]
     assert api.post("/api/session/delete", {"sessionId": name}).status == 200
+
+
+def test_a_name_that_is_too_long_is_refused(api: Client) -> None:
+    reply = api.post("/api/session/create", {"id": "x" * 10_000})
+    assert (reply.status, reply.json["error"]) == (400, "Failed to create session")
+    assert reply.json["message"] == "session_id: must have 1 to 1024 characters"
+    assert api.get("/api/process/" + "x" * 10_000).status == 404
 
 
 def test_a_body_beyond_the_limit_is_refused(api: Client) -> None:

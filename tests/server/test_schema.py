@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import schemathesis
@@ -54,6 +54,6 @@ schema = schemathesis.openapi.from_dict(json.loads(document()))
     suppress_health_check=list(HealthCheck),
 )
 @pytest.mark.filterwarnings("ignore")
-def test_every_answer_is_documented_and_none_is_500(case: Case, server: Server) -> None:
+def test_every_answer_is_documented_and_none_is_500(case: Case[Any], server: Server) -> None:
     url = f"http://127.0.0.1:{server.port}"
     case.call_and_validate(base_url=url, checks=CHECKS, timeout=30)

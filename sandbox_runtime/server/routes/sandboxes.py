@@ -68,6 +68,7 @@ def _info(hosted: HostedSandbox) -> wire.SandboxInfo:
         created_at=iso_moment(hosted.created_s),
         last_used=iso_moment(hosted.used_s),
         sessions=len(hosted.sessions.ids),
+        processes=sum(one.ended_at is None for one in hosted.sandbox.processes.list()),
         contexts=len(hosted.sandbox.contexts.list()),
     )
 
