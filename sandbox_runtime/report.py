@@ -36,7 +36,11 @@ PROTECTIONS: dict[str, tuple[Requested, str, str]] = {
     "uts_namespace": ("required", "a host name of its own", _USER_NAMESPACES),
     "cgroup_namespace": ("required", "cannot see where its control group lies", _KERNEL),
     "unprivileged_user": ("required", "user code is uid 1000, never root", _USER_NAMESPACES),
-    "separate_ids": ("wanted", "host ids that no other process has", "Run as root"),
+    "separate_ids": (
+        "wanted",
+        "host ids that belong to no user and no other sandbox",
+        "Run as root, outside of containers that map a few ids only",
+    ),
     "read_only_root": ("required", "its own root, read-only", _KERNEL),
     "read_only_usr": ("required", "the system's programs, read-only", _KERNEL),
     "private_proc": ("required", "a /proc that shows only its own processes", _USER_NAMESPACES),

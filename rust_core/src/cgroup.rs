@@ -5,14 +5,16 @@
 //! grace period (10 ms), so a process enters by `clone3` (v2) or writes `0` to `tasks` itself
 //! (v1, 40 µs).
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use crate::error::{At, Result, Step};
+use crate::error::{At, Failure, Result, Step};
 use crate::spec::{Achieved, Limits, Protection};
+use crate::sys;
 
 /// What is limited, by the name of its controller.
 pub const CONTROLLERS: [&str; 2] = ["memory", "pids"];
@@ -62,6 +64,93 @@ pub fn places(cgroup: &str, mountinfo: &str) -> Vec<Place> {
     found
 }
 
+impl Place {
+    fn limits_what_is_wanted(&self) -> bool {
+        self.controllers.iter().any(|c| CONTROLLERS.contains(&c.as_str()))
+    }
+}
+
+/// Who made a group, in a way that no other process of this machine is mistaken for: its number,
+/// the PID namespace that gives this number a meaning, and when it started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Launcher {
+    pid: i32,
+    namespace: u64,
+    started_ticks: u64,
+}
+
+const GROUP: &str = "sandbox-runtime-";
+
+impl Launcher {
+    fn this() -> Self {
+        let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        let digits: String = link.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+        let namespace = digits.parse().unwrap_or_default();
+        let pid = sys::pid();
+        Self { pid, namespace, started_ticks: started_ticks(pid).unwrap_or_default() }
+    }
+
+    fn group_name(&self) -> String {
+        let Self { pid, namespace, started_ticks } = self;
+        format!("{GROUP}{pid}-{namespace}-{started_ticks}")
+    }
+
+    fn of_group(name: &str) -> Option<Self> {
+        let mut numbers = name.strip_prefix(GROUP)?.split('-');
+        let launcher = Self {
+            pid: numbers.next()?.parse().ok()?,
+            namespace: numbers.next()?.parse().ok()?,
+            started_ticks: numbers.next()?.parse().ok()?,
+        };
+        numbers.next().is_none().then_some(launcher)
+    }
+
+    /// Whether that one is a process of this one's namespace, and has ended. Of other namespaces
+    /// nothing is known.
+    fn knows_dead(&self, other: &Self) -> bool {
+        self.namespace != 0
+            && self.started_ticks != 0
+            && other.namespace == self.namespace
+            && started_ticks(other.pid) != Some(other.started_ticks)
+    }
+
+    /// A launcher that was killed could not remove its groups. The kernel removes none in which
+    /// a process lives.
+    fn remove_those_of_the_dead(&self, parent: &Path) {
+        for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+            let made_by = entry.file_name().to_str().and_then(Self::of_group);
+            if made_by.is_some_and(|other| self.knows_dead(&other)) {
+                remove_tree(&entry.path());
+            }
+        }
+    }
+}
+
+/// When a process of this one's PID namespace started, in clock ticks after boot; `None`: it has
+/// ended, whether or not somebody has waited for it.
+fn started_ticks(pid: i32) -> Option<u64> {
+    // A /proc of another namespace numbers processes in its own way.
+    if fs::read_link("/proc/self").ok()?.to_str()?.parse() != Ok(sys::pid()) {
+        return None;
+    }
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let ended = matches!(*fields.first()?, "Z" | "X");
+    fields.get(19)?.parse().ok().filter(|_| !ended)
+}
+
+/// Removes a group and those directly below it, as far as nothing lives in them.
+fn remove_tree(path: &Path) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+    let _ = fs::remove_dir(path);
+}
+
 /// A directory that the supervisor may make groups in.
 #[derive(Debug)]
 struct Base {
@@ -81,6 +170,8 @@ pub struct Delegation {
 /// The groups of one sandbox.
 #[derive(Debug)]
 pub struct Group {
+    /// What they are called in each hierarchy.
+    pub name: String,
     /// Files to which a process writes `0` to join. The keeper needs only those of v1.
     pub join: Vec<OwnedFd>,
     /// v2: the directory for `clone3`.
@@ -103,21 +194,27 @@ fn below(directory: BorrowedFd<'_>, name: &str) -> PathBuf {
 }
 
 impl Delegation {
-    /// Makes a group named `name` in each hierarchy that has a wanted controller and gives it to
-    /// `owner`. What cannot be had is noted as a reason, never an error: the report will say so.
-    pub fn prepare(name: &str, owner: (u32, u32)) -> Self {
+    /// Makes a group for this process in each hierarchy that has a wanted controller and gives it
+    /// to `owner`; removes those that launchers left behind which were killed. What cannot be had
+    /// is noted as a reason, never an error: the report will say so.
+    pub fn prepare(owner: (u32, u32)) -> Self {
         let mut delegation = Self::default();
+        let launcher = Launcher::this();
+        let name = &launcher.group_name();
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         for place in places(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo")) {
+            if !place.controllers.is_empty() && !place.limits_what_is_wanted() {
+                continue;
+            }
+            launcher.remove_those_of_the_dead(&place.own);
             let made = if place.controllers.is_empty() {
+                launcher.remove_those_of_the_dead(&place.top);
                 // Processes may live only in leaves (cgroups(7)), so where this process's own
                 // group cannot have limited children, one at the top can.
                 Base::make_v2(&place.own, name, owner)
                     .or_else(|_| Base::make_v2(&place.top, name, owner))
-            } else if place.controllers.iter().any(|c| CONTROLLERS.contains(&c.as_str())) {
-                Base::make_v1(&place, name, owner)
             } else {
-                continue;
+                Base::make_v1(&place, name, owner)
             };
             match made {
                 Ok(base) if base.controllers.is_empty() => {
@@ -135,12 +232,26 @@ impl Delegation {
     /// # Errors
     /// [`Step::JoinCgroup`] when a group that was delegated cannot be made.
     pub fn make_group(&self, id: u64, limits: &Limits) -> Result<Group> {
-        let mut group = Group { join: Vec::new(), into: None, protections: Vec::new() };
+        let name = format!("sandbox-{id}");
+        let mut group =
+            Group { name: name.clone(), join: Vec::new(), into: None, protections: Vec::new() };
+        let mut kept: HashMap<&str, String> = HashMap::new();
         for base in &self.bases {
-            let path = below(base.directory.as_fd(), &format!("sandbox-{id}"));
+            let path = below(base.directory.as_fd(), &name);
             fs::create_dir(&path).at(Step::JoinCgroup, path.display())?;
             for (file, value) in base.settings(limits) {
-                fs::write(path.join(file), value.to_string()).at(Step::JoinCgroup, file)?;
+                let file = path.join(file);
+                fs::write(&file, value.to_string()).at(Step::JoinCgroup, file.display())?;
+                let read = fs::read_to_string(&file).at(Step::JoinCgroup, file.display())?;
+                let read = read.trim().to_owned();
+                // The kernel rounds down to pages; it must not have kept more.
+                if !read.parse::<u64>().is_ok_and(|kept| kept <= value) {
+                    let subject = format!("{} is {read}, not {value}", file.display());
+                    return Err(Failure { step: Step::JoinCgroup, errno: libc::EINVAL, subject });
+                }
+            }
+            for (controller, value) in base.limited(limits) {
+                kept.insert(controller, format!("cgroup v{}, {value}", base.version));
             }
             let file = if base.version == 1 { "tasks" } else { "cgroup.procs" };
             let join = fs::OpenOptions::new().write(true).open(path.join(file));
@@ -149,14 +260,22 @@ impl Delegation {
                 group.into = Some(open_directory(&path).at(Step::JoinCgroup, path.display())?);
             }
         }
-        for controller in CONTROLLERS {
-            let holder = self.bases.iter().find(|b| b.controllers.iter().any(|c| c == controller));
-            let (achieved, detail) = match holder {
-                Some(base) => (Achieved::Full, format!("cgroup v{}", base.version)),
-                None if self.reasons.is_empty() => {
-                    (Achieved::Absent, format!("no hierarchy has the {controller} controller"))
-                }
-                None => (Achieved::Absent, self.reasons.join("; ")),
+        let why = if self.reasons.is_empty() {
+            "no hierarchy has its controller".to_owned()
+        } else {
+            self.reasons.join("; ")
+        };
+        let (bytes, processes) = (limits.memory_bytes, limits.processes);
+        for (controller, instead) in [
+            (
+                "memory",
+                format!("each process up to {bytes} bytes of data, no bound on all together"),
+            ),
+            ("pids", format!("up to {processes} for the user id, whoever else has that")),
+        ] {
+            let (achieved, detail) = match kept.remove(controller) {
+                Some(detail) => (Achieved::Full, detail),
+                None => (Achieved::Partial, format!("{instead}; {why}")),
             };
             let name = format!("cgroup_{controller}");
             group.protections.push(Protection::new(&name, achieved, detail));
@@ -183,26 +302,18 @@ impl Delegation {
     /// Removes what [`Delegation::prepare`] made, once nothing lives in it.
     pub fn remove(self) {
         for base in self.bases {
-            for entry in fs::read_dir(&base.path).into_iter().flatten().flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    let _ = fs::remove_dir(entry.path());
-                }
-            }
-            let _ = fs::remove_dir(&base.path);
+            remove_tree(&base.path);
         }
     }
 }
 
 impl Base {
     fn make_v1(place: &Place, name: &str, owner: (u32, u32)) -> io::Result<Self> {
-        let path = place.own.join(name);
-        fs::create_dir(&path)?;
-        chown(&path, Some(owner.0), Some(owner.1))?;
-        Ok(Self {
-            controllers: place.controllers.clone(),
-            version: 1,
-            directory: open_directory(&path)?,
-            path,
+        Self::make(&place.own.join(name), |path| {
+            chown(path, Some(owner.0), Some(owner.1))?;
+            let directory = open_directory(path)?;
+            let controllers = place.controllers.clone();
+            Ok(Self { controllers, version: 1, directory, path: path.to_owned() })
         })
     }
 
@@ -217,15 +328,36 @@ impl Base {
         if !enable.is_empty() {
             fs::write(parent.join("cgroup.subtree_control"), enable.join(" "))?;
         }
-        let path = parent.join(name);
-        fs::create_dir(&path)?;
-        if !enable.is_empty() {
-            fs::write(path.join("cgroup.subtree_control"), enable.join(" "))?;
-        }
-        for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
-            chown(path.join(file), Some(owner.0), Some(owner.1))?;
-        }
-        Ok(Self { controllers, version: 2, directory: open_directory(&path)?, path })
+        Self::make(&parent.join(name), |path| {
+            if !enable.is_empty() {
+                fs::write(path.join("cgroup.subtree_control"), enable.join(" "))?;
+            }
+            for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
+                chown(path.join(file), Some(owner.0), Some(owner.1))?;
+            }
+            let directory = open_directory(path)?;
+            Ok(Self { controllers, version: 2, directory, path: path.to_owned() })
+        })
+    }
+
+    /// Makes the directory and prepares it; one that cannot be prepared is removed again.
+    fn make(path: &Path, prepare: impl FnOnce(&Path) -> io::Result<Self>) -> io::Result<Self> {
+        fs::create_dir(path)?;
+        prepare(path).inspect_err(|_| {
+            let _ = fs::remove_dir(path);
+        })
+    }
+
+    /// What each controller of this hierarchy is told to allow, for the report.
+    fn limited(&self, limits: &Limits) -> Vec<(&'static str, String)> {
+        let has = |name: &str| self.controllers.iter().any(|c| c == name);
+        [
+            ("memory", format!("{} bytes", limits.memory_bytes)),
+            ("pids", format!("{} processes", limits.processes)),
+        ]
+        .into_iter()
+        .filter(|(name, _)| has(name))
+        .collect()
     }
 
     fn settings(&self, limits: &Limits) -> Vec<(&'static str, u64)> {
@@ -242,6 +374,24 @@ impl Base {
             }
         }
         settings
+    }
+}
+
+/// Takes back what the report says of groups that this process turns out not to be in, by its own
+/// `/proc/self/cgroup` (cgroups(7)).
+pub fn check_membership(protections: &mut [Protection], name: &str, own: &str) {
+    for row in protections.iter_mut().filter(|row| row.achieved == Achieved::Full) {
+        let controller = row.name.trim_start_matches("cgroup_");
+        let is_in = own.lines().any(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (names, path) = (fields.next().unwrap_or_default(), fields.next());
+            (names.is_empty() || names.split(',').any(|name| name == controller))
+                && path.is_some_and(|path| path.ends_with(&format!("/{name}")))
+        });
+        if !is_in {
+            row.achieved = Achieved::Absent;
+            row.detail = format!("its processes are not in the group: {}", own.replace('\n', " "));
+        }
     }
 }
 
@@ -281,6 +431,54 @@ mod tests {
             ]
         );
         assert!(found[2].controllers.is_empty());
+    }
+
+    #[test]
+    fn a_group_tells_who_made_it() {
+        let this = Launcher::this();
+        assert_eq!(Launcher::of_group(&this.group_name()), Some(this.clone()));
+        assert!(!this.knows_dead(&this));
+        let earlier = Launcher { started_ticks: this.started_ticks - 1, ..this.clone() };
+        assert!(this.knows_dead(&earlier), "the number is another process's now");
+        let elsewhere = Launcher { namespace: this.namespace + 1, ..earlier };
+        assert!(!this.knows_dead(&elsewhere), "who knows what its number means there");
+        for other in ["sandbox-runtime-7", "sandbox-runtime-7-8-9-10", "sandbox-runtime-a-b-c"] {
+            assert_eq!(Launcher::of_group(other), None);
+        }
+    }
+
+    #[test]
+    fn groups_of_the_dead_are_removed_and_no_others() {
+        let parent = std::env::temp_dir().join(format!("groups-{}", sys::pid()));
+        let this = Launcher::this();
+        let dead = Launcher { started_ticks: this.started_ticks - 1, ..this.clone() };
+        let far = Launcher { namespace: 1, ..dead.clone() };
+        for launcher in [&this, &dead, &far] {
+            fs::create_dir_all(parent.join(launcher.group_name()).join("sandbox-1")).expect("made");
+        }
+        fs::create_dir(parent.join("sandbox-runtime-1")).expect("made");
+        this.remove_those_of_the_dead(&parent);
+        let left = fs::read_dir(&parent).expect("there").flatten().map(|entry| entry.file_name());
+        let left: Vec<_> = left.collect();
+        assert_eq!(left.len(), 3);
+        assert!(!left.contains(&dead.group_name().into()));
+        fs::remove_dir_all(parent).expect("removed");
+    }
+
+    #[test]
+    fn what_is_not_in_its_group_is_not_limited() {
+        let rows = || [Protection::new("cgroup_memory", Achieved::Full, "cgroup v1")];
+        for (own, achieved) in [
+            ("4:memory:/a/sandbox-1\n", Achieved::Full),
+            ("4:cpu,memory:/a/sandbox-1\n", Achieved::Full),
+            ("0::/a/sandbox-1\n", Achieved::Full),
+            ("4:memory:/a/sandbox-10\n5:pids:/a/sandbox-1\n", Achieved::Absent),
+            ("", Achieved::Absent),
+        ] {
+            let mut found = rows();
+            check_membership(&mut found, "sandbox-1", own);
+            assert_eq!(found[0].achieved, achieved, "{own}");
+        }
     }
 
     #[test]

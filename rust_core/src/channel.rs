@@ -71,7 +71,7 @@ impl<In: DeserializeOwned, Out: Serialize> Channel<In, Out> {
         let send = || {
             let body = encode(value)?;
             if body.len() > INLINE_BYTES {
-                let file = sys::sealed_executable(c"sandbox-frame", &body)?;
+                let file = sys::sealed_file(c"sandbox-frame", &body)?;
                 let all: Vec<_> = fds.iter().copied().chain([file.as_fd()]).collect();
                 return sys::send_packet(self.as_fd(), &[IN_FILE], &all);
             }

@@ -76,6 +76,10 @@ pub struct Prepared {
     pub keyring: Option<String>,
     /// Whether sandboxes have ids of their own.
     pub separate_ids: bool,
+    /// `/proc/self/cgroup`, read before the group became the root that the sandbox sees.
+    pub groups: String,
+    /// What the sandbox may use.
+    pub limits: Limits,
 }
 
 /// From the clone of a keeper to its first jail.
@@ -90,6 +94,7 @@ pub fn sandbox(
     separate_ids: bool,
 ) -> Result<Prepared> {
     cgroup::join(join)?; // while this is still the id that opened the files, which v1 compares
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     sys::become_user(INIT_ID, INIT_ID, separate_ids).at(Step::BecomeUser, "keeper")?;
     sys::set_dumpable(true).at(Step::SetDumpable, "")?;
     sys::die_with_parent().at(Step::CloneSandbox, "parent death signal")?;
@@ -113,6 +118,8 @@ pub fn sandbox(
         confine: seccomp::compile(Stage::Confine),
         keyring,
         separate_ids,
+        groups,
+        limits: limits.clone(),
     };
     capabilities::keep_only(capabilities::KEEPER)?;
     sys::set_no_new_privs().at(Step::NoNewPrivs, "")?;

@@ -15,7 +15,7 @@ use crate::contain::{self, Prepared};
 use crate::error::{At, Failure, Result, Step};
 use crate::files;
 use crate::probe;
-use crate::spec::{InitReply, InitRequest, Program};
+use crate::spec::{InitReply, InitRequest, Program, c_strings};
 use crate::sys::{self, Forked};
 
 /// The socket to the control process.
@@ -336,20 +336,6 @@ struct Executable {
     cwd: ByteBuf,
 }
 
-fn c_strings(values: &[ByteBuf], what: &str) -> Result<Vec<CString>> {
-    values
-        .iter()
-        .enumerate()
-        .map(|(index, value)| {
-            CString::new(value.as_slice()).map_err(|e| Failure {
-                step: Step::Execute,
-                errno: libc::EINVAL,
-                subject: format!("{what}[{index}] has a NUL at byte {}", e.nul_position()),
-            })
-        })
-        .collect()
-}
-
 impl Executable {
     fn new(argv: &[ByteBuf], env: &[ByteBuf], cwd: &ByteBuf) -> Result<Self> {
         let argv = c_strings(argv, "argv")?;
@@ -423,7 +409,7 @@ fn start(program: &Program, fds: &[OwnedFd], prepared: &Prepared) -> Result<i32>
         Program::Files | Program::Check => match sys::fork(0, None).at(Step::CloneProcess, "")? {
             Forked::Child => {
                 if confine().is_ok() {
-                    serve_inside(program);
+                    serve_inside(program, prepared);
                 }
                 sys::exit_now(127)
             }
@@ -433,10 +419,10 @@ fn start(program: &Program, fds: &[OwnedFd], prepared: &Prepared) -> Result<i32>
 }
 
 /// The programs that are functions of this one: they hold descriptor 0 and nothing else.
-fn serve_inside(program: &Program) -> ! {
+fn serve_inside(program: &Program, prepared: &Prepared) -> ! {
     let status = match (sys::inherited(0), program) {
         (Ok(socket), Program::Files) => files::run(socket),
-        (Ok(pipe), Program::Check) => probe::run(fs::File::from(pipe)),
+        (Ok(pipe), Program::Check) => probe::run(fs::File::from(pipe), prepared),
         _ => 1,
     };
     sys::exit_now(status)

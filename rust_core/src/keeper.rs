@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use crate::cgroup::Group;
+use crate::cgroup::{self, Group};
 use crate::channel::{self, Channel};
 use crate::contain::{self, Prepared};
 use crate::error::{At, Failure, Result, Step};
@@ -31,6 +31,8 @@ pub struct Order<'a> {
     pub covered: &'a Covered,
     /// Its control groups.
     pub group: Group,
+    /// What is to be said of its ids.
+    pub of_ids: Protection,
     /// Whether it has ids of its own.
     pub separate_ids: bool,
     /// The launcher's namespaces, which must not be the sandbox's.
@@ -51,17 +53,18 @@ pub fn run(socket: &Socket, order: Order<'_>) -> ! {
 }
 
 fn make(socket: &Socket, order: Order<'_>) -> Result<Prepared> {
-    let Order { host_name, limits, covered, group, separate_ids, namespaces } = order;
+    let Order { host_name, limits, covered, group, of_ids, separate_ids, namespaces } = order;
     // Nothing of the supervisor's stays open: not its socket, not the groups of other sandboxes.
     let own = std::iter::once(socket.as_fd()).chain(group.join.iter().map(AsFd::as_fd));
     let own: Vec<_> = own.map(|fd| fd.as_raw_fd()).collect();
     sys::close_from(3, &own).at(Step::PlaceDescriptors, "keeper")?;
-    let Group { join, into, protections: of_groups } = group;
+    let Group { name, join, into, protections: mut of_groups } = group;
     let joined_by_clone = into.is_some();
     std::mem::forget(into); // closed above with everything else that is not this sandbox's
     let to_join: &[OwnedFd] = if joined_by_clone { &[] } else { &join };
     let prepared = contain::sandbox(&limits, host_name, covered, to_join, separate_ids)?;
-    let mut protections = check(&prepared, namespaces)?;
+    let mut protections = check(&prepared, namespaces, &of_ids)?;
+    cgroup::check_membership(&mut of_groups, &name, &prepared.groups);
     protections.extend(of_groups);
     let open = |name: &str| {
         let path = format!("/proc/self/ns/{name}");
@@ -110,7 +113,11 @@ fn serve(socket: &Socket, prepared: &Prepared) -> Result<()> {
 }
 
 /// Makes a jail and lets the self-check run in it as user code would.
-fn check(prepared: &Prepared, namespaces: &[(String, String)]) -> Result<Vec<Protection>> {
+fn check(
+    prepared: &Prepared,
+    namespaces: &[(String, String)],
+    of_ids: &Protection,
+) -> Result<Vec<Protection>> {
     let (ours, theirs) = sys::packet_pair().at(Step::SelfCheck, "socket")?;
     let (reader, writer) = sys::pipe().at(Step::SelfCheck, "pipe")?;
     match sys::fork(contain::JAIL_NAMESPACES, None).at(Step::CloneJail, "self-check")? {
@@ -126,7 +133,7 @@ fn check(prepared: &Prepared, namespaces: &[(String, String)]) -> Result<Vec<Pro
             let rows = channel::decode(&found).map_err(|_| why_no_findings(&ours));
             drop(ours); // ends the jail
             let _ = sys::wait(pid, true);
-            Ok(probe::report(rows?, prepared, namespaces))
+            Ok(probe::report(rows?, prepared, namespaces, of_ids))
         }
     }
 }

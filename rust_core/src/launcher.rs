@@ -4,9 +4,13 @@
 //! it to end, to remove the control groups that nobody else may. It never reads again, so nothing
 //! that happens later reaches its privileges.
 
+use std::collections::hash_map::RandomState;
 use std::fs;
+use std::hash::{BuildHasher, Hasher};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use crate::cgroup::Delegation;
 use crate::channel::Channel;
@@ -14,19 +18,21 @@ use crate::contain;
 use crate::error::{At, Failure, Result, Step};
 use crate::idmap::{self, Plan};
 use crate::mounts::{self, Shown};
-use crate::spec::{SupervisorReply, SupervisorRequest};
+use crate::spec::{Asked, SupervisorReply, SupervisorRequest};
 use crate::supervisor;
 use crate::sys::{self, Forked};
 
 /// The socket to the control process.
-pub type Control = Channel<SupervisorRequest, SupervisorReply>;
+pub type Control = Channel<Asked, SupervisorReply>;
 
 /// Runs the launcher over this socket; returns the exit status of the process.
 pub fn run(socket: OwnedFd) -> u8 {
     sys::set_name(c"sbx-launcher");
     let control = Control::new(socket);
     let paths = match control.receive() {
-        Ok(Some((SupervisorRequest::Start { read_only_paths }, _))) => read_only_paths,
+        Ok(Some((Asked::Known(SupervisorRequest::Start { read_only_paths }), _))) => {
+            read_only_paths
+        }
         Ok(None) => return 0,
         Ok(Some(_)) => {
             let subject = "the first message must be `start`".to_owned();
@@ -55,7 +61,17 @@ fn open_as_caller(paths: &[String]) -> Result<Option<Shown>> {
     }
 }
 
-fn choose_ids(privileged: bool) -> Result<Plan> {
+/// Claims the range that starts at this id for as long as the descriptor is open, against every
+/// launcher of this network namespace: the kernel lets one socket have an abstract name
+/// (`unix(7)`), and takes the name away when its owner ends, however that is.
+fn claim_range(first: u32) -> Option<OwnedFd> {
+    let name = format!("sandbox-runtime/ids/{first}");
+    let address = SocketAddr::from_abstract_name(name).ok()?;
+    UnixDatagram::bind_addr(&address).ok().map(OwnedFd::from)
+}
+
+/// Chooses ids; with them comes what keeps them from others.
+fn choose_ids(privileged: bool) -> Result<(Plan, Option<OwnedFd>)> {
     let text = fs::read("/proc/self/uid_map").at(Step::ChooseIds, "/proc/self/uid_map")?;
     let own = idmap::parse_uid_map(&text).map_err(|bad| Failure {
         step: Step::ChooseIds,
@@ -63,7 +79,15 @@ fn choose_ids(privileged: bool) -> Result<Plan> {
         subject: format!("/proc/self/uid_map: {}", bad.0),
     })?;
     let (uid, gid) = sys::effective_ids();
-    Ok(idmap::plan(&own, privileged && uid == 0, uid, gid, sys::pid().unsigned_abs()))
+    // Seeded by the kernel at random, which is all that is wanted of it.
+    let random = RandomState::new().build_hasher().finish();
+    let start = u32::try_from(random >> 32).unwrap_or_default();
+    let mut claim = None;
+    let plan = idmap::plan(&own, privileged && uid == 0, (uid, gid), start, |first| {
+        claim = claim_range(first);
+        claim.is_some()
+    });
+    Ok((plan, claim))
 }
 
 /// The namespaces of the caller, for the self-check to compare with.
@@ -80,18 +104,17 @@ fn own_namespaces() -> Vec<(String, String)> {
 fn launch(control: Control, paths: &[String]) -> std::result::Result<(), (Control, Failure)> {
     let prepare = || {
         let shown = open_as_caller(paths)?;
-        let plan = choose_ids(shown.is_some())?;
+        let (plan, claim) = choose_ids(shown.is_some())?;
+        let gate = sys::pipe().at(Step::CloneSupervisor, "pipe")?;
         let owner = match plan {
             Plan::Separate { first, .. } => (first, first),
             Plan::Shared { uid, gid } => (uid, gid),
         };
-        let name = format!("sandbox-runtime-{}", sys::pid());
-        let groups = Delegation::prepare(&name, owner);
+        let groups = Delegation::prepare(owner); // the last that can leave something behind
         let leaf = groups.supervisor_leaf(owner);
-        let gate = sys::pipe().at(Step::CloneSupervisor, "pipe")?;
-        Ok((shown, plan, groups, leaf, gate))
+        Ok((shown, plan, claim, groups, leaf, gate))
     };
-    let (shown, plan, groups, leaf, (gate, opener)) = match prepare() {
+    let (shown, plan, claim, groups, leaf, (gate, opener)) = match prepare() {
         Ok(prepared) => prepared,
         Err(failure) => return Err((control, failure)),
     };
@@ -99,7 +122,7 @@ fn launch(control: Control, paths: &[String]) -> std::result::Result<(), (Contro
     let leaf = leaf.as_ref().map(AsFd::as_fd);
     match sys::fork(contain::OUTER_NAMESPACES, leaf).at(Step::CloneSupervisor, "") {
         Ok(Forked::Child) => {
-            drop(opener);
+            drop((opener, claim));
             if wait_for_gate(gate) {
                 supervisor::run(control, shown, paths, plan, groups, namespaces);
             }
@@ -121,6 +144,7 @@ fn launch(control: Control, paths: &[String]) -> std::result::Result<(), (Contro
             drop((gate, shown));
             let _ = sys::wait(pid, true);
             groups.remove();
+            drop(claim);
             result
         }
         Err(failure) => {

@@ -1,9 +1,11 @@
 //! What is said over the sockets, as plain data. Python's side of it is `sandbox_runtime/jail.py`.
 
+use std::ffi::CString;
+
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::error::Failure;
+use crate::error::{Failure, Result, Step};
 
 /// What a sandbox may use. All sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,38 @@ pub struct Limits {
     pub tmp_bytes: u64,
     /// Size of `/dev/shm`.
     pub shm_bytes: u64,
+}
+
+/// Strings for the kernel, where none may have a NUL.
+///
+/// # Errors
+/// [`Step::Execute`] with the first that has one, as an element of `what`.
+pub fn c_strings(values: &[ByteBuf], what: &str) -> Result<Vec<CString>> {
+    values
+        .iter()
+        .enumerate()
+        .map(|(index, value)| {
+            CString::new(value.as_slice()).map_err(|e| Failure {
+                step: Step::Execute,
+                errno: libc::EINVAL,
+                subject: format!("{what}[{index}] has a NUL at byte {}", e.nul_position()),
+            })
+        })
+        .collect()
+}
+
+/// What comes in on the supervisor's socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Asked {
+    /// A request.
+    Known(SupervisorRequest),
+    /// Something else: whoever waits for the answer to this number is told that there is none.
+    Unknown {
+        /// The number of a sandbox, if it was about one.
+        #[serde(default)]
+        id: Option<u64>,
+    },
 }
 
 /// What the control process asks the supervisor.

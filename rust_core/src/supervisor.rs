@@ -4,7 +4,6 @@
 //! it ends, and the kernel ends everything below it.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 
 use serde_bytes::ByteBuf;
@@ -14,11 +13,13 @@ use crate::cgroup::Delegation;
 use crate::channel::Channel;
 use crate::contain;
 use crate::error::{At, Failure, Result, Step};
-use crate::idmap::Plan;
+use crate::idmap::{Pairs, Plan};
 use crate::keeper;
 use crate::launcher::{Control, open_gate, wait_for_gate, write_maps};
 use crate::mounts::{self, Covered, Shown};
-use crate::spec::{KeeperReply, KeeperRequest, Limits, SupervisorReply, SupervisorRequest};
+use crate::spec::{
+    Asked, KeeperReply, KeeperRequest, Limits, SupervisorReply, SupervisorRequest, c_strings,
+};
 use crate::sys::{self, Forked};
 
 /// A zygote's own `/tmp`, for what its libraries cache.
@@ -30,8 +31,17 @@ struct Supervisor {
     plan: Plan,
     groups: Delegation,
     namespaces: Vec<(String, String)>,
-    /// Keepers by pid, with the caller's number of their sandbox.
-    keepers: HashMap<i32, u64>,
+    /// Keepers by pid.
+    keepers: HashMap<i32, Kept>,
+    pairs: Pairs,
+}
+
+/// A sandbox that is there.
+struct Kept {
+    /// The caller's number for it.
+    id: u64,
+    /// Which of the runtime's ids it has.
+    pair: u32,
 }
 
 /// Confines this process as the supervisor and serves until the socket closes. Does not return.
@@ -51,8 +61,9 @@ pub fn run(
             sys::exit_now(1)
         }
     };
-    let mut supervisor =
-        Supervisor { control, covered, plan, groups, namespaces, keepers: HashMap::new() };
+    let keepers = HashMap::new();
+    let pairs = Pairs::new(plan);
+    let mut supervisor = Supervisor { control, covered, plan, groups, namespaces, keepers, pairs };
     sys::exit_now(i32::from(supervisor.serve().is_err()))
 }
 
@@ -72,14 +83,20 @@ impl Supervisor {
             if request {
                 let Some((request, fds)) = self.control.receive()? else { return Ok(()) };
                 match request {
-                    SupervisorRequest::CreateSandbox { id, host_name, limits } => {
+                    Asked::Known(SupervisorRequest::CreateSandbox { id, host_name, limits }) => {
                         self.create_sandbox(id, &host_name, limits, fds)?;
                     }
-                    SupervisorRequest::StartZygote { argv, env } => {
+                    Asked::Known(SupervisorRequest::StartZygote { argv, env }) => {
                         // A failure closes the zygote's socket, which is how its owner learns.
                         let _ = self.start_zygote(&argv, &env, fds);
                     }
-                    SupervisorRequest::Start { .. } => {}
+                    Asked::Known(SupervisorRequest::Start { .. }) => {}
+                    Asked::Unknown { id } => {
+                        // Its socket closes with `fds`; the other sandboxes go on.
+                        if let Some(id) = id {
+                            self.control.send(&SupervisorReply::SandboxEnded { id }, &[])?;
+                        }
+                    }
                 }
             }
         }
@@ -88,7 +105,8 @@ impl Supervisor {
     /// Waits for ended children; what was left of a sandbox is removed, and that is reported.
     fn bury(&mut self) -> Result<()> {
         while let Ok(Some(ended)) = sys::wait(-1, false) {
-            if let Some(id) = self.keepers.remove(&ended.pid) {
+            if let Some(Kept { id, pair }) = self.keepers.remove(&ended.pid) {
+                self.pairs.give_back(pair);
                 self.groups.remove_group(id);
                 self.control.send(&SupervisorReply::SandboxEnded { id }, &[])?;
             }
@@ -103,11 +121,22 @@ impl Supervisor {
         limits: Limits,
         fds: Vec<OwnedFd>,
     ) -> Result<()> {
-        let Some(socket) = fds.into_iter().next() else { return Ok(()) };
+        let Some(socket) = fds.into_iter().next() else {
+            return self.control.send(&SupervisorReply::SandboxEnded { id }, &[]);
+        };
         let channel: Channel<KeeperRequest, KeeperReply> = Channel::new(socket);
-        match self.fork_keeper(id, host_name, limits, &channel) {
-            Ok(pid) => {
-                self.keepers.insert(pid, id);
+        let all_taken = || Failure {
+            step: Step::ChooseIds,
+            errno: libc::EUSERS,
+            subject: "every id of this runtime is a sandbox's that is there".to_owned(),
+        };
+        let made = self.pairs.take().ok_or_else(all_taken).and_then(|pair| {
+            let made = self.fork_keeper(id, pair, host_name, limits, &channel);
+            made.map(|pid| (pid, pair)).inspect_err(|_| self.pairs.give_back(pair))
+        });
+        match made {
+            Ok((pid, pair)) => {
+                self.keepers.insert(pid, Kept { id, pair });
                 Ok(())
             }
             Err(failure) => {
@@ -121,6 +150,7 @@ impl Supervisor {
     fn fork_keeper(
         &self,
         id: u64,
+        pair: u32,
         host_name: &str,
         limits: Limits,
         channel: &Channel<KeeperRequest, KeeperReply>,
@@ -139,6 +169,7 @@ impl Supervisor {
                             limits,
                             covered: &self.covered,
                             group,
+                            of_ids: self.plan.protection(pair),
                             separate_ids: self.plan.is_separate(),
                             namespaces: &self.namespaces,
                         },
@@ -147,7 +178,7 @@ impl Supervisor {
                 sys::exit_now(1)
             }
             Forked::Parent(pid) => {
-                let map = self.plan.sandbox_map(id);
+                let map = self.plan.sandbox_map(pair);
                 let started =
                     write_maps(pid, self.plan, map.clone(), map).and_then(|()| open_gate(opener));
                 if let Err(failure) = started {
@@ -164,19 +195,7 @@ impl Supervisor {
     /// that its children need to step into jails.
     #[expect(clippy::needless_pass_by_value, reason = "the zygote's alone from here on")]
     fn start_zygote(&self, argv: &[ByteBuf], env: &[ByteBuf], fds: Vec<OwnedFd>) -> Result<()> {
-        let strings = |values: &[ByteBuf]| -> Result<Vec<CString>> {
-            values
-                .iter()
-                .map(|value| {
-                    CString::new(value.as_slice()).map_err(|e| Failure {
-                        step: Step::Execute,
-                        errno: libc::EINVAL,
-                        subject: e.to_string(),
-                    })
-                })
-                .collect()
-        };
-        let (argv, env) = (strings(argv)?, strings(env)?);
+        let (argv, env) = (c_strings(argv, "argv")?, c_strings(env, "env")?);
         let flags = libc::CLONE_NEWNS | libc::CLONE_NEWIPC;
         if sys::fork(flags, None).at(Step::CloneProcess, "zygote")? != Forked::Child {
             return Ok(());

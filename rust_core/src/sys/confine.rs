@@ -125,10 +125,18 @@ pub fn set_limit(resource: u32, value: u64) -> io::Result<()> {
 /// # Errors
 /// `EINVAL` for an unknown resource.
 pub fn hard_limit(resource: u32) -> io::Result<u64> {
+    limits(resource).map(|(_, hard)| hard)
+}
+
+/// `getrlimit(2)`: the soft and the hard limit.
+///
+/// # Errors
+/// `EINVAL` for an unknown resource.
+pub fn limits(resource: u32) -> io::Result<(u64, u64)> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is live.
     check(unsafe { libc::getrlimit(resource, &raw mut limit) })?;
-    Ok(limit.rlim_max)
+    Ok((limit.rlim_cur, limit.rlim_max))
 }
 
 /// Installs a seccomp filter on this thread (`seccomp(2)`); all children inherit it.

@@ -100,6 +100,21 @@ pub fn pivot_here() -> io::Result<()> {
     check_long(result).map(drop)
 }
 
+/// The size of the file system that `path` lies in, and whether it is read-only where it is
+/// mounted there (`statvfs(3)`).
+///
+/// # Errors
+/// What the kernel says.
+pub fn file_system(path: &Path) -> io::Result<(u64, bool)> {
+    let path = c_path(path)?;
+    // SAFETY: all-zero is a valid `statvfs`.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is NUL-terminated and `found` is live.
+    check(unsafe { libc::statvfs(path.as_ptr(), &raw mut found) })?;
+    let read_only = found.f_flag & libc::ST_RDONLY != 0;
+    Ok((found.f_blocks.saturating_mul(found.f_frsize), read_only))
+}
+
 /// `umount2(2)` with `MNT_DETACH`.
 ///
 /// # Errors

@@ -319,7 +319,9 @@ pub fn place_descriptors(fds: &[BorrowedFd<'_>]) -> io::Result<()> {
 
 /// Closes every descriptor from `first` on but those in `kept` (`close_range(2)`).
 ///
-/// Whatever owned one of the closed ones may not be used or dropped after this.
+/// For a fresh process that is about to forget what its parent had: whatever owned one of the
+/// closed ones may not be used or dropped after this. The compiler cannot see that, and callers
+/// may hold no `unsafe`, so each of them says where it leaves or forgets the owners.
 ///
 /// # Errors
 /// `ENOSYS` before Linux 5.9.
@@ -339,7 +341,9 @@ pub fn close_from(first: RawFd, kept: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes over a descriptor that this process was started with.
+/// Takes over a descriptor that this process was started with, or has just been given that
+/// number by [`place_descriptors`]. Nothing else of this process may own it: each caller is the
+/// first thing that its process does.
 ///
 /// # Errors
 /// `EBADF` when it is not open.
@@ -356,14 +360,26 @@ pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
 /// # Errors
 /// What the kernel says.
 pub fn sealed_executable(name: &CStr, content: &[u8]) -> io::Result<OwnedFd> {
+    sealed(name, content, libc::MFD_EXEC)
+}
+
+/// A sealed, anonymous file that cannot be executed.
+///
+/// # Errors
+/// What the kernel says.
+pub fn sealed_file(name: &CStr, content: &[u8]) -> io::Result<OwnedFd> {
+    sealed(name, content, libc::MFD_NOEXEC_SEAL)
+}
+
+/// `mode` is known since Linux 6.3, where a sysctl may demand it; before, it is `EINVAL`.
+fn sealed(name: &CStr, content: &[u8], mode: libc::c_uint) -> io::Result<OwnedFd> {
     use std::io::Write;
-    // MFD_EXEC is known since Linux 6.3, where a sysctl may demand it; before, EINVAL.
     let create = |flags: libc::c_uint| {
         // SAFETY: `name` is NUL-terminated.
         check(unsafe { libc::memfd_create(name.as_ptr(), flags) }).map(own)
     };
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-    let fd = create(flags | libc::MFD_EXEC).or_else(|_| create(flags))?;
+    let fd = create(flags | mode).or_else(|_| create(flags))?;
     let mut file = std::fs::File::from(fd);
     file.write_all(content)?;
     let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
@@ -372,7 +388,8 @@ pub fn sealed_executable(name: &CStr, content: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Borrows a descriptor by number, if it is open, for callers that own it elsewhere (Python).
+/// Borrows a descriptor by number, if it is open, for callers that own it elsewhere: Python's
+/// objects, which the door's caller keeps alive and open until its call returns.
 pub fn borrow<'a>(fd: RawFd) -> Option<BorrowedFd<'a>> {
     // SAFETY: takes no pointer; fails for a number that is not open.
     let open = fd >= 0 && check(unsafe { libc::fcntl(fd, libc::F_GETFD) }).is_ok();
