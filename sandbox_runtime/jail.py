@@ -308,10 +308,15 @@ def _receive_with_descriptors(sock: socket.socket) -> tuple[bytes, list[int]]:
     return packet, list(fds)
 
 
+launchers: set[int] = set()
+"""The children of this process that this module waits for."""
+
+
 def _reap(pid: int) -> None:
     """Takes the status of a child that has ended, unless somebody else has (SIGCHLD ignored)."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
+    launchers.discard(pid)
 
 
 async def wait_process_end(pidfd: int) -> None:
@@ -327,6 +332,7 @@ class Supervisor:
 
     def __init__(self) -> None:
         self._launcher_pid, fd = _core.start_supervisor()
+        launchers.add(self._launcher_pid)
         sock = socket.socket(fileno=fd)
         try:
             self._launcher_pidfd = os.pidfd_open(self._launcher_pid)

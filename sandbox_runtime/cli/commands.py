@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -13,6 +13,7 @@ from sandbox_runtime.cli.bench import bench
 from sandbox_runtime.cli.failures import INTERRUPTED, OWN_FAILURE, USAGE, reader_is_gone, say
 from sandbox_runtime.cli.options import shared_options
 from sandbox_runtime.cli.script import load_script
+from sandbox_runtime.cli.serve import serve, serve_options
 from sandbox_runtime.cli.standard_input import piped_input
 from sandbox_runtime.errors import InvalidArgumentError, SandboxError
 
@@ -165,6 +166,26 @@ def execute(options: Options, command: tuple[str, ...], text: str | None) -> int
         return await run_process(sandbox, argv, options, stdin, streams)
 
     return supervise(options, start)
+
+
+@cli.command(
+    "serve",
+    context_settings={"allow_interspersed_args": False},
+    options_metavar="[OPTIONS] [--]",
+    short_help="Serve sandboxes over HTTP.",
+)
+@click.argument("command", metavar="[COMMAND [ARGS]...]", nargs=-1, type=click.UNPROCESSED)
+@serve_options
+def serve_sandboxes(values: dict[str, Any]) -> int:
+    """Serve sandboxes over HTTP until a signal (SIGTERM, Ctrl-C) ends it.
+
+    COMMAND is a program of yours that runs beside the server and outside of every sandbox, as in
+    a container; the end of the server is its end.
+
+    The server logs on standard error, a line `ready` when it can be asked. It ends with status 0
+    when it was told to.
+    """
+    return serve(values)
 
 
 @cli.command(short_help="Say what a sandbox protects here, and how to get the rest.")

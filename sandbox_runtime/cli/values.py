@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 _LEAST_MEMORY = 1 << 20
+_MODE = re.compile(r"0?[0-7]{3}")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
@@ -107,12 +108,29 @@ def parse_memory(_context: object, _option: object, value: str | None) -> int | 
     """`--memory`: bytes."""
     if value is None:
         return None
-    match = _SIZE.fullmatch(value.strip())
-    size = (
-        0
-        if match is None
-        else int(float(match[1]) * 1024 ** "_KMGT".index(match[2].upper() or "_"))
-    )
+    size = _size(value)
     if size < _LEAST_MEMORY:
         raise click.BadParameter(f"{value!r} is no size; write it as 512M or 2G, at least 1M")
     return size
+
+
+def parse_size(_context: object, _option: object, value: str) -> int:
+    """A number of bytes."""
+    size = _size(value)
+    if size < 1:
+        raise click.BadParameter(f"{value!r} is no size; write it as 64K, 512M or 2G")
+    return size
+
+
+def parse_mode(_context: object, _option: object, value: str) -> int:
+    """Permissions of a file."""
+    if _MODE.fullmatch(value) is None:
+        raise click.BadParameter(f"{value!r} is no mode; write it as 600 or 0660")
+    return int(value, 8)
+
+
+def _size(value: str) -> int:
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        return 0
+    return int(float(match[1]) * 1024 ** "_KMGT".index(match[2].upper() or "_"))

@@ -99,6 +99,12 @@ class Connection:
                 await self._refuse(RequestTimeoutError("the head of the request came too slowly"))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client has gone
+        except BaseExceptionGroup as group:  # of a stream with tasks of its own
+            failures, rest = group.split(Exception)
+            if failures is not None:
+                _LOG.error("an answer broke off: its handler failed", exc_info=failures)
+            if rest is not None:
+                raise rest from None
         except Exception:  # noqa: BLE001 - a broken handler ends its connection, not the server
             _LOG.exception("an answer broke off: its handler failed")
         finally:

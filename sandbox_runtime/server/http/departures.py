@@ -36,14 +36,15 @@ class Departures:
 
     async def run(self) -> None:
         """Watches until it is cancelled."""
-        try:
-            while True:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-                for fd, events in self._epoll.poll(0, _EVENTS_AT_ONCE):
-                    connection = self._connections[fd]
-                    if events & (select.EPOLLHUP | select.EPOLLERR):
-                        connection.client_gone()
-                    else:
-                        connection.client_half_closed()
-        finally:
-            self._epoll.close()
+        while True:
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+            for fd, events in self._epoll.poll(0, _EVENTS_AT_ONCE):
+                connection = self._connections[fd]
+                if events & (select.EPOLLHUP | select.EPOLLERR):
+                    connection.client_gone()
+                else:
+                    connection.client_half_closed()
+
+    def close(self) -> None:
+        """Ends it, when no connection is left."""
+        self._epoll.close()

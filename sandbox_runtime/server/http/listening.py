@@ -56,20 +56,23 @@ class _Server:
 
     async def host(self, grace_s: float) -> None:
         """Owns the tasks of the connections, which outlive a cancellation by `grace_s`."""
-        async with trio.open_nursery() as nursery:
-            nursery.cancel_scope.shield = True
-            self._nursery = nursery
-            nursery.start_soon(self._departures.run)
-            nursery.start_soon(self._end_idle)
-            self.ready.set()
-            await self.stop.wait()
-            for connection in self._connections:
-                connection.finish()
-            if self._connections:
-                self._none_left = trio.Event()
-                with trio.move_on_after(grace_s):
-                    await self._none_left.wait()
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.cancel_scope.shield = True
+                self._nursery = nursery
+                nursery.start_soon(self._departures.run)
+                nursery.start_soon(self._end_idle)
+                self.ready.set()
+                await self.stop.wait()
+                for connection in self._connections:
+                    connection.finish()
+                if self._connections:
+                    self._none_left = trio.Event()
+                    with trio.move_on_after(grace_s):
+                        await self._none_left.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._departures.close()
 
     async def _end_idle(self) -> None:
         """Ends what was idle for too long.

@@ -1,0 +1,263 @@
+"""The options of `serve`, each with its environment variable, and what they come to."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sandbox_runtime.cli.failures import OWN_FAILURE, USAGE, say
+from sandbox_runtime.cli.values import parse_memory, parse_mode, parse_size
+from sandbox_runtime.errors import InvalidArgumentError, SandboxError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox_runtime.control import ServeSettings
+
+PORT = 3000
+_TOKEN = re.compile(r"[\x21-\x7e]{16,4096}")
+_WITHOUT_EFFECT = (
+    "CLEANUP_INTERVAL_MS",
+    "TEMP_FILE_MAX_AGE_MS",
+    "PYTHON_POOL_MAX_SIZE",
+    "JAVASCRIPT_POOL_MIN_SIZE",
+    "JAVASCRIPT_POOL_MAX_SIZE",
+    "TYPESCRIPT_POOL_MIN_SIZE",
+    "TYPESCRIPT_POOL_MAX_SIZE",
+)
+
+
+def _option(*names: str, variable: str, help: str, **more: Any) -> Any:  # noqa: A002 - as click has it
+    return click.option(*names, envvar=variable.split(), show_envvar=True, help=help, **more)
+
+
+_OPTIONS = [
+    _option(
+        "--host",
+        variable="SANDBOX_HOST",
+        default="127.0.0.1",
+        show_default=True,
+        help="The address of the port. One that other machines can reach needs a token.",
+    ),
+    _option(
+        "--port",
+        variable="SANDBOX_PORT",
+        type=click.IntRange(0, 65535),
+        help=f"The TCP port, 0 for any; {PORT} by default, or none if --unix is given.",
+    ),
+    _option("--unix", variable="SANDBOX_UNIX", metavar="PATH", help="Listen on a Unix socket."),
+    _option(
+        "--unix-mode",
+        variable="SANDBOX_UNIX_MODE",
+        metavar="MODE",
+        default="600",
+        show_default=True,
+        callback=parse_mode,
+        help="Who may connect to it, as permissions of a file.",
+    ),
+    _option(
+        "--token-file",
+        variable="SANDBOX_TOKEN_FILE",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="A file with the token that every request must bear. The variable SANDBOX_TOKEN may "
+        "hold the token itself.",
+    ),
+    _option(
+        "--allow-unauthenticated",
+        variable="SANDBOX_ALLOW_UNAUTHENTICATED",
+        is_flag=True,
+        help="Serve other machines without a token.",
+    ),
+    _option(
+        "--network",
+        variable="SANDBOX_NETWORK",
+        type=click.Choice(["loopback", "host"]),
+        default="loopback",
+        show_default=True,
+        help="What sandboxes can reach: themselves, or what this machine reaches.",
+    ),
+    _option(
+        "--memory",
+        variable="SANDBOX_MEMORY",
+        metavar="SIZE",
+        callback=parse_memory,
+        help="How much memory a sandbox may use, e.g. 512M; 2G by default.",
+    ),
+    _option(
+        "--require",
+        variable="SANDBOX_REQUIRE",
+        metavar="PROTECTION",
+        multiple=True,
+        help="Refuse to serve without this protection too; `doctor` lists them. Repeatable.",
+    ),
+    _option(
+        "--mountable",
+        variable="SANDBOX_MOUNTABLE",
+        metavar="DIR",
+        type=click.Path(exists=True, file_okay=False, resolve_path=True),
+        multiple=True,
+        help="A directory that clients may have shown in a sandbox, read-only. Repeatable.",
+    ),
+    _option(
+        "--max-sandboxes",
+        variable="SANDBOX_MAX_SANDBOXES",
+        type=click.IntRange(1),
+        default=100,
+        show_default=True,
+        help="How many sandboxes there may be.",
+    ),
+    _option(
+        "--python-pool",
+        variable="SANDBOX_PYTHON_POOL PYTHON_POOL_MIN_SIZE",
+        type=click.IntRange(0, 1000),
+        default=1,
+        show_default=True,
+        help="How many Python contexts each sandbox keeps ready.",
+    ),
+    _option(
+        "--command-timeout-ms",
+        variable="SANDBOX_COMMAND_TIMEOUT_MS COMMAND_TIMEOUT_MS",
+        type=click.IntRange(1),
+        help="The time limit of commands that state none; by default what clients of each "
+        "generation expect.",
+    ),
+    _option(
+        "--max-body",
+        variable="SANDBOX_MAX_BODY",
+        metavar="SIZE",
+        default="128M",
+        show_default=True,
+        callback=parse_size,
+        help="How large the body of a request may be, unless its endpoint streams it.",
+    ),
+    _option(
+        "--grace",
+        "grace_s",
+        variable="SANDBOX_GRACE_S",
+        metavar="SECONDS",
+        type=click.FloatRange(0, 3600),
+        default=5.0,
+        show_default=True,
+        help="How long requests may go on when the server is told to end.",
+    ),
+    _option(
+        "--log-level",
+        variable="SANDBOX_LOG_LEVEL",
+        type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+        default="info",
+        show_default=True,
+        help="The least that is logged.",
+    ),
+    _option(
+        "--log-format",
+        variable="SANDBOX_LOG_FORMAT",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="key=value for people, or an object a line.",
+    ),
+    _option(
+        "--log-commands",
+        variable="SANDBOX_LOG_COMMANDS",
+        is_flag=True,
+        help="Log commands too. They may hold secrets.",
+    ),
+]
+
+
+def serve_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Adds the options to a command, which gets their values as one dictionary."""
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> int:
+        return command(values)
+
+    for option in reversed(_OPTIONS):
+        with_options = option(with_options)
+    return with_options
+
+
+def serve(values: dict[str, Any]) -> int:
+    """Serves until a signal ends it, and gives our exit status."""
+    import trio
+
+    from sandbox_runtime.control import open_journal, run_server
+    from sandbox_runtime.jail import make_undumpable
+
+    try:
+        settings = _settings(values)
+        open_journal(values["log_level"], values["log_format"])
+        make_undumpable()
+        trio.run(run_server, settings)
+    except InvalidArgumentError as error:
+        say(str(error))
+        return USAGE
+    except SandboxError as error:
+        say(str(error))
+        return OWN_FAILURE
+    return 0
+
+
+def _settings(values: dict[str, Any]) -> ServeSettings:
+    from sandbox_runtime.control import ServeSettings
+    from sandbox_runtime.server.app import AppSettings
+    from sandbox_runtime.server.hosting import HostSettings
+    from sandbox_runtime.settings import Limits
+
+    for name in _WITHOUT_EFFECT:
+        _check_count(name)
+    timeout_ms, memory_bytes = values["command_timeout_ms"], values["memory"]
+    host = HostSettings(
+        limits=Limits() if memory_bytes is None else Limits(memory_bytes=memory_bytes),
+        network=values["network"],
+        require=values["require"],
+        command_timeout_s=None if timeout_ms is None else timeout_ms / 1000,
+        python_pool=values["python_pool"],
+        most_sandboxes=values["max_sandboxes"],
+        mountable=values["mountable"],
+    )
+    port = values["port"]
+    return ServeSettings(
+        host=values["host"],
+        port=PORT if port is None and values["unix"] is None else port,
+        unix=values["unix"],
+        unix_mode=values["unix_mode"],
+        allow_unauthenticated=values["allow_unauthenticated"],
+        grace_s=values["grace_s"],
+        app=AppSettings(
+            host=host,
+            token=_token(values["token_file"]),
+            body_limit_bytes=values["max_body"],
+            log_commands=values["log_commands"],
+        ),
+        companion=values["command"],
+    )
+
+
+def _check_count(name: str) -> None:
+    """Variables of the original that mean nothing here are still checked: a typo is a typo."""
+    value = os.environ.get(name, "")
+    if value and not value.isdecimal():
+        raise InvalidArgumentError(name, f"{value!r} is not a whole number")
+
+
+def _token(path: Path | None) -> str | None:
+    source, text = "SANDBOX_TOKEN", os.environ.get("SANDBOX_TOKEN") or None
+    if path is not None:
+        source = "--token-file"
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace").strip()
+        except OSError as error:
+            raise InvalidArgumentError(source, f"{str(path)!r}: {error.strerror}") from None
+    if text is not None and _TOKEN.fullmatch(text) is None:
+        raise InvalidArgumentError(
+            source,
+            "a token is 16 to 4096 visible ASCII characters; make one with `openssl rand -hex 32`",
+        )
+    return text

@@ -1,0 +1,231 @@
+"""The order in which a control server begins and ends.
+
+Begins: refuse what is unsafe, listen (so that a taken port is told at once), start the sandboxes,
+serve, say so. Ends at the first signal: accept no more, let requests finish for `grace_s`, end the
+sandboxes and the program beside us. A second signal ends the grace.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from sandbox_runtime.control.companion import run_companion
+from sandbox_runtime.control.journal import record_event
+from sandbox_runtime.control.orphans import reap_orphans
+from sandbox_runtime.errors import InvalidArgumentError, SandboxError
+from sandbox_runtime.nursery import open_serving_nursery
+from sandbox_runtime.server.app import AppSettings, open_app
+from sandbox_runtime.server.http import (
+    HttpLimits,
+    open_tcp_listeners,
+    open_unix_listener,
+    serve,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from sandbox_runtime.server.app import App
+
+_LOG = logging.getLogger("sandbox_runtime.control")
+_INIT_PID = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """What the operator chose about the server itself.
+
+    Attributes:
+        host: The address of the TCP port.
+        port: The port, 0 for any, or None for none.
+        unix: The path of a Unix socket, or None for none.
+        unix_mode: Who may connect to that, as permissions of a file.
+        allow_unauthenticated: Whether other machines may connect though there is no token.
+        grace_s: How long requests may go on after the server was told to end.
+        app: What is served.
+        companion: A program to run beside the server, or nothing.
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = 3000
+    unix: str | None = None
+    unix_mode: int = 0o600
+    allow_unauthenticated: bool = False
+    grace_s: float = 5.0
+    app: AppSettings = field(default_factory=AppSettings)
+    companion: Sequence[str] = ()
+
+
+class CannotListenError(SandboxError):
+    """An address cannot be listened on."""
+
+    code = "cannot_listen"
+
+
+async def run_server(settings: ServeSettings) -> None:
+    """Runs a server until a signal ends it.
+
+    Raises:
+        InvalidArgumentError: What was chosen is unsafe.
+        CannotListenError: An address is taken, or is not ours.
+        IsolationError: No sandbox can be made here; it says why and what to do.
+    """
+    await _check_reach(settings)
+    own: set[int] = set()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with open_serving_nursery() as nursery:
+            if os.getpid() == _INIT_PID:
+                nursery.start_soon(reap_orphans, own)
+            until_signal = trio.CancelScope()
+            nursery.start_soon(_obey, signals, until_signal)
+            await _serve(settings, own, until_signal)
+    record_event(_LOG, "ended")
+
+
+async def _obey(signals: AsyncIterator[int], until_signal: trio.CancelScope) -> None:
+    """The first signal asks, the second does not."""
+    async for number in signals:
+        name = signal.Signals(number).name
+        if until_signal.cancel_called:
+            _LOG.warning("a second %s: ending at once", name)
+            os._exit(128 + number)  # which closes the socket that everything else lives by
+        record_event(_LOG, "ending", signal=name)
+        until_signal.cancel()
+
+
+async def _serve(settings: ServeSettings, own: set[int], until_signal: trio.CancelScope) -> None:
+    """Serves until the scope is cancelled; the sandboxes are there until the last answer."""
+    started_s = time.monotonic()
+    listeners = await _listen(settings)
+    try:
+        async with open_app(settings.app) as app:
+            with until_signal:
+                async with open_serving_nursery() as nursery:
+                    await nursery.start(
+                        partial(
+                            serve,
+                            app.handle,
+                            listeners,
+                            limits=HttpLimits(body_bytes=settings.app.body_limit_bytes),
+                            grace_s=settings.grace_s,
+                        )
+                    )
+                    await _announce(app, settings, listeners, time.monotonic() - started_s)
+                    if settings.companion:
+                        nursery.start_soon(run_companion, settings.companion, own, settings.grace_s)
+                    await trio.sleep_forever()
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+        if settings.unix is not None:
+            _remove(settings.unix)
+
+
+def _remove(path: str) -> None:
+    Path(path).unlink(missing_ok=True)
+
+
+async def _check_reach(settings: ServeSettings) -> None:
+    if settings.port is None:
+        if settings.unix is None:
+            raise InvalidArgumentError("--port", "there is nothing to listen on")
+        return
+    try:
+        found = await trio.socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise InvalidArgumentError("--host", f"{settings.host!r}: {error.strerror}") from None
+    if settings.app.token is not None or settings.allow_unauthenticated:
+        return
+    addresses = [str(address[0]).partition("%")[0] for *_, address in found]
+    if not all(ipaddress.ip_address(address).is_loopback for address in addresses):
+        raise InvalidArgumentError(
+            "--host",
+            f"{settings.host!r} can be reached from other machines, and no token protects the "
+            "server. Give --token-file FILE, or --allow-unauthenticated if something in front of "
+            "the server decides who may connect",
+        )
+
+
+async def _listen(settings: ServeSettings) -> list[trio.SocketListener]:
+    listeners: list[trio.SocketListener] = []
+    address = ""
+    try:
+        if settings.port is not None:
+            address = f"{settings.host} port {settings.port}"
+            listeners += await open_tcp_listeners(settings.host, settings.port)
+        if settings.unix is not None:
+            address = settings.unix
+            listeners.append(await open_unix_listener(settings.unix, mode=settings.unix_mode))
+    except OSError as error:
+        for listener in listeners:
+            listener.socket.close()
+        raise _cannot_listen(address, error) from error
+    return listeners
+
+
+def _cannot_listen(address: str, error: OSError) -> CannotListenError:
+    cause = error if error.errno else error.__cause__  # trio says more, in words
+    number = cause.errno if isinstance(cause, OSError) else None
+    why = os.strerror(number) if number else str(error)
+    remedy = _LISTEN_REMEDIES.get(number or 0, "")
+    return CannotListenError(f"cannot listen on {address}: {why}", remedy=remedy)
+
+
+_LISTEN_REMEDIES = {
+    errno.EADDRINUSE: "Something else listens there, or is there: choose another with --port, "
+    "--host or --unix",
+    errno.EADDRNOTAVAIL: "That is no address of this machine: choose another with --host",
+    errno.EACCES: "Choose a port above 1023 with --port, or a directory you may write to",
+    errno.ENOENT: "Make the directory first",
+}
+
+
+async def _announce(
+    app: App,
+    settings: ServeSettings,
+    listeners: Sequence[trio.SocketListener],
+    took_s: float,
+) -> None:
+    report = (await app.host.default()).sandbox.report
+    addresses = [_name(listener.socket.getsockname()) for listener in listeners]
+    record_event(
+        _LOG,
+        "ready",
+        addresses=",".join(addresses),
+        pid=os.getpid(),
+        authentication="token" if settings.app.token is not None else "none",
+        network=settings.app.host.network,
+        isolation_level=report.level,
+        missing=",".join(row.name for row in report.missing) or "none",
+        took_ms=round(took_s * 1000),
+    )
+    for row in report.missing:
+        record_event(
+            _LOG,
+            "protection missing",
+            name=row.name,
+            achieved=row.achieved,
+            detail=row.detail,
+            remedy=row.remedy,
+        )
+
+
+def _name(address: object) -> str:
+    if not isinstance(address, tuple):
+        return f"unix:{address}"
+    host, port = address[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

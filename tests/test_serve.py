@@ -1,0 +1,341 @@
+"""`sandbox-runtime serve` as an operator sees it: a real process, its signals, its log."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sandbox_runtime.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - that this is refused is tested
+SERVE = [sys.executable, "-m", "sandbox_runtime", "serve"]
+
+
+class Served:
+    """A server that runs, and what it has logged so far."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.log = ""
+
+    def wait_for(self, text: str) -> str:
+        """The line of the log with this in it; reads on until it comes."""
+        assert self.process.stderr is not None
+        while line := self.process.stderr.readline():
+            self.log += line
+            if text in line:
+                return line
+        raise AssertionError(f"no {text!r} in the log:\n{self.log}")
+
+    @property
+    def port(self) -> int:
+        match = re.search(r"http://[^ ,]*:(\d+)", self.log)
+        assert match is not None
+        return int(match[1])
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def get(self, path: str, **headers: str) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        with closing(connection):
+            connection.request("GET", path, headers=headers)
+            return connection.getresponse()
+
+    def end(self, number: int = signal.SIGTERM) -> float:
+        """Ends it; how long that took."""
+        started_s = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait()
+        return time.monotonic() - started_s
+
+
+@contextmanager
+def serving(
+    *options: str, prefix: list[str] | None = None, env: dict[str, str] | None = None
+) -> Iterator[Served]:
+    command = [*(prefix or []), *SERVE, *options]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | (env or {}),
+    ) as process:
+        served = Served(process)
+        try:
+            served.wait_for("ready")
+            yield served
+        finally:
+            process.kill()
+
+
+def refusal(*options: str, **env: str) -> tuple[int, str]:
+    """Status and message of a server that does not start."""
+    done = subprocess.run(
+        [*SERVE, *options],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=os.environ | env,
+    )
+    return done.returncode, done.stderr
+
+
+# -- begin and end
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_ends_with_status_0_in_less_than_a_second(number: int) -> None:
+    with serving("--port", "0") as served:
+        assert served.get("/api/ping").status == 200
+        took_s = served.end(number)
+        assert served.process.returncode == 0
+        assert took_s < 1
+
+
+def test_a_connection_that_is_idle_does_not_hold_the_end_up() -> None:
+    with serving("--port", "0") as served, served.connect() as idle:
+        idle.sendall(b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle.recv(100)
+        assert served.end() < 1
+
+
+def send_post(client: socket.socket, path: str, **fields: str) -> None:
+    content = json.dumps(fields).encode()
+    head = f"POST /api/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+    client.sendall(head.encode() + content)
+
+
+def test_a_request_that_runs_is_finished_before_the_end() -> None:
+    with serving("--port", "0", "--grace", "20") as served, served.connect() as client:
+        send_post(client, "session/create", id="s")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        send_post(client, "execute", id="s", command="sleep 0.5; echo done")
+        served.process.terminate()
+        served.wait_for("ending")
+        with client.makefile("rb") as answer:
+            assert b"done" in answer.read()
+        assert served.process.wait() == 0
+
+
+def test_a_request_that_runs_too_long_is_cancelled_after_the_grace() -> None:
+    with serving("--port", "0", "--grace", "0.2") as served, served.connect() as client:
+        send_post(client, "session/create", id="s")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        send_post(client, "execute/stream", id="s", command="echo up; sleep 60")
+        with client.makefile("rb") as events:
+            while b"up" not in events.readline():
+                pass
+            assert served.end() < 5
+        assert served.process.returncode == 0
+
+
+def test_the_ready_line_says_where_and_how_well_it_isolates() -> None:
+    with serving("--port", "0", "--log-format", "json") as served:
+        ready = json.loads(served.log.splitlines()[-1])
+        assert ready["event"] == "ready"
+        assert ready["addresses"] == f"http://127.0.0.1:{served.port}"
+        assert ready["isolation_level"] in {1, 2}
+        assert ready["authentication"] == "none"
+
+
+def test_commands_are_not_logged() -> None:
+    with serving("--port", "0", "--log-level", "debug") as served:
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+        with closing(connection):
+            for path, body in (
+                ("session/create", {"id": "s"}),
+                ("execute", {"id": "s", "command": "echo hunter2"}),
+            ):
+                connection.request("POST", f"/api/{path}", json.dumps(body))
+                assert connection.getresponse().read()
+        served.end()
+        assert served.process.stderr is not None
+        assert "hunter2" not in served.log + served.process.stderr.read()
+
+
+# -- where it listens
+
+
+def test_a_port_that_is_taken_is_said_so() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        status, message = refusal("--port", str(port))
+        assert status == 125
+        assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in message
+        assert "--port" in message
+
+
+def test_a_unix_socket_is_for_its_owner_and_goes_with_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with serving("--unix", str(path)) as served:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert "http://" not in served.log  # no port besides
+        served.end()
+    assert not path.exists()
+
+
+def test_a_unix_socket_that_a_dead_server_left_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with serving("--unix", str(path)) as served:
+        served.end()
+
+
+def test_a_unix_socket_that_is_in_use_and_a_file_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(str(path))
+        live.listen()
+        assert "Address already in use" in refusal("--unix", str(path))[1]
+    file = tmp_path / "precious"
+    file.write_text("x")
+    assert "Address already in use" in refusal("--unix", str(file))[1]
+    assert file.read_text() == "x"
+
+
+# -- who may ask
+
+
+def test_another_machine_is_served_only_with_a_token_or_an_explicit_flag() -> None:
+    status, message = refusal("--host", EVERYWHERE, "--port", "0")
+    assert status == 2
+    assert "--token-file" in message
+    assert "--allow-unauthenticated" in message
+    with serving("--host", EVERYWHERE, "--port", "0", "--allow-unauthenticated") as served:
+        assert served.get("/api/ping").status == 200
+
+
+def test_with_a_token_every_request_must_bear_it(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("0123456789abcdef\n")
+    options = ("--host", EVERYWHERE, "--port", "0", "--token-file", str(file))
+    with serving(*options) as served:
+        assert served.get("/api/session/list").status == 401
+        assert served.get("/api/session/list", Authorization="Bearer wrong").status == 401
+        bearer = "Bearer 0123456789abcdef"
+        assert served.get("/api/session/list", Authorization=bearer).status == 200
+        assert "0123456789abcdef" not in served.log
+
+
+def test_a_token_that_is_none_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("short")
+    assert refusal("--token-file", str(file))[0] == 2
+    assert "--token-file" in refusal("--token-file", str(file))[1]
+    assert "No such file" in refusal("--token-file", str(tmp_path / "missing"))[1]
+    assert "SANDBOX_TOKEN" in refusal(SANDBOX_TOKEN="short")[1]
+
+
+# -- values
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SANDBOX_PORT", "abc"),
+        ("SANDBOX_PORT", "70000"),
+        ("SANDBOX_GRACE_S", "-1"),
+        ("SANDBOX_LOG_LEVEL", "loud"),
+        ("SANDBOX_NETWORK", "mars"),
+        ("SANDBOX_MEMORY", "many"),
+        ("SANDBOX_MAX_BODY", "0"),
+        ("SANDBOX_UNIX_MODE", "999"),
+        ("SANDBOX_ALLOW_UNAUTHENTICATED", "perhaps"),
+        ("COMMAND_TIMEOUT_MS", "abc"),
+        ("PYTHON_POOL_MIN_SIZE", "-3"),
+        ("JAVASCRIPT_POOL_MAX_SIZE", "1e3"),
+        ("CLEANUP_INTERVAL_MS", "soon"),
+    ],
+)
+def test_d54_a_variable_that_means_nothing_is_refused_by_name(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["sandbox-runtime", "serve"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert name in message
+    assert value in message
+
+
+def test_a_host_that_does_not_exist_is_refused() -> None:
+    status, message = refusal("--host", "no.such.host.invalid", "--port", "0")
+    assert status == 2
+    assert "--host: 'no.such.host.invalid'" in message
+
+
+# -- beside the server
+
+
+def test_a_program_beside_the_server_speaks_through_and_ends_with_it() -> None:
+    program = "trap 'echo told; exit 3' TERM; echo here; while :; do read -t 60 <> <(:); done"
+    with serving("--port", "0", "--", "bash", "-c", program) as served:
+        assert served.process.stdout is not None
+        assert served.process.stdout.readline() == "here\n"
+        assert served.end() < 2
+        assert served.process.stdout.readline() == "told\n"
+        assert "exit_code=3" in served.wait_for("program ended")
+        assert served.process.returncode == 0
+
+
+def test_the_end_of_the_program_is_logged_and_not_ours() -> None:
+    with serving("--port", "0", "--", "sh", "-c", "exit 7") as served:
+        assert "exit_code=7" in served.wait_for("program ended")
+        assert served.get("/api/ping").status == 200
+
+
+def test_a_program_that_is_not_there_is_logged() -> None:
+    with serving("--port", "0", "--", "no-such-program") as served:
+        assert "No such file" in served.wait_for("cannot start no-such-program")
+        assert served.get("/api/ping").status == 200
+
+
+def test_as_pid_1_it_reaps_orphans_and_still_knows_how_its_own_child_ended() -> None:
+    spaces = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if os.getuid() == 0:
+        spaces = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*spaces, "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip(f"no PID namespace can be made here: {' '.join(spaces)}")
+    program = """
+        pid=$(bash -c 'sleep 0.1 >/dev/null & echo $!')
+        read -r _ _ _ parent _ < /proc/$pid/stat
+        [ $parent = 1 ] && echo adopted
+        while kill -0 $pid 2>/dev/null; do read -t 0.01 <> <(:); done
+        echo reaped
+        exit 5
+    """
+    with serving(
+        "--port", "0", "--", "bash", "-c", program, prefix=[*spaces, "--kill-child"]
+    ) as served:
+        assert " pid=1 " in served.log
+        assert served.process.stdout is not None
+        assert served.process.stdout.readline() == "adopted\n"
+        assert served.process.stdout.readline() == "reaped\n"
+        assert "exit_code=5" in served.wait_for("program ended")
