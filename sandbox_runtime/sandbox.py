@@ -25,7 +25,7 @@ from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.processes import run_process
 from sandbox_runtime.report import PROTECTIONS, SandboxReport, build_report, enforce
 from sandbox_runtime.sessions import Session
-from sandbox_runtime.settings import LOG_LIMIT_BYTES, OUTPUT_LIMIT_BYTES, Limits
+from sandbox_runtime.settings import LOG_LIMIT_BYTES, MINIMUM_OPEN_FILES, OUTPUT_LIMIT_BYTES, Limits
 from sandbox_runtime.shown import check_read_only
 
 if TYPE_CHECKING:
@@ -422,6 +422,9 @@ async def open_sandbox(
             raise InvalidArgumentError(
                 f"limits.{name}", f"must be a positive number, not {value!r}"
             )
+    if limits is not None and limits.open_files < MINIMUM_OPEN_FILES:
+        least = f"must be {MINIMUM_OPEN_FILES} or more for shells to work, not {limits.open_files}"
+        raise InvalidArgumentError("limits.open_files", least)
     if python_pool < 0:
         raise InvalidArgumentError("python_pool", "must not be negative")
     if runtime is not None and read_only:

@@ -541,12 +541,14 @@ class Session:
                 usage_source = peak_source = "wait4(2), the whole session"
             capture.close()
         else:
-            user_us, system_us, peak = end.user_us, end.system_us, end.max_rss_bytes
+            user_us, system_us, peak = end.user_us, end.system_us, end.max_rss_bytes or None
             usage_source = "getrusage(2) of the shell and its children, difference"
             peak_source = (
                 "wait4(2), the command's largest process"
                 if end.peak_is_own
                 else "getrusage(2), the session's largest process so far"
+                if peak is not None
+                else "not measured: the shell itself did it all, without a process"
             )
             if ended == "exit":
                 exit_code = end.status

@@ -15,7 +15,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         memory_bytes: Memory, with what lies in the writable directories, where a control group can
             be had; and in any case the data segment of each process (`RLIMIT_DATA`).
         processes: Processes and threads.
-        open_files: Open descriptors of one process (`RLIMIT_NOFILE`).
+        open_files: Open descriptors of one process (`RLIMIT_NOFILE`), `MINIMUM_OPEN_FILES` or more.
         file_size_bytes: The largest file that may be written (`RLIMIT_FSIZE`).
         workspace_bytes: Size of `/workspace`.
         tmp_bytes: Size of `/tmp`.
@@ -30,6 +30,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     tmp_bytes: int = 512 * MIB
     shm_bytes: int = 64 * MIB
 
+
+MINIMUM_OPEN_FILES = 256
+"""The least `Limits.open_files`: a session's shell keeps its own descriptors above 200."""
 
 DEFAULT_ENV = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",

@@ -352,11 +352,17 @@ def test_the_deadline_of_a_script(tmp_path: Path) -> None:
     assert b"deadline" in done.stderr
 
 
-def test_an_interpreter_that_is_gone_is_our_failure(tmp_path: Path) -> None:
-    """os._exit leaves no result; the message says how to see the status."""
-    done = run("run", "-", stdin=b"print('x'); import os; os._exit(0)", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (125, b"x\n")
-    assert b"--plain" in done.stderr
+def test_an_interpreter_that_ends_itself_tells_its_status(tmp_path: Path) -> None:
+    """os._exit, a signal: as the same script would under `python`."""
+    done = run("run", "-", stdin=b"print('x'); import os; os._exit(7)", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"x\n", b"")
+    done = run("run", "-", stdin=b"import os; os.kill(os.getpid(), 9)", cwd=tmp_path)
+    assert done.returncode == 128 + 9
+    assert b"SIGKILL" in done.stderr
+    done = run("run", "--json", "-", stdin=b"import os; os.abort()", cwd=tmp_path)
+    assert done.returncode == 128 + 6
+    record = json.loads(done.stdout)
+    assert (record["ended"], record["exit_code"], record["signal"]) == ("context lost", None, 6)
 
 
 def test_a_plain_script_is_python_itself(tmp_path: Path) -> None:
@@ -372,9 +378,9 @@ def test_figures_are_kept(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     text = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()\nprint('after')\n"
     name = script(tmp_path, "a.py", text)
-    done = run("run", "--figures", ".", name, cwd=tmp_path)
+    done = run("run", "--figures", "made/here", name, cwd=tmp_path)
     assert done.stdout == b"after\n"
-    assert (tmp_path / "figure-1.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert (tmp_path / "made/here/figure-1.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert b"figure-1.png" in done.stderr
 
 
@@ -449,7 +455,7 @@ def test_json_of_what_did_not_run(tmp_path: Path) -> None:
         (["run", "latin.py"], "UTF-8"),
         (["run", "unknown"], "--language"),
         (["run", "--language", "cobol", "-"], "cobol"),
-        (["run", "--figures", "missing", "-"], "missing"),
+        (["run", "--figures", "/dev/null/x", "-"], "/dev/null/x"),
         (["exec"], "COMMAND"),
         (["exec", "--", ""], "COMMAND"),
         (["exec", "-c", "  "], "-c"),

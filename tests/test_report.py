@@ -34,6 +34,7 @@ from sandbox_runtime.report import (
     enforce,
     step_remedy,
 )
+from sandbox_runtime.settings import MINIMUM_OPEN_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -234,7 +235,7 @@ async def test_separate_ids_can_be_demanded(runtime: Runtime) -> None:
     "limits",
     [
         {"processes": -1}, {"processes": 0}, {"workspace_bytes": 0}, {"memory_bytes": 2**70},
-        {"open_files": 1.5}, {"tmp_bytes": "1G"},
+        {"open_files": 1.5}, {"tmp_bytes": "1G"}, {"open_files": 255},
     ],
 )  # fmt: skip
 async def test_a_limit_that_means_nothing_harms_no_other_sandbox(
@@ -247,6 +248,19 @@ async def test_a_limit_that_means_nothing_harms_no_other_sandbox(
         async with open_sandbox(runtime=runtime, limits=Limits(**limits)):  # type: ignore[arg-type]
             pass
     assert (await sandbox.exec("echo alive")).stdout == b"alive\n"
+
+
+async def test_the_least_limit_on_descriptors_is_enough(runtime: Runtime) -> None:
+    """For pipelines, redirections, long commands, programs and contexts."""
+    limits = Limits(open_files=MINIMUM_OPEN_FILES)
+    async with open_sandbox(runtime=runtime, limits=limits) as sandbox:
+        text = "exec 8</dev/null 9>&1; cat | (cat; echo 2) | cat >&9"
+        result = await sandbox.exec(text, stdin=b"1\n", cwd="/tmp", env={"A": "b"})
+        assert result.text == "1\n2\n"
+        assert (await sandbox.exec(": " + "x" * 200_000 + "; echo ok")).text == "ok\n"
+        assert (
+            await sandbox.run_code("len([open('/dev/null') for _ in range(100)])")
+        ).text == "100"
 
 
 async def test_limits_too_small_to_start_are_an_error_with_a_step(

@@ -477,6 +477,13 @@ async def test_a_receipt_says_what_a_command_cost(session: Session) -> None:
     assert set(receipt.sources) == {"wall_s", "user_s", "system_s", "peak_memory_bytes"}
 
 
+async def test_a_command_without_a_process_has_no_peak(session: Session) -> None:
+    """What was not measured is None, never nought, and the source says why."""
+    receipt = (await session.exec("x=1")).receipt
+    assert receipt.peak_memory_bytes is None
+    assert "not measured" in receipt.sources["peak_memory_bytes"]
+
+
 async def test_the_environment_of_the_caller_stays_outside(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

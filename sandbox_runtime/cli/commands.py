@@ -82,8 +82,8 @@ def cli() -> None:
 @click.option(
     "--figures",
     metavar="DIR",
-    type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
-    help="An existing directory, for the figures and images that a Python script shows.",
+    type=click.Path(file_okay=False, writable=True, path_type=Path),
+    help="A directory, made if it is missing, for the figures that a Python script shows.",
 )
 @shared_options
 def run(
@@ -110,6 +110,12 @@ def run(
     A script with a #! line runs as that says, another shell script by bash.
     """
     script = load_script(file, language, plain=plain)
+    if figures is not None:
+        try:
+            figures.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = f"{figures} cannot be made: {error.strerror}"
+            raise click.BadParameter(why, param_hint="--figures") from error
     stdin = b"" if file == "-" else piped_input(options)
 
     from sandbox_runtime.cli.run import run_process, supervise

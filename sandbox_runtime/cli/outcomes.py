@@ -13,7 +13,7 @@ import msgspec
 from sandbox_runtime.cli.failures import DEADLINE, OWN_FAILURE, SIGNAL
 
 if TYPE_CHECKING:
-    from sandbox_runtime.interpreters.execution import Execution
+    from sandbox_runtime.interpreters.execution import Death, Execution
     from sandbox_runtime.receipts import CommandResult
     from sandbox_runtime.report import SandboxReport
 
@@ -71,10 +71,10 @@ def outcome_of_execution(execution: Execution, rest: Execution | None) -> Outcom
         case "deadline":
             status, note = DEADLINE, "the deadline ended the script (--timeout)"
         case "context lost":
-            note = (
-                "the interpreter is gone before the script was over (os._exit, a crash, or too "
-                "much memory); with --plain its exit status is seen"
-            )
+            death = execution.death if rest is None or rest.death is None else rest.death
+            status, note = _of_death(death)
+            if death is not None:
+                code, record["signal"] = death.exit_code, death.signal
         case other:
             note = f"the script did not end by itself: {other}"
     record |= {"ended": ended, "exit_code": code}
@@ -83,6 +83,20 @@ def outcome_of_execution(execution: Execution, rest: Execution | None) -> Outcom
         "error": msgspec.to_builtins(execution.error),
     }
     return Outcome(status, record, note)
+
+
+def _of_death(death: Death | None) -> tuple[int, str]:
+    """Our status and what to say when an interpreter is gone before its script was over."""
+    if death is None:
+        return OWN_FAILURE, "the interpreter is gone before the script was over; --plain sees why"
+    if death.cause == "exit" and death.exit_code is not None:
+        return death.exit_code, ""
+    number = signal.SIGKILL if death.signal is None else death.signal
+    name = f"signal {number}"
+    with contextlib.suppress(ValueError):  # the real-time signals have no names
+        name = signal.Signals(number).name
+    why = " for want of memory" if death.cause == "out of memory" else ""
+    return SIGNAL + number, f"the interpreter was ended by {name}{why}"
 
 
 def _record(stdout: bytes, stderr: bytes, result: CommandResult | Execution) -> dict[str, Any]:
