@@ -16,11 +16,12 @@ from sandbox_runtime import jail as jails
 from sandbox_runtime.background import Processes
 from sandbox_runtime.errors import AlreadyExistsError, InvalidArgumentError, SandboxClosedError
 from sandbox_runtime.files import Files
+from sandbox_runtime.interpreters.installation import read_only_paths
 from sandbox_runtime.interpreters.languages import known_language
 from sandbox_runtime.interpreters.preloads import PRELOADS, USUAL_PRELOAD, check_preloads
 from sandbox_runtime.interpreters.python import Python
 from sandbox_runtime.interpreters.registry import Contexts
-from sandbox_runtime.interpreters.zygote import Zygote, read_only_paths
+from sandbox_runtime.interpreters.zygote import Zygote
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.processes import run_process
 from sandbox_runtime.report import PROTECTIONS, SandboxReport, build_report, enforce

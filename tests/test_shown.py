@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import sysconfig
 import tempfile
+import venv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from sandbox_runtime import open_runtime, open_sandbox
+from sandbox_runtime.interpreters.installation import read_only_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,3 +59,42 @@ async def test_the_name_of_a_directory_may_lead_through_several_links(place: Pat
         for path in (shown, f"{place}/versions/one", store):
             assert (await sandbox.exec(["cat", f"{path}/tool"])).stdout == b"content"
         assert (await sandbox.run_code(f"open({shown + '/tool'!r}).read()")).text == "'content'"
+
+
+async def test_an_interpreter_in_somebodys_directory_shows_only_itself(place: Path) -> None:
+    """A home or a project that is a virtual environment too keeps its files to itself."""
+    home = place / "home"
+    venv.create(home, with_pip=False)
+    packages = home / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
+    (packages / "ours.pth").write_text(sysconfig.get_path("purelib"))
+    (home / "secret").write_text("secret")
+    (home / "share").mkdir(exist_ok=True)
+    (home / "share" / "keys").write_text("secret")
+    async with (
+        open_runtime(python=str(home / "bin" / "python")) as runtime,
+        open_sandbox(runtime=runtime) as sandbox,
+    ):
+        text = f"import sys, os; sys.prefix, sorted(os.listdir({str(home)!r}))"
+        shown = await sandbox.run_code(text)
+        assert str(home) in str(shown.text)
+        assert "pyvenv.cfg" in str(shown.text)
+        assert "secret" not in str(shown.text)
+        assert "share" not in str(shown.text)
+        assert (await sandbox.exec(["cat", f"{home}/secret"])).exit_code == 1
+
+
+def test_an_installation_of_its_own_is_shown_whole(place: Path) -> None:
+    """One mount instead of six; never a home, nor what lies above one."""
+    venv.create(place / "env", with_pip=False)
+    python = str(place / "env" / "bin" / "python")
+    assert str(place / "env") in read_only_paths(python)
+    assert str(place / "env" / "bin") not in read_only_paths(python)
+
+
+def test_a_home_is_never_shown_whole(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if there is nothing else in it now: something may come."""
+    venv.create(place / "home", with_pip=False)
+    monkeypatch.setenv("HOME", str(place / "home"))
+    shown = read_only_paths(str(place / "home" / "bin" / "python"))
+    assert str(place / "home") not in shown
+    assert str(place / "home" / "bin") in shown

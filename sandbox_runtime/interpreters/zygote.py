@@ -7,7 +7,6 @@ import contextlib
 import errno
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -15,33 +14,15 @@ import trio
 from sandbox_runtime import jail as jails
 from sandbox_runtime.errors import InterpreterUnavailableError, SandboxLostError
 from sandbox_runtime.interpreters.execution import Death
+from sandbox_runtime.interpreters.installation import EXECUTORS
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-_EXECUTORS = Path(__file__).parent / "executors"
 _START_S = 120.0
 _DATAGRAM_BYTES = 1 << 20
 _REMEDY = "Install what is named where the interpreter finds it, e.g. pip install ipython numpy"
-
-
-def read_only_paths(python: str = sys.executable) -> list[str]:
-    """The directories beside `/usr` that an interpreter and our programs in it need."""
-    paths = {sys.prefix, sys.base_prefix, sys.exec_prefix, str(_EXECUTORS.parent.parent)}
-    paths.add(str(Path(jails.core_path).parent))
-    for prefix in (Path(python).parent.parent, Path(python).resolve().parent.parent):
-        # What is no installation of Python may be somebody's home.
-        if (prefix / "pyvenv.cfg").exists() or any(prefix.glob("lib/python3*")):
-            paths.add(str(prefix))
-    paths.update(
-        entry for entry in sys.path if "site-packages" in entry or "dist-packages" in entry
-    )
-    return sorted(
-        path
-        for path in paths
-        if Path(path).is_dir() and not Path(path).is_relative_to("/usr") and path != "/"
-    )
 
 
 class _Child:
@@ -109,7 +90,7 @@ class Zygote:
         cls, supervisor: jails.Supervisor, python: str, modules: Sequence[str]
     ) -> Zygote | dict[str, str]:
         """A warm zygote, or the module that it could not import and why."""
-        argv = [python, "-I", "-B", str(_EXECUTORS / "python_zygote.py"), jails.core_path]
+        argv = [python, "-I", "-B", str(EXECUTORS / "python_zygote.py"), jails.core_path]
         env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp"}
         zygote = cls(await supervisor.start_zygote(argv, env))
         try:
