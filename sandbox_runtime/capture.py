@@ -65,6 +65,11 @@ class Stream:
         """What came first, up to the limit."""
         return bytes(self._kept)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether what comes from here on is only counted."""
+        return len(self._kept) >= self._limit_bytes
+
     def mute(self) -> None:
         """Whoever wanted to hear what comes hears no more; it is still kept."""
         self._on_output = None
@@ -219,8 +224,13 @@ class Capture:
         for stream in self.streams:
             stream.close()
 
-    async def read_until(self, end: EndSignal | None) -> None:
+    async def read_until(self, end: EndSignal | None, *, pause_s: float = 0) -> None:
         """Reads until `end` says that the command is over; None: until both streams have ended.
+
+        Args:
+            end: Tells it.
+            pause_s: How long to wait after each reading of a stream that is full. Its writer goes
+                on, no faster than that, and nobody's processor is busy with what is thrown away.
 
         Cancellation: nothing that was read is lost, and it can be called again.
         """
@@ -242,7 +252,7 @@ class Capture:
                     continue
                 if turns % _READS_BETWEEN_CHECKPOINTS == 0:
                     await trio.lowlevel.checkpoint()
-                over = False
+                over = paused = False
                 for fd, _ in events:
                     if fd == end_fd:
                         assert end is not None
@@ -250,11 +260,14 @@ class Capture:
                         continue
                     stream = watched[fd]
                     await stream.read_some()
+                    paused = paused or stream.is_full
                     if stream.read_fd is None:
                         del watched[fd]  # epoll forgot it when it was closed
                 if over:
                     await self.drain()
                     return
+                if paused and pause_s:
+                    await trio.sleep(pause_s)
 
     async def read_until_ended(self, jail: Jail) -> None:
         """Reads until a jail's program has ended, ends the rest of the jail, reads what is left.

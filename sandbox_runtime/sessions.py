@@ -45,6 +45,7 @@ from sandbox_runtime.programs import (
 from sandbox_runtime.receipts import CommandResult, Ended, Receipt
 from sandbox_runtime.settings import (
     BACKGROUND_LIMIT_BYTES,
+    BACKGROUND_PAUSE_S,
     BREAK_GRACE_S,
     DEFAULT_ENV,
     OUTPUT_LIMIT_BYTES,
@@ -248,7 +249,7 @@ class _Background:
     async def read(self) -> None:
         """Reads until the job lets go; the sandbox's nursery owns this task."""
         with self.capture, self.scope:
-            await self.capture.read_until(None)
+            await self.capture.read_until(None, pause_s=BACKGROUND_PAUSE_S)
 
 
 class Session:

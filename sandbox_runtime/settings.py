@@ -61,6 +61,10 @@ INTERRUPT_GRACE_S = 1.0
 BACKGROUND_LIMIT_BYTES = 1 * MIB
 """How much of a background job's later output is kept, per stream."""
 
+BACKGROUND_PAUSE_S = 0.05
+"""How long nothing is read from a background job after each piece of at most 256 KiB that is not
+kept any more: a job that writes without end goes on at some MiB a second, and costs us little."""
+
 LOG_LIMIT_BYTES = 64 * MIB
 """How much of a background process's output is kept: the newest, both streams together."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -279,3 +280,20 @@ async def test_closing_standard_output_is_the_commands_own_affair(session: Sessi
     assert (result.exit_code, result.stdout) == (0, b"")
     assert result.stderr.endswith(b"there\n")
     assert (await session.exec("echo back")).text == "back\n"
+
+
+async def test_a_job_that_writes_for_ever_goes_on_and_costs_little(session: Session) -> None:
+    """What is beyond the limit is read slowly: neither does the job stop nor this process burn."""
+    await session.exec("yes &")
+    used_s = []
+    seen_bytes = []
+    for _ in range(2):
+        started_s = time.process_time()
+        await session.exec(["sleep", "1"])
+        used_s.append(time.process_time() - started_s)
+        seen_bytes.append(session.background[0].stdout_bytes)
+    assert seen_bytes[0] > MIB
+    assert seen_bytes[1] > seen_bytes[0]
+    assert seen_bytes[1] < 50 * MIB
+    assert used_s[1] < 0.3
+    assert len(session.background[0].stdout) == MIB
