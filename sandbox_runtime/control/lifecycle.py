@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -202,6 +203,9 @@ async def _announce(
 ) -> None:
     report = (await app.host.default()).sandbox.report
     addresses = [_name(listener.socket.getsockname()) for listener in listeners]
+    # For the program that started this one: where it may connect from now on.
+    sys.stdout.write("".join(f"{address}\n" for address in addresses))
+    sys.stdout.flush()
     record_event(
         _LOG,
         "ready",

@@ -57,8 +57,9 @@ async def _stream(
 ) -> CommandResult:
     out: list[str] = []
     err: list[str] = []
+    end: wire.CommandComplete | wire.CommandError | None = None
     async with transport.stream("POST", path, wire.CommandEvent, body=body) as events:
-        async for event in events:
+        async for event in events:  # to the end of the stream, so that its connection is kept
             match event:
                 case wire.CommandStdout(data=data):
                     out.append(data)
@@ -68,14 +69,15 @@ async def _stream(
                     err.append(data)
                     if on_stderr is not None:
                         on_stderr(data)
-                case wire.CommandComplete(exit_code=exit_code, duration=duration):
-                    return CommandResult(
-                        stdout="".join(out),
-                        stderr="".join(err),
-                        exit_code=exit_code,
-                        duration_s=duration / 1000,
-                    )
-                case wire.CommandError(message=message, code=code):
-                    context = {"stdout": "".join(out), "stderr": "".join(err)}
-                    raise ApiError(message, status=200, error_code=code, context=context)
-    raise ApiError("the stream ended early", status=200, error_code="", context={})
+                case wire.CommandComplete() | wire.CommandError():
+                    end = event
+    stdout, stderr = "".join(out), "".join(err)
+    context = {"stdout": stdout, "stderr": stderr}
+    match end:
+        case wire.CommandComplete(exit_code=exit_code, duration=duration):
+            return CommandResult(
+                stdout=stdout, stderr=stderr, exit_code=exit_code, duration_s=duration / 1000
+            )
+        case wire.CommandError(message=message, code=code):
+            raise ApiError(message, status=200, error_code=code, context=context)
+    raise ApiError("the stream ended early", status=200, error_code="", context=context)

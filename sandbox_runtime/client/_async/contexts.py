@@ -67,9 +67,10 @@ class AsyncContext:
         out: list[str] = []
         err: list[str] = []
         results: list[Result] = []
+        end: wire.CodeError | wire.CodeComplete | None = None
         path = f"{self._prefix}/api/execute/code"
         async with self._transport.stream("POST", path, wire.CodeEvent, body=body) as events:
-            async for event in events:
+            async for event in events:  # to the end of the stream, so that its connection is kept
                 match event:
                     case wire.CodeStdout(text=text):
                         out.append(text)
@@ -84,8 +85,10 @@ class AsyncContext:
                         if on_result is not None:
                             on_result(result)
                     case wire.CodeError() | wire.CodeComplete():
-                        return _execution(event, out, err, results)
-        raise ApiError("the stream ended early", status=200, error_code="", context={})
+                        end = event
+        if end is None:
+            raise ApiError("the stream ended early", status=200, error_code="", context={})
+        return _execution(end, out, err, results)
 
     async def aclose(self) -> None:
         """Ends the context; its processes and memory are gone when this returns."""

@@ -47,12 +47,8 @@ class AsyncProcess:
     async def wait(self) -> int | None:
         """Waits for its end; returns its exit code, or None if it was killed."""
         async with self.follow() as events:
-            async for event in events:
-                match event:
-                    case wire.LogExit(exit_code=exit_code):
-                        return exit_code
-                    case wire.LogComplete():
-                        break
+            async for _ in events:
+                pass
         return (await self.refresh()).exit_code
 
     async def kill(self) -> None:

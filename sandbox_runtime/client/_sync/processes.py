@@ -47,12 +47,8 @@ class Process:
     def wait(self) -> int | None:
         """Waits for its end; returns its exit code, or None if it was killed."""
         with self.follow() as events:
-            for event in events:
-                match event:
-                    case wire.LogExit(exit_code=exit_code):
-                        return exit_code
-                    case wire.LogComplete():
-                        break
+            for _ in events:
+                pass
         return (self.refresh()).exit_code
 
     def kill(self) -> None:

@@ -1,0 +1,230 @@
+"""The client against a real control process: without waiting, on asyncio and on trio."""
+
+from __future__ import annotations
+
+import asyncio  # noqa: TID251 - the client runs on it as well
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from sandbox_runtime.client import (
+    ApiError,
+    AsyncSandbox,
+    InvalidRequestError,
+    NotFoundError,
+    RefusedError,
+    Sandbox,
+    UnreachableError,
+)
+from sandbox_runtime.client.local import LocalServer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    server = LocalServer()
+    try:
+        yield f"unix:{server.path}"
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def sandbox(address: str) -> Iterator[Sandbox]:
+    with Sandbox(address) as opened:
+        yield opened
+
+
+def test_a_command_tells_its_output_and_exit_code(sandbox: Sandbox) -> None:
+    result = sandbox.exec("echo out; echo err >&2; (exit 3)")
+    assert (result.stdout, result.stderr, result.exit_code, result.ok) == (
+        "out\n",
+        "err\n",
+        3,
+        False,
+    )
+
+
+def test_state_stays_between_commands(sandbox: Sandbox) -> None:
+    sandbox.exec("cd /tmp; X=kept")
+    assert sandbox.exec("pwd; echo $X").stdout == "/tmp\nkept\n"
+
+
+def test_directory_and_variables_are_the_commands_own(sandbox: Sandbox) -> None:
+    assert sandbox.exec("pwd; echo $X", cwd="/tmp", env={"X": "1"}).stdout == "/tmp\n1\n"
+    assert sandbox.exec("pwd; echo $X").stdout == "/workspace\n\n"
+
+
+def test_output_is_handed_on_while_the_command_runs(sandbox: Sandbox) -> None:
+    seen: list[str] = []
+    # It goes on only once we have seen its first line.
+    command = "echo first; until [ -e /workspace/seen ]; do sleep 0.01; done; echo last"
+    other = sandbox.create_session()
+
+    def note(text: str) -> None:
+        if not seen:
+            other.exec("touch /workspace/seen")
+        seen.append(text)
+
+    assert sandbox.exec(command, on_stdout=note).exit_code == 0
+    assert "".join(seen) == "first\nlast\n"
+
+
+def test_a_deadline_is_an_error_with_the_output_so_far(sandbox: Sandbox) -> None:
+    with pytest.raises(ApiError, match=r"0\.2 s") as caught:
+        sandbox.exec("echo before; sleep 60", deadline_s=0.2)
+    assert caught.value.context["stdout"] == "before\n"
+    assert sandbox.exec("echo after").stdout == "after\n"
+
+
+def test_sessions_are_apart(sandbox: Sandbox) -> None:
+    with sandbox.create_session(cwd="/tmp", env={"X": "mine"}) as session:
+        assert session.exec("pwd; echo $X").stdout == "/tmp\nmine\n"
+        assert sandbox.exec("echo [$X]").stdout == "[]\n"
+
+
+def test_a_process_is_followed_to_its_end(sandbox: Sandbox) -> None:
+    process = sandbox.start_process("echo one; echo two; exit 4", env={"A": "b"})
+    assert process.wait() == 4
+    assert process.logs().stdout == "one\ntwo\n"
+    assert process.refresh().status == "failed"
+
+
+def test_processes_are_killed_together(sandbox: Sandbox) -> None:
+    for _ in range(3):
+        sandbox.start_process("sleep 1000")
+    assert sandbox.kill_processes() == 3
+    assert {process.info.status for process in sandbox.processes()} == {"killed"}
+
+
+def test_files_are_exact_bytes(sandbox: Sandbox) -> None:
+    content = bytes(range(256))
+    sandbox.files.write("/workspace/deep/er/file", content)
+    assert sandbox.files.read("/workspace/deep/er/file") == content
+    assert sandbox.files.exists("/workspace/deep")
+    sandbox.files.move("/workspace/deep/er/file", "/workspace/file")
+    assert [entry.relative_path for entry in sandbox.files.list("/workspace")] == ["deep", "file"]
+    sandbox.files.remove("/workspace/file")
+    assert not sandbox.files.exists("/workspace/file")
+
+
+def test_a_missing_file_is_an_error_of_its_own(sandbox: Sandbox) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        sandbox.files.read("/workspace/nothing")
+    assert caught.value.error_code == "FILE_NOT_FOUND"
+
+
+def test_code_keeps_its_state_and_shows_results(sandbox: Sandbox) -> None:
+    assert sandbox.run_code("x = 41").error is None
+    shown: list[Any] = []
+    execution = sandbox.run_code("print('out')\nx + 1", on_result=shown.append)
+    assert (execution.stdout, execution.text) == ("out\n", "42")
+    assert [result.text for result in shown] == ["42"]
+
+
+def test_an_error_of_the_code_is_data(sandbox: Sandbox) -> None:
+    error = sandbox.run_code("1 / 0").error
+    assert error is not None
+    assert (error.name, error.value) == ("ZeroDivisionError", "division by zero")
+
+
+def test_a_lost_context_is_replaced(sandbox: Sandbox) -> None:
+    assert not sandbox.run_code("import os; os._exit(1)").state_survived
+    assert sandbox.run_code("6 * 7").text == "42"
+
+
+def test_the_protections_are_told(sandbox: Sandbox) -> None:
+    assert {row.name: row.achieved for row in sandbox.protections}["seccomp"] == "full"
+
+
+def test_a_sandbox_ends_with_its_block(address: str) -> None:
+    with Sandbox(address) as sandbox:
+        sandbox_id = sandbox.id
+    with Sandbox(address, sandbox_id=sandbox_id) as gone, pytest.raises(NotFoundError):
+        gone.exec("true")
+
+
+def test_an_argument_that_means_nothing_is_refused(sandbox: Sandbox) -> None:
+    with pytest.raises(InvalidRequestError):
+        sandbox.exec("")
+    with pytest.raises(InvalidRequestError, match="cobol"):
+        sandbox.create_code_context("cobol")
+
+
+# The HTTP library leaves a socket to the collector when a connection to a path fails.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableError), Sandbox(f"unix:{tmp_path / 'nothing'}"):
+        pass
+
+
+async def _use(address: str | None) -> list[Any]:
+    async with AsyncSandbox(address) as sandbox:
+        command = await sandbox.exec("echo hi")
+        code = await sandbox.run_code("6 * 7")
+        process = await sandbox.start_process("echo up; exit 2")
+        return [command.stdout, code.text, await process.wait()]
+
+
+@pytest.mark.parametrize("run", [asyncio.run, trio.run])
+def test_the_same_calls_wait_on_asyncio_and_trio(
+    run: Callable[[Awaitable[Any] | Callable[[], Awaitable[Any]]], Any], address: str
+) -> None:
+    given: Any = _use(address) if run is asyncio.run else lambda: _use(address)
+    assert run(given) == ["hi\n", "42", 2]
+
+
+def test_a_cancelled_command_is_ended(address: str) -> None:
+    async def cancel() -> str:
+        async with AsyncSandbox(address) as sandbox:
+            with trio.move_on_after(0.3):
+                await sandbox.exec("sleep 1000")
+            return (await sandbox.exec("pgrep sleep || echo none")).stdout
+
+    assert trio.run(cancel) == "none\n"
+
+
+def test_without_an_address_a_control_process_is_started_and_ended() -> None:
+    with Sandbox() as sandbox:
+        assert sandbox.exec("echo hi").stdout == "hi\n"
+        server = sandbox._server
+        assert server is not None
+    assert not Path(server.path).exists()
+    assert server._process is not None
+    assert server._process.returncode == 0
+
+
+def test_a_token_is_asked_for(tmp_path: Path) -> None:
+    token = "t" * 32
+    (tmp_path / "token").write_text(token)
+    socket = tmp_path / "s"
+    argv = [sys.executable, "-P", "-m", "sandbox_runtime", "serve", "--unix", str(socket)]
+    argv += ["--token-file", str(tmp_path / "token")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"unix:{socket}\n".encode()
+            with pytest.raises(RefusedError), Sandbox(f"unix:{socket}"):
+                pass
+            with Sandbox(f"unix:{socket}", token=token) as sandbox:
+                assert sandbox.exec("echo hi").stdout == "hi\n"
+        finally:
+            process.terminate()
+
+
+def test_the_half_without_waiting_is_made_from_the_other() -> None:
+    ruff = Path(sys.executable).parent
+    subprocess.run(
+        [sys.executable, str(ROOT / ".ci" / "make-sync-client"), "--check"],
+        check=True,
+        env=os.environ | {"PATH": f"{ruff}:{os.environ['PATH']}"},
+    )
