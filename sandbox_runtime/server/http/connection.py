@@ -170,7 +170,7 @@ class Connection:
             end = data.find(b"\r\n\r\n") + 4
             if end > 3 and end <= limits.head_bytes:
                 break
-            if data:
+            if data and data != b"\r":
                 check_beginning(data)
                 if len(data) > limits.head_bytes:
                     raise HeadTooLargeError(
