@@ -1,4 +1,4 @@
-//! Builds what the extension carries inside: the supervisor and bash's builtin.
+//! Builds what the extension carries inside: the supervisor, bash's builtin and Node's addon.
 //!
 //! They are programs of this workspace, built by the same cargo from the same lock file into a
 //! target directory of their own (the outer one is locked while this runs). Only the `python`
@@ -14,6 +14,7 @@ const PROFILE: &str = "embedded";
 fn main() {
     println!("cargo::rerun-if-changed=src");
     println!("cargo::rerun-if-changed=shell_builtin");
+    println!("cargo::rerun-if-changed=node_addon");
     println!("cargo::rerun-if-changed=../Cargo.lock");
     if env::var_os("CARGO_FEATURE_PYTHON").is_none() {
         return;
@@ -30,12 +31,14 @@ fn main() {
         println!("cargo::warning=no static libc found: jails will cost a little more");
         assert!(build(&manifest, &directory, &target, &supervisor, ""), "see above");
     }
-    let builtin = ["-p", "sandbox_shell_builtin"];
-    assert!(build(&manifest, &directory, &target, &builtin, ""), "see above");
+    let libraries = ["-p", "sandbox_shell_builtin", "-p", "sandbox_node_addon"];
+    assert!(build(&manifest, &directory, &target, &libraries, ""), "see above");
     let supervisor = built.join("sandbox-supervisor");
     let builtin = built.join("libsandbox_shell_builtin.so");
+    let addon = built.join("libsandbox_node_addon.so");
     println!("cargo::rustc-env=SANDBOX_SUPERVISOR={}", supervisor.display());
     println!("cargo::rustc-env=SANDBOX_SHELL_BUILTIN={}", builtin.display());
+    println!("cargo::rustc-env=SANDBOX_NODE_ADDON={}", addon.display());
 }
 
 fn build(manifest: &Path, directory: &Path, target: &str, what: &[&str], flags: &str) -> bool {

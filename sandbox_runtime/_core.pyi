@@ -9,6 +9,7 @@ from collections.abc import Sequence
 __all__ = [
     "enter_jail",
     "join_pid_namespace",
+    "node_addon",
     "quote_word",
     "shell_builtin",
     "start_supervisor",
@@ -22,6 +23,9 @@ def start_supervisor() -> tuple[int, int]:
 
 def shell_builtin() -> int:
     """A sealed memory file with the shared object that serves a session inside bash."""
+
+def node_addon() -> int:
+    """A sealed memory file with the shared object that serves a context inside Node."""
 
 def join_pid_namespace(fd: int) -> None:
     """Make the calling thread's next children be born in this PID namespace."""

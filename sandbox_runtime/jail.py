@@ -43,6 +43,7 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsiz
 
 quote_word = _core.quote_word
 shell_builtin = _core.shell_builtin
+node_addon = _core.node_addon
 core_path: str = _core.__file__
 
 
@@ -476,6 +477,12 @@ class Keeper:
     async def wait_gone(self) -> None:
         """Waits until it has died."""
         await self._ended.wait()
+
+    @property
+    def limits(self) -> Limits:
+        """What the sandbox may use."""
+        assert self._enter is not None
+        return self._enter.limits
 
     @property
     def enter_plan(self) -> bytes:

@@ -18,6 +18,13 @@ from sandbox_runtime.errors import AlreadyExistsError, InvalidArgumentError, San
 from sandbox_runtime.files import Files
 from sandbox_runtime.interpreters.installation import read_only_paths
 from sandbox_runtime.interpreters.languages import known_language
+from sandbox_runtime.interpreters.node import (
+    NODE_LANGUAGES,
+    Node,
+    NodeFinder,
+    node_candidates,
+    node_read_only_paths,
+)
 from sandbox_runtime.interpreters.preloads import PRELOADS, USUAL_PRELOAD, check_preloads
 from sandbox_runtime.interpreters.python import Python
 from sandbox_runtime.interpreters.registry import Contexts
@@ -58,14 +65,17 @@ class Runtime:
         nursery: trio.Nursery,
         python: str,
         preloads: Mapping[str, Preload],
+        nodes: Sequence[str],
     ) -> None:
         self._supervisor = supervisor
         self._nursery = nursery
         self._python = python
         self._zygotes: dict[tuple[str, ...], Zygote] = {}
         self._starting = trio.Lock()
+        node = Node(NodeFinder(nodes).find)
         self.languages: dict[str, Language] = {
             "python": Python(self.python_zygote, preloads),
+            **dict.fromkeys(NODE_LANGUAGES, node),
         }
 
     @property
@@ -106,6 +116,7 @@ async def open_runtime(
     read_only: Sequence[str] = (),
     python: str = sys.executable,
     preloads: Mapping[str, Preload] | None = None,
+    node: str | None = None,
 ) -> AsyncIterator[Runtime]:
     """Starts what sandboxes share, and ends it and all of them with the block.
 
@@ -115,22 +126,28 @@ async def open_runtime(
             name too.
         python: The interpreter of Python contexts.
         preloads: Further sets of modules to import ahead, by name (`preloads.PRELOADS`).
+        node: The Node of JavaScript and TypeScript contexts; by default the one on `PATH`, or that
+            of the extra `javascript` if that one is too old.
 
     Raises:
         InvalidArgumentError: A path of `read_only` is missing, or would hide what is a sandbox's
             own.
         IsolationError: No sandbox can be made here; it says why and what to do.
     """
-    shown = check_read_only(read_only)
+    read_only = check_read_only(read_only)
     if not python.startswith("/"):
         raise InvalidArgumentError("python", f"{python!r} is no absolute path")
     sets = check_preloads(preloads or {})
+    if node is not None and not node.startswith("/"):
+        raise InvalidArgumentError("node", f"{node!r} is no absolute path")
+    nodes = node_candidates(node)
+    shown = [*read_only, *read_only_paths(python), *node_read_only_paths(nodes)]
     supervisor = jails.Supervisor()
     try:
-        await supervisor.start([*shown, *read_only_paths(python)])
+        await supervisor.start(shown)
         async with open_serving_nursery() as nursery:
             nursery.start_soon(supervisor.run)
-            yield Runtime(supervisor, nursery, python, sets)
+            yield Runtime(supervisor, nursery, python, sets, nodes)
     finally:
         with trio.CancelScope(shield=True):
             await supervisor.aclose()
@@ -154,7 +171,7 @@ class Sandbox:
         keeper: jails.Keeper,
         nursery: trio.Nursery,
         report: SandboxReport,
-        python_pool: int,
+        pool_sizes: Mapping[str, int],
     ) -> None:
         self._runtime = runtime
         self._keeper = keeper
@@ -167,7 +184,7 @@ class Sandbox:
         self.report = report
         self.files = Files(keeper)
         self.processes = Processes(keeper, nursery)
-        self.contexts = Contexts(keeper, runtime.languages, {"python": python_pool}, nursery)
+        self.contexts = Contexts(keeper, runtime.languages, pool_sizes, nursery)
 
     @property
     def lost(self) -> bool:
@@ -393,6 +410,7 @@ async def open_sandbox(
     host_name: str = "sandbox",
     read_only: Sequence[str] = (),
     python_pool: int = 1,
+    node_pool: int = 1,
 ) -> AsyncIterator[Sandbox]:
     """Makes a sandbox, and ends it and everything in it with the block.
 
@@ -404,6 +422,7 @@ async def open_sandbox(
         host_name: What `hostname` says inside.
         read_only: See `open_runtime`; only without `runtime`.
         python_pool: How many Python contexts to keep ready once the first was made.
+        node_pool: Likewise, for each of JavaScript and TypeScript.
 
     Raises:
         IsolationError: A protection cannot be had; it names it and says how to get it.
@@ -426,18 +445,20 @@ async def open_sandbox(
     if limits is not None and limits.open_files < MINIMUM_OPEN_FILES:
         least = f"must be {MINIMUM_OPEN_FILES} or more for shells to work, not {limits.open_files}"
         raise InvalidArgumentError("limits.open_files", least)
-    if python_pool < 0:
-        raise InvalidArgumentError("python_pool", "must not be negative")
+    for field, size in (("python_pool", python_pool), ("node_pool", node_pool)):
+        if size < 0:
+            raise InvalidArgumentError(field, "must not be negative")
+    pool_sizes = {"python": python_pool, **dict.fromkeys(NODE_LANGUAGES, node_pool)}
     if runtime is not None and read_only:
         raise InvalidArgumentError("read_only", "is the runtime's; give it to open_runtime")
     if runtime is None:
         async with (
             open_runtime(read_only=read_only) as own,
-            _open_in(own, limits, require, host_name, python_pool) as sandbox,
+            _open_in(own, limits, require, host_name, pool_sizes) as sandbox,
         ):
             yield sandbox
     else:
-        async with _open_in(runtime, limits, require, host_name, python_pool) as sandbox:
+        async with _open_in(runtime, limits, require, host_name, pool_sizes) as sandbox:
             yield sandbox
 
 
@@ -447,7 +468,7 @@ async def _open_in(
     limits: Limits | None,
     require: Collection[str],
     host_name: str,
-    python_pool: int,
+    pool_sizes: Mapping[str, int],
 ) -> AsyncIterator[Sandbox]:
     keeper = await runtime.supervisor.create_sandbox(host_name, limits or Limits())
     try:
@@ -455,7 +476,7 @@ async def _open_in(
         report = build_report(keeper.protections, separate_ids=separate)
         enforce(report, require)
         async with open_serving_nursery() as nursery:
-            sandbox = Sandbox(runtime, keeper, nursery, report, python_pool)
+            sandbox = Sandbox(runtime, keeper, nursery, report, pool_sizes)
             try:
                 yield sandbox
             finally:

@@ -20,6 +20,8 @@ use crate::{channel, contain, quote, sys};
 static SUPERVISOR: &[u8] = include_bytes!(env!("SANDBOX_SUPERVISOR"));
 /// Bash's builtin, likewise.
 static SHELL_BUILTIN: &[u8] = include_bytes!(env!("SANDBOX_SHELL_BUILTIN"));
+/// Node's addon, likewise.
+static NODE_ADDON: &[u8] = include_bytes!(env!("SANDBOX_NODE_ADDON"));
 
 fn os_error(failure: &Failure) -> PyErr {
     let step = serde_name(failure);
@@ -60,6 +62,12 @@ fn shell_builtin() -> PyResult<i32> {
     Ok(sys::sealed_executable(c"sandbox-session", SHELL_BUILTIN)?.into_raw_fd())
 }
 
+/// A sealed memory file with the shared object that serves a context inside Node.
+#[pyfunction]
+fn node_addon() -> PyResult<i32> {
+    Ok(sys::sealed_executable(c"sandbox-node", NODE_ADDON)?.into_raw_fd())
+}
+
 /// Makes the calling thread's next children be born in this PID namespace.
 #[pyfunction]
 fn join_pid_namespace(fd: i32) -> PyResult<()> {
@@ -95,6 +103,7 @@ fn borrow<'a>(fd: i32) -> PyResult<BorrowedFd<'a>> {
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(start_supervisor, module)?)?;
     module.add_function(wrap_pyfunction!(shell_builtin, module)?)?;
+    module.add_function(wrap_pyfunction!(node_addon, module)?)?;
     module.add_function(wrap_pyfunction!(join_pid_namespace, module)?)?;
     module.add_function(wrap_pyfunction!(enter_jail, module)?)?;
     module.add_function(wrap_pyfunction!(quote_word, module)?)

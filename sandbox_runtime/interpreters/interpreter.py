@@ -2,7 +2,7 @@
 
 Theory of operation. The executor sits at the other end of a stream socket (`frames.py`) and runs
 in a jail with what it starts. A run is over when it says `done`, or when it is gone. An interrupt
-is SIGINT to its process group, again and again until the run has given way; whoever does not is
+is a signal to its process group, again and again until the run has given way; whoever does not is
 ended with the whole jail. What is started besides is ended by sweeps of the jail's init.
 """
 
@@ -45,6 +45,7 @@ class Interpreter:
     Args:
         jail: Where it lives, with everything that it starts.
         sock: Our end of its stream socket.
+        interrupt_signal: What it takes as an interrupt.
 
     Attributes:
         exited: Waits for the end of its process and says how that came; None until somebody knows.
@@ -54,8 +55,11 @@ class Interpreter:
         imported_late: Modules of its preload set that could not be imported ahead, and why.
     """
 
-    def __init__(self, jail: jails.Jail, sock: socket.socket) -> None:
+    def __init__(
+        self, jail: jails.Jail, sock: socket.socket, *, interrupt_signal: int = signal.SIGINT
+    ) -> None:
         sock.setblocking(False)
+        self._interrupt_signal = interrupt_signal
         self._jail = jail
         self._socket = sock
         self.exited: Callable[[], Awaitable[Death | None]] | None = None
@@ -209,7 +213,7 @@ class Interpreter:
             with trio.move_on_after(0 if self.lost else INTERRUPT_GRACE_S):
                 while run.done is None and not self.lost:
                     # One is lost if it comes between Python's last look and a long system call.
-                    await self._jail.signal(self.pid, signal.SIGINT, group=True)
+                    await self._jail.signal(self.pid, self._interrupt_signal, group=True)
                     with trio.move_on_after(_RESEND_INTERRUPT_S):
                         await capture.read_until(self)
             if run.done is None:

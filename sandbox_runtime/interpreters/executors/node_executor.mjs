@@ -1,0 +1,259 @@
+// The executor: holds one JavaScript or TypeScript context and serves it over a private socket.
+//
+// Started as `node node_executor.mjs LANGUAGE`, with the socket as 3 and the addon as 4. Frames are
+// those of the Python executor: a 4-byte big-endian length and UTF-8 JSON. A `run` frame brings the
+// write ends of two pipes, which are this run's 1 and 2 and nobody else's, also for what C code and
+// children write; after the run 1 and 2 are `/dev/null` again, so the pipes' EOF says that all is in.
+//
+// A run is over when its last value is there (a promise is awaited) and then, as a script of Node's,
+// when nothing is left that it waits for: timers, files, requests, children. What serves rather
+// than finishes does not hold it: servers, sockets that are no HTTP request, what is `unref`ed.
+//
+// User code runs in this very process and can harm its own context. Nothing of ours is a global of
+// its, and what we call is bound before it runs; more is not needed, since the jail contains it.
+
+import { ChildProcess } from 'node:child_process';
+import { subscribe } from 'node:diagnostics_channel';
+import dgram from 'node:dgram';
+import net from 'node:net';
+import vm from 'node:vm';
+
+import { rewriteCell } from './node_cells.mjs';
+import { declareConstants } from './node_constants.mjs';
+import { describeError, excerptOf, prepareStackTrace, rememberCell } from './node_errors.mjs';
+import { arrangeGlobals, arrangeStreams, makeReplaceable, startIn } from './node_globals.mjs';
+import { endTimers, watchTimers } from './node_timers.mjs';
+import { transpile, warmTypeScript } from './node_typescript.mjs';
+import { describeValue, encodeFrame, makeDisplay } from './node_values.mjs';
+
+const language = process.argv[2];
+const extension = language === 'typescript' ? 'ts' : 'js';
+const MOST_FRAME_BYTES = 60 * 1024 * 1024;
+const MOST_STRAYS = 20;
+
+const addon = { exports: {} };
+process.dlopen(addon, '/proc/self/fd/4');
+const native = addon.exports;
+
+let run = null;
+let runs = 0;
+/** Errors of what went on between two runs. */
+let strays = [];
+// --- evaluation ----------------------------------------------------------------------------------
+
+const { Script } = vm;
+const { USE_MAIN_CONTEXT_DEFAULT_LOADER } = vm.constants;
+
+function evaluate(source, number) {
+  const mine = run;
+  const fileName = `cell-${number}.${extension}`;
+  const cell = { source, fileName, edits: [], maps: [] };
+  rememberCell(number, cell);
+  let script;
+  try {
+    let code = source;
+    if (language === 'typescript') ({ code, maps: cell.maps } = transpile(source, fileName));
+    const rewritten = rewriteCell(code);
+    cell.edits = rewritten.edits;
+    rewritten.declared.forEach(makeReplaceable);
+    script = new Script(rewritten.code, {
+      filename: fileName,
+      importModuleDynamically: USE_MAIN_CONTEXT_DEFAULT_LOADER,
+    });
+    declareConstants(rewritten.declared, rewritten.constant);
+  } catch (error) {
+    return settle(mine, describeError(error, excerptOf(error)));
+  }
+  let value;
+  try {
+    value = script.runInThisContext({ displayErrors: false });
+  } catch (error) {
+    return settle(mine, describeError(error));
+  }
+  give(mine, value);
+}
+
+/** Shows a cell's value, once it is there. */
+async function give(mine, promised) {
+  try {
+    const value = await promised;
+    if (mine.settled) return;
+    if (value !== undefined) {
+      const described = await describeValue(value);
+      if (mine.settled) return;
+      emit({ type: 'result', ...described });
+    }
+    settle(mine, null);
+  } catch (error) {
+    if (!mine.settled) settle(mine, describeError(error));
+  }
+}
+
+// --- a run ---------------------------------------------------------------------------------------
+
+function begin({ id, code }) {
+  run = { id, settled: false, error: null, interrupted: false, before: native.usage() };
+  runs += 1;
+  native.begin();
+  const errno = native.attach();
+  if (errno !== 0) {
+    return settle(run, describeError(new Error(`the run's output could not be attached (errno ${errno})`)));
+  }
+  Error.prepareStackTrace ??= prepareStackTrace;
+  watchTimers();
+  for (const text of strays) process.stderr.write(text);
+  strays = [];
+  evaluate(code, runs);
+}
+
+/** The value is there, or an error: what the run has left waiting is all that holds it. */
+function settle(mine, error) {
+  mine.settled = true;
+  mine.error ??= error;
+  native.drain();
+}
+
+/** Each turn of the loop while a run drains. */
+function onTurn(isAlive) {
+  if (run === null) return;
+  if (isAlive) {
+    for (const handle of process._getActiveHandles()) {
+      if (isServing(handle)) handle.unref();
+    }
+    if (native.alive()) return;
+  }
+  finish();
+}
+
+function isServing(handle) {
+  if (handle instanceof net.Server || handle instanceof dgram.Socket) return true;
+  return handle instanceof net.Socket && (handle.server || !isRequest(handle));
+}
+
+/** Whether a socket belongs to a request of HTTP: of `node:http`, or of `fetch`. */
+function isRequest(socket) {
+  if (socket._httpMessage || socket._parent) return true;
+  if (socket.remoteAddress === undefined && socket.remoteFamily === undefined && !socket.connecting) {
+    return true; // a pipe to a child
+  }
+  return Object.getOwnPropertySymbols(socket).some((symbol) => symbol.description === 'parser' || symbol.description === 'client');
+}
+
+function finish() {
+  native.end();
+  const mine = run;
+  if (mine.error) emit(mine.error);
+  native.detach();
+  run = null;
+  const [user, system, memory] = native.usage();
+  const status = mine.interrupted ? 'interrupted' : mine.error ? 'error' : 'ok';
+  send({
+    type: 'done',
+    id: mine.id,
+    status,
+    execution_count: runs,
+    usage: {
+      user_us: Math.max(0, user - mine.before[0]),
+      system_us: Math.max(0, system - mine.before[1]),
+      max_rss_bytes: memory,
+    },
+  });
+}
+
+/** A run is stopped; called again as long as it has not given way. */
+function onInterrupt() {
+  if (run === null) return;
+  run.interrupted = true;
+  run.error ??= { type: 'error', name: 'Interrupted', value: 'the run was interrupted', traceback: ['Interrupted: the run was interrupted'] };
+  run.settled = true;
+  endTimers();
+  for (const handle of process._getActiveHandles()) {
+    if (handle instanceof ChildProcess) {
+      handle.kill('SIGKILL');
+      handle.unref();
+    } else if (handle instanceof net.Socket && !isServing(handle)) {
+      handle.destroy();
+    }
+  }
+  native.drain();
+}
+
+/** What nothing has caught: an error of the run, or of what goes on between runs. */
+function onUncaught(error) {
+  if (run === null) {
+    if (strays.length < MOST_STRAYS) strays.push(`Uncaught between runs: ${describeError(error).traceback.join('\n')}\n`);
+    return;
+  }
+  if (run.interrupted) return;
+  const frame = describeError(error);
+  if (run.error === null) {
+    settle(run, frame);
+  } else {
+    process.stderr.write(`Uncaught ${frame.traceback.join('\n')}\n`);
+  }
+}
+
+// --- frames --------------------------------------------------------------------------------------
+
+function emit(frame) {
+  if (run !== null) send({ ...frame, id: run.id });
+}
+
+function send(frame) {
+  let body = Buffer.from(encodeFrame(frame));
+  if (body.length > MOST_FRAME_BYTES) {
+    const data = { 'text/plain': `[a result of ${body.length} bytes, which is too big to be shown]` };
+    body = Buffer.from(encodeFrame({ ...frame, data, metadata: { 'text/plain': { omitted: 'too big' } } }));
+  }
+  if (native.send(body) !== 0) process.reallyExit(1); // the control process is gone
+}
+
+function onFrame(bytes) {
+  const frame = JSON.parse(bytes.toString());
+  if (frame.type === 'run') begin(frame);
+  else prepare(frame);
+}
+
+// --- the start -----------------------------------------------------------------------------------
+
+function prepare(frame) {
+  try {
+    for (const [resource, most] of Object.entries(frame.limits ?? {})) native.limit(Number(resource), most);
+    startIn(frame.cwd, frame.env);
+  } catch (error) {
+    send({ type: 'failed', reason: `the context could not start in ${frame.cwd}: ${error.message}` });
+    process.reallyExit(1);
+  }
+  send({ type: 'ready', pid: process.pid });
+}
+
+/** Compiles what cells of each kind need, before anybody waits for it. */
+function rehearse() {
+  const cells = [
+    '1 + 1',
+    'const x = await 1; ({a: [x]})',
+    'class A {}; let y = () => import("node:fs"); y',
+    'import { join } from "node:path"; for (const x of [join]) { x("a", "b") }',
+    'no such syntax',
+  ];
+  for (const source of cells) rewriteCell(source);
+  new Script('1 + 1', { filename: 'cell-0.js', importModuleDynamically: USE_MAIN_CONTEXT_DEFAULT_LOADER }).runInThisContext();
+  encodeFrame({ type: 'result', ...describeValue({ a: [1, 'x'], b: new Map() }) });
+  describeError(new Error('x'));
+  if (language === 'typescript') warmTypeScript();
+}
+
+Error.prepareStackTrace = prepareStackTrace;
+arrangeStreams(native.write);
+arrangeGlobals({ display: makeDisplay(emit) }, { isLenient: language === 'typescript' });
+process.on('uncaughtException', (error) => {
+  if (process.listenerCount('uncaughtException') === 1) onUncaught(error);
+});
+process.on('unhandledRejection', (error) => {
+  if (process.listenerCount('unhandledRejection') === 1) onUncaught(error);
+});
+subscribe('net.server.socket', ({ socket }) => { socket.unref(); });
+rehearse();
+process.argv.splice(1);
+process.execArgv.splice(0);
+native.start(3, 4, onFrame, onInterrupt, onTurn);

