@@ -33,6 +33,7 @@ class Served:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.log = ""
+        self.addresses: list[str] = []
 
     def wait_for(self, text: str) -> str:
         """The line of the log with this in it; reads on until it comes."""
@@ -79,9 +80,12 @@ def serving(
         text=True,
         env=os.environ | (env or {}),
     ) as process:
+        assert process.stdout is not None
         served = Served(process)
         try:
             served.wait_for("ready")
+            for _ in range(len(re.findall("http://|unix:", served.log))):
+                served.addresses.append(process.stdout.readline().strip())
             yield served
         finally:
             process.kill()
@@ -147,6 +151,11 @@ def test_a_request_that_runs_too_long_is_cancelled_after_the_grace() -> None:
                 pass
             assert served.end() < 5
         assert served.process.returncode == 0
+
+
+def test_what_started_it_reads_where_it_listens_on_standard_output() -> None:
+    with serving("--port", "0") as served:
+        assert served.addresses == [f"http://127.0.0.1:{served.port}"]
 
 
 def test_the_ready_line_says_where_and_how_well_it_isolates() -> None:

@@ -7,6 +7,7 @@ sandboxes and the program beside us. A second signal ends the grace.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -204,8 +205,9 @@ async def _announce(
     report = (await app.host.default()).sandbox.report
     addresses = [_name(listener.socket.getsockname()) for listener in listeners]
     # For the program that started this one: where it may connect from now on.
-    sys.stdout.write("".join(f"{address}\n" for address in addresses))
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # it does not want to know
+        sys.stdout.write("".join(f"{address}\n" for address in addresses))
+        sys.stdout.flush()
     record_event(
         _LOG,
         "ready",
