@@ -213,6 +213,38 @@ async def test_a_protocol_is_upgraded_and_bytes_behind_the_head_are_not_lost() -
         assert await client.read_rest() == b"HEY"
 
 
+async def test_a_connection_that_was_upgraded_and_closed_leaves_others_watched() -> None:
+    running, cancelled = trio.Event(), trio.Event()
+    closed, go_on = trio.Event(), trio.Event()
+
+    async def handler(request: Request) -> Response:
+        if request.path == "/up":
+
+            async def speak(stream: trio.abc.Stream) -> None:
+                await stream.aclose()
+                closed.set()
+                await go_on.wait()
+
+            return Response(status=101, headers=(("Upgrade", "x"),), upgrade=speak)
+        running.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with serving(handler) as server:
+        upgraded = await server.connect()
+        await upgraded.send(b"GET /up HTTP/1.1\r\nHost: x\r\n\r\n")
+        await closed.wait()
+        client = await server.connect()  # accepted on the descriptor that was closed
+        await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await running.wait()
+        go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+        await client.stream.aclose()
+        await cancelled.wait()
+
+
 # -- what is refused, and how
 
 

@@ -80,7 +80,7 @@ def accept(
     Raises:
         NotAWebSocketError: The request does not ask for one; 400.
     """
-    if request.method != "GET" or not asks_for_websocket(request):
+    if request.method != "GET" or request.http_version != "1.1" or not asks_for_websocket(request):
         raise NotAWebSocketError("this address speaks WebSocket: GET with Upgrade: websocket")
     if request.headers.get("sec-websocket-version") != "13":
         raise NotAWebSocketError("the server speaks version 13 of WebSocket")

@@ -83,6 +83,7 @@ class Connection:
         self._doing = _Doing.IDLE
         self._closing = False  # no further request is read
         self._half_closed = False
+        self._watched = False
         self._last_raw = b""
         self._last_head = _UNREADABLE
         self.idle_since = trio.current_time()
@@ -90,8 +91,8 @@ class Connection:
 
     async def run(self) -> None:
         """Serves until the end, and closes the connection."""
-        fd = self._stream.fd
-        self._departures.add(fd, self)
+        self._departures.add(self._stream.fd, self)
+        self._watched = True
         try:
             with self._scope:
                 await self._serve_all()
@@ -108,8 +109,13 @@ class Connection:
         except Exception:  # noqa: BLE001 - a broken handler ends its connection, not the server
             _LOG.exception("an answer broke off: its handler failed")
         finally:
-            self._departures.remove(fd)
+            self._end_watch()
             self._stream.close()
+
+    def _end_watch(self) -> None:
+        if self._watched:  # else the descriptor may be another connection's by now
+            self._watched = False
+            self._departures.remove(self._stream.fd)
 
     def client_gone(self) -> None:
         """Nobody reads an answer any more: cancels what runs for this client."""
@@ -216,6 +222,7 @@ class Connection:
             with trio.move_on_after(self._limits.body_s):
                 data = await self._stream.receive_some(_BODY_PART_BYTES)
             if data is None:
+                self._closing = True
                 raise RequestTimeoutError(
                     f"nothing of the body of the request came for {self._limits.body_s:g} s"
                 )
@@ -301,7 +308,7 @@ class Connection:
             raise ValueError("a request with a body that was not read cannot be upgraded")
         headers = [field for field in response.headers if field[0].lower() != "connection"]
         await self._send(encode_head(response.status, headers, "connection: Upgrade\r\n"))
-        self._departures.remove(self._stream.fd)  # what speaks now sees for itself
+        self._end_watch()  # what speaks now sees for itself
         self._scope.deadline = math.inf
         await speak(self._stream)
 

@@ -30,9 +30,9 @@ class Departures:
         self._connections[fd] = connection
 
     def remove(self, fd: int) -> None:
-        """Ends it, if it has not ended; before the descriptor is closed."""
-        if self._connections.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+        """Ends it; before the descriptor is closed."""
+        del self._connections[fd]
+        self._epoll.unregister(fd)
 
     async def run(self) -> None:
         """Watches until it is cancelled."""
