@@ -17,7 +17,7 @@ demo: ## see it work
 test: rust lint python ## everything that CI checks
 
 develop: ## .venv with all that the other targets need
-	@.ci/setup --all-groups
+	@.ci/setup --all-groups --extra client
 
 rust-tools:
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
