@@ -166,6 +166,23 @@ class ProcessEndedError(SandboxError):
         self.exit_code = exit_code
 
 
+class PortUnreachableError(SandboxError):
+    """Nothing answers on that port inside the sandbox; perhaps its program is not ready yet.
+
+    Attributes:
+        port: Which.
+        errno: As errno(3), mostly `errno.ECONNREFUSED`.
+    """
+
+    code = "port_unreachable"
+    retryable = True
+
+    def __init__(self, port: int, errno: int) -> None:
+        super().__init__(f"nothing answers on port {port} of the sandbox: {os.strerror(errno)}")
+        self.port = port
+        self.errno = errno
+
+
 class FileAccessError(SandboxError):
     """The file service refused. Nothing has changed, unless a recursive removal had begun.
 

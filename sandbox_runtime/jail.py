@@ -39,6 +39,7 @@ EVERY_PROCESS = -1
 
 _INLINE_BYTES = 64 * 1024
 _MAX_DESCRIPTORS = 32
+_TABLE_PIECE_BYTES = 256 * 1024
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
 
 quote_word = _core.quote_word
@@ -72,12 +73,27 @@ class Start(_Message, frozen=True, kw_only=True, tag="start"):
     read_only_paths: tuple[str, ...]
 
 
+class LoopbackNetwork(_Message, frozen=True, kw_only=True, tag="loopback"):
+    """A network of the sandbox's own, with a loopback device and nothing else."""
+
+
+class HostNetwork(_Message, frozen=True, kw_only=True, tag="host"):
+    """The network of this process, with what it knows of names."""
+
+    resolv_conf: bytes
+    hosts: bytes
+
+
+LOOPBACK = LoopbackNetwork()
+
+
 class CreateSandbox(_Message, frozen=True, kw_only=True, tag="create_sandbox"):
-    """To the supervisor, with the keeper's socket."""
+    """To the supervisor, with the sockets of the sandbox's keepers."""
 
     id: int
     host_name: str
     limits: Limits
+    network: LoopbackNetwork | HostNetwork
 
 
 class StartZygote(_Message, frozen=True, kw_only=True, tag="start_zygote"):
@@ -85,12 +101,14 @@ class StartZygote(_Message, frozen=True, kw_only=True, tag="start_zygote"):
 
     argv: tuple[bytes, ...]
     env: tuple[bytes, ...]
+    host_network: bool = False
 
 
 class Started(_Message, frozen=True, kw_only=True, tag="started"):
     """From the supervisor."""
 
     separate_ids: bool
+    private_ids: tuple[int, int] | None
 
 
 class Failed(_Message, frozen=True, kw_only=True, tag="failed"):
@@ -109,6 +127,7 @@ class EnterPlan(msgspec.Struct, frozen=True, kw_only=True):
     """How a zygote's child enters a jail; opaque here."""
 
     cgroup_files: int
+    network: bool
     landlock: bool
     separate_ids: bool
     limits: Limits
@@ -117,6 +136,7 @@ class EnterPlan(msgspec.Struct, frozen=True, kw_only=True):
 class KeeperReady(_Message, frozen=True, kw_only=True, tag="ready"):
     """From a keeper: the sandbox is there."""
 
+    tables: int
     protections: tuple[Protection, ...]
     enter: EnterPlan
 
@@ -139,6 +159,22 @@ class CreateJail(_Message, frozen=True, kw_only=True, tag="create_jail"):
 
     program: Execute | FileService | None
     namespaces: bool = False
+
+
+class OpenSockets(_Message, frozen=True, kw_only=True, tag="open_sockets"):
+    """To a keeper, with the socket for its answer."""
+
+
+class SocketsOpened(_Message, frozen=True, kw_only=True, tag="opened"):
+    """From a keeper, with the sockets."""
+
+    families: tuple[int, ...]
+
+
+class SocketsRefused(_Message, frozen=True, kw_only=True, tag="refused"):
+    """From a keeper: there are none."""
+
+    failure: Failure
 
 
 class Signal(_Message, frozen=True, kw_only=True, tag="signal"):
@@ -184,6 +220,7 @@ class Swept(_Message, frozen=True, kw_only=True, tag="swept"):
 
 SupervisorReply = Started | Failed | SandboxEnded
 KeeperReply = KeeperReady | Failed
+SocketsReply = SocketsOpened | SocketsRefused
 InitReply = InitReady | Failed | Exited | Swept
 
 ReplyT = TypeVar("ReplyT")
@@ -346,6 +383,7 @@ class Supervisor:
         self._gone = trio.Event()
         self._next_id = 0
         self.separate_ids = False
+        self.private_ids = range(0)
 
     @property
     def gone(self) -> bool:
@@ -369,8 +407,9 @@ class Supervisor:
             message = "the supervisor died while it started"
             raise IsolationError("start", 0, message, remedy=step_remedy("start")) from error
         match reply:
-            case Started(separate_ids=separate_ids):
+            case Started(separate_ids=separate_ids, private_ids=ids):
                 self.separate_ids = separate_ids
+                self.private_ids = range(ids[0], sum(ids)) if ids else range(0)
             case Failed(failure=failure):
                 raise failure.as_isolation_error()
             case SandboxEnded():
@@ -390,7 +429,12 @@ class Supervisor:
             for event in self._ended.values():
                 event.set()
 
-    async def create_sandbox(self, host_name: str, limits: Limits) -> Keeper:
+    async def create_sandbox(
+        self,
+        host_name: str,
+        limits: Limits,
+        network: LoopbackNetwork | HostNetwork = LOOPBACK,
+    ) -> Keeper:
         """Makes a sandbox.
 
         Raises:
@@ -398,20 +442,31 @@ class Supervisor:
         """
         if self.gone:
             raise SandboxLostError("the runtime has died; open a new one")
-        ours, theirs = packet_pair()
-        self._next_id += 1
-        number = self._next_id
-        ended = self._ended[number] = trio.Event()
-        keeper = Keeper(Channel(ours, KeeperReply), ended)
-        try:
-            with theirs:
-                request = CreateSandbox(id=number, host_name=host_name, limits=limits)
-                await self._channel.send(request, [theirs.fileno()])
-        except BaseException:
-            ended.set()  # it was never asked for
-            self._ended.pop(number, None)
-            await keeper.aclose()
-            raise
+        with contextlib.ExitStack() as theirs:
+            fds: list[int] = []
+            channels: list[Channel[KeeperReply]] = []
+            try:
+                for _ in range(2 if isinstance(network, HostNetwork) else 1):
+                    ours, other = packet_pair()
+                    channels.append(Channel(ours, KeeperReply))
+                    theirs.enter_context(other)
+                    fds.append(other.fileno())
+            except BaseException:
+                for channel in channels:
+                    channel.close()
+                raise
+            self._next_id += 1
+            number = self._next_id
+            ended = self._ended[number] = trio.Event()
+            keeper = Keeper(channels[0], ended, *channels[1:])
+            request = CreateSandbox(id=number, host_name=host_name, limits=limits, network=network)
+            try:
+                await self._channel.send(request, fds)
+            except BaseException:
+                ended.set()  # it was never asked for
+                self._ended.pop(number, None)
+                await keeper.aclose()
+                raise
         try:
             await keeper.start()
         except BaseException:
@@ -419,11 +474,22 @@ class Supervisor:
             raise
         return keeper
 
-    async def start_zygote(self, argv: Sequence[str], env: Mapping[str, str]) -> socket.socket:
-        """Starts a program outside of all sandboxes, with one end of a packet pair as its 3."""
+    async def start_zygote(
+        self, argv: Sequence[str], env: Mapping[str, str], *, host_network: bool = False
+    ) -> socket.socket:
+        """Starts a program outside of all sandboxes, with one end of a packet pair as its 3.
+
+        Args:
+            argv: Program and arguments.
+            env: The whole environment.
+            host_network: Whether it has this process's network, for contexts that are to keep
+                it, or none.
+        """
         ours, theirs = packet_pair()
         ours.setblocking(False)
-        request = StartZygote(argv=tuple(map(os.fsencode, argv)), env=encode_env(env))
+        request = StartZygote(
+            argv=tuple(map(os.fsencode, argv)), env=encode_env(env), host_network=host_network
+        )
         try:
             with theirs:
                 await self._channel.send(request, [theirs.fileno()])
@@ -441,6 +507,14 @@ class Supervisor:
         _reap(self._launcher_pid)
 
 
+def _read_table(fd: int) -> bytes:
+    """What a table says now. The kernel makes it anew for whoever reads from its beginning."""
+    table = bytearray()
+    while piece := os.pread(fd, _TABLE_PIECE_BYTES, len(table)):
+        table += piece
+    return bytes(table)
+
+
 def encode_env(env: Mapping[str, str]) -> tuple[bytes, ...]:
     """An environment as `NAME=value` bytes."""
     return tuple(os.fsencode(f"{name}={value}") for name, value in env.items())
@@ -449,10 +523,17 @@ def encode_env(env: Mapping[str, str]) -> tuple[bytes, ...]:
 class Keeper:
     """The native process that holds one sandbox."""
 
-    def __init__(self, channel: Channel[KeeperReply], ended: trio.Event) -> None:
+    def __init__(
+        self,
+        channel: Channel[KeeperReply],
+        ended: trio.Event,
+        inner: Channel[KeeperReply] | None = None,
+    ) -> None:
         self._channel = channel
+        self._inner = inner
         self._ended = ended
         self._fds: list[int] = []
+        self._tables: list[int] = []
         self.protections: tuple[Protection, ...] = ()
         self._enter: EnterPlan | None = None
 
@@ -468,6 +549,7 @@ class Keeper:
             raise reply.failure.as_isolation_error()
         self.protections = reply.protections
         self._enter = reply.enter
+        self._tables = fds[1 : 1 + reply.tables]
 
     @property
     def gone(self) -> bool:
@@ -485,28 +567,36 @@ class Keeper:
         return self._enter.limits
 
     @property
-    def enter_plan(self) -> bytes:
-        """What a zygote's child needs to know, see `contain::enter`."""
-        return msgspec.msgpack.encode(self._enter)
+    def has_host_network(self) -> bool:
+        """Whether its sessions and processes share this process's network."""
+        return self._inner is not None
 
     @contextlib.contextmanager
-    def enter_fds(self, jail: Jail) -> Iterator[list[int]]:
-        """What a zygote's child needs to hold: its jail's namespaces, then the sandbox's.
+    def enter(self, jail: Jail, *, inner_network: bool = True) -> Iterator[tuple[bytes, list[int]]]:
+        """What a zygote's child needs to know and to hold, see `contain::enter`.
 
-        They are copies, open for the block, whatever is closed meanwhile.
+        The descriptors are copies, open for the block, whatever is closed meanwhile: the jail's
+        namespaces, then the sandbox's.
+
+        Args:
+            jail: What it enters.
+            inner_network: As for `create_jail`. Without it the zygote must have the host's network.
 
         Raises:
             SandboxClosedError: The sandbox or the jail is closed.
         """
-        fds = jail.namespace_fds + self._fds[1:]
-        if not self._fds or not jail.namespace_fds:
+        if not self._fds or not jail.namespace_fds or self._enter is None:
             raise SandboxClosedError("the sandbox is closed")
+        plan, sandbox_fds = self._enter, self._fds[1 + len(self._tables) :]
+        if self.has_host_network and not inner_network:
+            plan = msgspec.structs.replace(plan, network=False)
+            del sandbox_fds[plan.cgroup_files]
         with contextlib.ExitStack() as copies:
             owned: list[int] = []
-            for fd in fds:
+            for fd in jail.namespace_fds + sandbox_fds:
                 owned.append(os.dup(fd))
                 copies.callback(os.close, owned[-1])
-            yield owned
+            yield msgspec.msgpack.encode(plan), owned
 
     async def create_jail(
         self,
@@ -514,24 +604,67 @@ class Keeper:
         fds: Sequence[int] = (),
         *,
         namespaces: bool = False,
+        inner_network: bool = False,
     ) -> Jail:
-        """Asks for a jail; returns before it is there, see `Jail.wait_started`."""
+        """Asks for a jail; returns before it is there, see `Jail.wait_started`.
+
+        Args:
+            program: What to start in it.
+            fds: The program's descriptors.
+            namespaces: Whether the jail's namespaces are to be had, for a zygote's child.
+            inner_network: Whether it is to have a loopback device only where the sandbox has
+                the host's network; where it has not, there is no difference.
+        """
+        channel = self._inner if inner_network and self._inner else self._channel
         ours, theirs = packet_pair()
         jail = Jail(Channel(ours, InitReply), namespaces=namespaces)
         try:
             with theirs:
                 request = CreateJail(program=program, namespaces=namespaces)
-                await self._channel.send(request, [theirs.fileno(), *fds])
+                await channel.send(request, [theirs.fileno(), *fds])
         except BaseException:
             jail.abandon()
             raise
         return jail
 
+    async def open_sockets(self) -> list[socket.socket]:
+        """TCP sockets that were opened in the sandbox's network: IPv4, then IPv6 where it is.
+
+        A socket stays in the network it was opened in, so connecting one connects inside.
+
+        Raises:
+            SandboxLostError: The sandbox has died.
+            OSError: They cannot be opened.
+        """
+        ours, theirs = packet_pair()
+        channel = Channel[SocketsReply](ours, SocketsReply)
+        try:
+            with theirs:
+                await self._channel.send(OpenSockets(), [theirs.fileno()])
+            reply, fds = await channel.receive()
+        finally:
+            channel.close()
+        if isinstance(reply, SocketsRefused):
+            raise OSError(reply.failure.errno, os.strerror(reply.failure.errno))
+        return [socket.socket(fileno=fd) for fd in fds]
+
+    def read_socket_tables(self) -> list[bytes]:
+        """The TCP sockets of its network, as proc_net(5) lists them for each version of IP.
+
+        Raises:
+            SandboxClosedError: The sandbox is closed.
+        """
+        if not self._tables:
+            raise SandboxClosedError("the sandbox is closed")
+        return [_read_table(fd) for fd in self._tables]
+
     async def aclose(self) -> None:
         """Ends the sandbox; returns when its processes, mounts and groups are gone."""
         self._channel.close()
+        if self._inner is not None:
+            self._inner.close()
         close_all(self._fds)
-        self._fds = []
+        self._fds = self._tables = []
         with trio.CancelScope(shield=True):
             await self._ended.wait()
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
 Achieved = Literal["full", "partial", "absent"]
-Requested = Literal["required", "wanted"]
+Requested = Literal["required", "wanted", "given up"]
 
 _USER_NAMESPACES = (
     "User namespaces must be allowed: set user.max_user_namespaces and "
@@ -80,16 +80,18 @@ class Protection(msgspec.Struct, frozen=True, kw_only=True):
         name: One of `PROTECTIONS`.
         achieved: `full`, `partial` or `absent`.
         detail: What was seen from inside, or why it is not there.
+        given_up: Whether the caller asked to be without it.
     """
 
     name: str
     achieved: Achieved
     detail: str
+    given_up: bool = False
 
     @property
     def requested(self) -> Requested:
         """Whether a sandbox is refused without it."""
-        return PROTECTIONS[self.name][0]
+        return "given up" if self.given_up else PROTECTIONS[self.name][0]
 
     @property
     def meaning(self) -> str:
@@ -122,8 +124,8 @@ class SandboxReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def missing(self) -> tuple[Protection, ...]:
-        """The rows that are not `full`."""
-        return tuple(row for row in self.protections if row.achieved != "full")
+        """The rows that are not `full`, though nobody asked to be without them."""
+        return tuple(row for row in self.protections if row.achieved != "full" and not row.given_up)
 
     def table(self) -> str:
         """The report for people, a line a row."""
@@ -136,9 +138,17 @@ class SandboxReport(msgspec.Struct, frozen=True, kw_only=True):
         return "\n".join([head, *rows])
 
 
-def build_report(rows: Iterable[Protection], *, separate_ids: bool) -> SandboxReport:
-    """Puts rows in the order of `PROTECTIONS`; one that nobody reported is absent."""
-    found = {row.name: row for row in rows}
+def build_report(
+    rows: Iterable[Protection], *, separate_ids: bool, given_up: Collection[str] = ()
+) -> SandboxReport:
+    """Puts rows in the order of `PROTECTIONS`; one that nobody reported is absent.
+
+    Args:
+        rows: What was found.
+        separate_ids: Whether the sandbox has host ids of its own.
+        given_up: The names of those that the caller asked to be without.
+    """
+    found = {row.name: msgspec.structs.replace(row, given_up=row.name in given_up) for row in rows}
     return SandboxReport(
         level=1 if separate_ids else 2,
         protections=tuple(

@@ -29,11 +29,19 @@ from sandbox_runtime.interpreters.preloads import PRELOADS, USUAL_PRELOAD, check
 from sandbox_runtime.interpreters.python import Python
 from sandbox_runtime.interpreters.registry import Contexts
 from sandbox_runtime.interpreters.zygote import Zygote
+from sandbox_runtime.networks import check_network, describe
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.processes import run_process
 from sandbox_runtime.report import PROTECTIONS, SandboxReport, build_report, enforce
 from sandbox_runtime.sessions import Session
-from sandbox_runtime.settings import LOG_LIMIT_BYTES, MINIMUM_OPEN_FILES, OUTPUT_LIMIT_BYTES, Limits
+from sandbox_runtime.settings import (
+    LOG_LIMIT_BYTES,
+    MINIMUM_OPEN_FILES,
+    OUTPUT_LIMIT_BYTES,
+    ContextNetwork,
+    Limits,
+    Network,
+)
 from sandbox_runtime.shown import check_read_only
 
 if TYPE_CHECKING:
@@ -70,7 +78,7 @@ class Runtime:
         self._supervisor = supervisor
         self._nursery = nursery
         self._python = python
-        self._zygotes: dict[tuple[str, ...], Zygote] = {}
+        self._zygotes: dict[tuple[tuple[str, ...], bool], Zygote] = {}
         self._starting = trio.Lock()
         node = Node(NodeFinder(nodes).find)
         self.languages: dict[str, Language] = {
@@ -92,20 +100,27 @@ class Runtime:
         """Waits until it has died."""
         await self._supervisor.wait_gone()
 
-    async def python_zygote(self, modules: tuple[str, ...] = _USUAL_MODULES) -> Zygote:
+    async def python_zygote(
+        self,
+        modules: tuple[str, ...] = _USUAL_MODULES,
+        host_network: bool = False,  # noqa: FBT001, FBT002
+    ) -> Zygote:
         """The warmed Python that contexts are forked from; the first call starts it (about 1 s).
 
         Args:
             modules: What it has imported.
+            host_network: Whether its contexts are to keep the network of this process.
 
         Raises:
             InterpreterUnavailableError: It cannot start; the message says what is missing.
         """
         async with self._starting:
-            zygote = self._zygotes.get(modules)
+            zygote = self._zygotes.get((modules, host_network))
             if zygote is None or zygote.lost:
-                zygote = await Zygote.open(self._supervisor, self._python, modules)
-                self._zygotes[modules] = zygote
+                zygote = await Zygote.open(
+                    self._supervisor, self._python, modules, host_network=host_network
+                )
+                self._zygotes[modules, host_network] = zygote
                 self._nursery.start_soon(zygote.run)
             return zygote
 
@@ -344,10 +359,11 @@ class Sandbox:
         *,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
+        network: ContextNetwork = "loopback",
     ) -> Context:
         """A fresh interpreter, warmed and in a jail of its own; see `Contexts.create`."""
         self._check_open()
-        return await self.contexts.create(language, cwd=cwd, env=env)
+        return await self.contexts.create(language, cwd=cwd, env=env, network=network)
 
     async def fill_pool(self, language: str = "python") -> None:
         """Waits until the pool of a language's interpreters is full."""
@@ -411,6 +427,7 @@ async def open_sandbox(
     read_only: Sequence[str] = (),
     python_pool: int = 1,
     node_pool: int = 1,
+    network: Network = "loopback",
 ) -> AsyncIterator[Sandbox]:
     """Makes a sandbox, and ends it and everything in it with the block.
 
@@ -423,6 +440,10 @@ async def open_sandbox(
         read_only: See `open_runtime`; only without `runtime`.
         python_pool: How many Python contexts to keep ready once the first was made.
         node_pool: Likewise, for each of JavaScript and TypeScript.
+        network: What its sessions and processes may reach: `loopback`, a network of their own
+            with nothing else in it; or `host`, the network of this process with its loopback
+            and name service, for installing packages and cloning. Contexts have a loopback
+            of their own in both, see `create_code_context`.
 
     Raises:
         IsolationError: A protection cannot be had; it names it and says how to get it.
@@ -445,6 +466,7 @@ async def open_sandbox(
     if limits is not None and limits.open_files < MINIMUM_OPEN_FILES:
         least = f"must be {MINIMUM_OPEN_FILES} or more for shells to work, not {limits.open_files}"
         raise InvalidArgumentError("limits.open_files", least)
+    check_network(network, require)
     for field, size in (("python_pool", python_pool), ("node_pool", node_pool)):
         if size < 0:
             raise InvalidArgumentError(field, "must not be negative")
@@ -454,11 +476,12 @@ async def open_sandbox(
     if runtime is None:
         async with (
             open_runtime(read_only=read_only) as own,
-            _open_in(own, limits, require, host_name, pool_sizes) as sandbox,
+            _open_in(own, limits, require, host_name, pool_sizes, network) as sandbox,
         ):
             yield sandbox
     else:
-        async with _open_in(runtime, limits, require, host_name, pool_sizes) as sandbox:
+        inside = _open_in(runtime, limits, require, host_name, pool_sizes, network)
+        async with inside as sandbox:
             yield sandbox
 
 
@@ -469,11 +492,15 @@ async def _open_in(
     require: Collection[str],
     host_name: str,
     pool_sizes: Mapping[str, int],
+    network: Network,
 ) -> AsyncIterator[Sandbox]:
-    keeper = await runtime.supervisor.create_sandbox(host_name, limits or Limits())
+    keeper = await runtime.supervisor.create_sandbox(
+        host_name, limits or Limits(), describe(network)
+    )
     try:
         separate = runtime.supervisor.separate_ids
-        report = build_report(keeper.protections, separate_ids=separate)
+        given_up = ("net_namespace",) if network == "host" else ()
+        report = build_report(keeper.protections, separate_ids=separate, given_up=given_up)
         enforce(report, require)
         async with open_serving_nursery() as nursery:
             sandbox = Sandbox(runtime, keeper, nursery, report, pool_sizes)

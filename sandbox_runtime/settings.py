@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 MIB = 1024 * 1024
@@ -33,6 +35,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 MINIMUM_OPEN_FILES = 256
 """The least `Limits.open_files`: a session's shell keeps its own descriptors above 200."""
+
+Network = Literal["loopback", "host"]
+"""What the sessions and processes of a sandbox may reach: a loopback device of their own, or the
+network of the control process."""
+
+ContextNetwork = Literal["loopback", "sandbox"]
+"""What a context may reach: a loopback device, or what the sandbox's sessions may."""
 
 DEFAULT_ENV = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",

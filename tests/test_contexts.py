@@ -39,9 +39,13 @@ def _light_zygote(monkeypatch: pytest.MonkeyPatch) -> None:
     make = Zygote.open
 
     def open_light(
-        supervisor: Supervisor, python: str, preload: Sequence[str] = ()
+        supervisor: Supervisor,
+        python: str,
+        preload: Sequence[str] = (),
+        *,
+        host_network: bool = False,
     ) -> Awaitable[Zygote]:
-        return make(supervisor, python, preload)
+        return make(supervisor, python, preload, host_network=host_network)
 
     monkeypatch.setattr(Zygote, "open", open_light)
 

@@ -349,10 +349,12 @@ def test_without_user_namespaces_the_error_says_how_to_get_them(unshare: str) ->
     assert answer["remedy"] in answer["message"]
 
 
-@pytest.mark.parametrize("kind", ["pid", "mnt", "net"])
-def test_without_room_for_namespaces_the_error_says_which_step(unshare: str, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "room"), [("pid", 1), ("mnt", 1), ("net", 0)])
+def test_without_room_for_namespaces_the_error_says_which_step(
+    unshare: str, kind: str, room: int
+) -> None:
     """Other namespaces run out as well; it is the step that needs them that fails."""
-    text = f'echo 1 >/proc/sys/user/max_{kind}_namespaces && exec "$@"'
+    text = f'echo {room} >/proc/sys/user/max_{kind}_namespaces && exec "$@"'
     answer = attempt_within(unshare, "-Ur", "sh", "-c", text, "sh")
     assert answer["step"].startswith("clone_") or kind == "mnt"  # copying a mount takes one too
     assert answer["remedy"]

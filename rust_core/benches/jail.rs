@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use rust_core::channel::Channel;
 use rust_core::spec::{
-    InitReply, InitRequest, KeeperReply, KeeperRequest, Limits, Program, SupervisorReply,
+    InitReply, InitRequest, KeeperReply, KeeperRequest, Limits, Network, Program, SupervisorReply,
     SupervisorRequest,
 };
 use rust_core::sys;
@@ -71,7 +71,12 @@ fn open_sandbox() -> Outcome<Sandbox> {
         tmp_bytes: gib,
         shm_bytes: gib,
     };
-    let request = SupervisorRequest::CreateSandbox { id: 1, host_name: "sandbox".into(), limits };
+    let request = SupervisorRequest::CreateSandbox {
+        id: 1,
+        host_name: "sandbox".into(),
+        limits,
+        network: Network::Loopback {},
+    };
     supervisor.send(&request, &[theirs.as_fd()])?;
     drop(theirs);
     let keeper: Channel<KeeperReply, KeeperRequest> = Channel::new(ours);

@@ -20,28 +20,37 @@ use std::path::{Path, PathBuf};
 
 use crate::capabilities;
 use crate::cgroup;
+use crate::channel::Channel;
 use crate::error::{At, Failure, Result, Step};
 use crate::idmap::{INIT_ID, PAYLOAD_ID};
 use crate::landlock;
 use crate::mounts::{self, Covered, Shown};
 use crate::rlimits;
 use crate::seccomp::{self, Stage};
-use crate::spec::{EnterPlan, Limits};
-use crate::sys;
+use crate::spec::{EnterPlan, Limits, Network};
+use crate::sys::{self, Forked};
 
-/// Namespaces of the supervisor: it needs no network, so it has none.
-pub const OUTER_NAMESPACES: i32 =
-    libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWNET;
-/// Namespaces of a sandbox. The cgroup namespace comes after joining the group, which becomes
-/// its root.
-pub const SANDBOX_NAMESPACES: i32 = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWNET;
+/// Namespaces of the supervisor. It keeps the caller's network, over which it has no power: a
+/// sandbox that is to share it can only be born there, since no one below may join it.
+pub const OUTER_NAMESPACES: i32 = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS;
+/// Namespaces of a zygote, and a network of its own unless its contexts are to have the caller's.
+pub const ZYGOTE_NAMESPACES: i32 = libc::CLONE_NEWNS | libc::CLONE_NEWIPC;
 /// Namespaces of a jail.
 pub const JAIL_NAMESPACES: i32 = libc::CLONE_NEWPID | libc::CLONE_NEWNS;
+
+/// Namespaces of a sandbox. The cgroup namespace comes after joining the group, which becomes
+/// its root.
+pub fn sandbox_namespaces(network: &Network) -> i32 {
+    let all = libc::CLONE_NEWUSER
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS;
+    match network {
+        Network::Loopback {} => all | libc::CLONE_NEWNET,
+        Network::Host { .. } => all,
+    }
+}
 
 /// User code is the first to go when memory runs out.
 const OOM_SCORE_ADJ: &str = "500";
@@ -80,6 +89,19 @@ pub struct Prepared {
     pub groups: String,
     /// What the sandbox may use.
     pub limits: Limits,
+    /// Whose jails this process makes.
+    pub role: Role,
+}
+
+/// Which keeper one is. With the host's network there are two, which differ in their network only.
+#[derive(Debug)]
+pub enum Role {
+    /// The only one, in a network of the sandbox's own.
+    Alone,
+    /// PID 1, in the network of the control process; it holds the other one's network namespace.
+    Host(OwnedFd),
+    /// The other one, whose jails have a loopback device only.
+    Inner,
 }
 
 /// From the clone of a keeper to its first jail.
@@ -88,6 +110,7 @@ pub struct Prepared {
 /// The step that failed; the sandbox is gone then.
 pub fn sandbox(
     limits: &Limits,
+    network: &Network,
     host_name: &str,
     covered: &Covered,
     join: &[OwnedFd],
@@ -101,11 +124,16 @@ pub fn sandbox(
     sys::setsid().at(Step::StartSession, "")?;
     sys::leave_namespaces(libc::CLONE_NEWCGROUP).at(Step::CloneSandbox, "cgroup namespace")?;
     sys::set_host_name(host_name).at(Step::SetHostName, host_name)?;
-    sys::bring_loopback_up().at(Step::LoopbackUp, "lo")?;
+    if !network.is_host() {
+        sys::bring_loopback_up().at(Step::LoopbackUp, "lo")?;
+    }
     let keyring = sys::new_session_keyring().err().map(|e| e.to_string());
     make_mounts_private()?;
     let owner = if separate_ids { PAYLOAD_ID } else { 0 };
     mounts::mount_sandbox(limits, covered, owner)?;
+    if let Network::Host { resolv_conf, hosts } = network {
+        mounts::mount_name_service(resolv_conf, hosts)?;
+    }
     if !separate_ids {
         second_user_namespace()?; // devpts wants an id 0, user code is to be 1000
     }
@@ -114,12 +142,13 @@ pub fn sandbox(
     rlimits::apply(limits)?;
     let prepared = Prepared {
         proc_masks: mounts::proc_masks(),
-        landlock: landlock::build()?,
+        landlock: landlock::build(network.is_host())?,
         confine: seccomp::compile(Stage::Confine),
         keyring,
         separate_ids,
         groups,
         limits: limits.clone(),
+        role: if network.is_host() { part_networks()? } else { Role::Alone },
     };
     capabilities::keep_only(capabilities::KEEPER)?;
     sys::set_no_new_privs().at(Step::NoNewPrivs, "")?;
@@ -127,6 +156,44 @@ pub fn sandbox(
         .at(Step::InstallSeccompFilter, "surface")?;
     sys::set_dumpable(false).at(Step::SetDumpable, "")?;
     Ok(prepared)
+}
+
+/// Forks the keeper whose jails have a loopback device of their own. Returns in both.
+fn part_networks() -> Result<Role> {
+    let (ours, theirs) = sys::packet_pair().at(Step::CloneSandbox, "socket")?;
+    match sys::fork(libc::CLONE_NEWNET, None).at(Step::CloneSandbox, "inner network")? {
+        Forked::Child => {
+            let channel: Channel<(), Option<Failure>> = Channel::new(theirs);
+            let own = || {
+                sys::bring_loopback_up().at(Step::LoopbackUp, "lo")?;
+                fs::File::open("/proc/self/ns/net").at(Step::OpenDescriptor, "/proc/self/ns/net")
+            };
+            match own() {
+                Ok(namespace) => channel.send(&None, &[namespace.as_fd()])?,
+                Err(failure) => {
+                    let _ = channel.send(&Some(failure), &[]);
+                    sys::exit_now(1)
+                }
+            }
+            Ok(Role::Inner)
+        }
+        Forked::Parent(_) => {
+            drop(theirs);
+            let channel: Channel<Option<Failure>, ()> = Channel::new(ours);
+            match channel.receive()? {
+                Some((Some(failure), _)) => Err(failure),
+                Some((None, fds)) if fds.len() == 1 => {
+                    fds.into_iter().next().map(Role::Host).ok_or_else(no_inner_keeper)
+                }
+                _ => Err(no_inner_keeper()),
+            }
+        }
+    }
+}
+
+fn no_inner_keeper() -> Failure {
+    let subject = "the keeper of the inner network has died".to_owned();
+    Failure { step: Step::CloneSandbox, errno: 0, subject }
 }
 
 /// From the clone of an init to its first program.
@@ -167,8 +234,9 @@ pub fn program(
 
 /// From a zygote's fork, born in the jail's PID namespace, to user code in this process.
 ///
-/// `fds`, in this order: the jail's mount namespace; `plan.cgroup_files` cgroup files; the
-/// sandbox's network, IPC, UTS, cgroup and user namespace; with `plan.landlock`, the ruleset.
+/// `fds`, in this order: the jail's mount namespace; `plan.cgroup_files` cgroup files; with
+/// `plan.network`, a network namespace; the sandbox's IPC, UTS, cgroup and user namespace; with
+/// `plan.landlock`, the ruleset.
 /// Every descriptor but `kept` and 0, 1, 2 is closed.
 ///
 /// # Errors
@@ -179,14 +247,6 @@ pub fn enter(plan: &EnterPlan, fds: &[OwnedFd], kept: i32) -> Result<()> {
         errno: libc::EINVAL,
         subject: format!("{} descriptors do not fit the plan", fds.len()),
     };
-    let (mount_namespace, rest) = fds.split_first().ok_or_else(wrong)?;
-    let (cgroup_files, rest) = rest.split_at_checked(plan.cgroup_files).ok_or_else(wrong)?;
-    let (namespaces, rest) = rest.split_at_checked(5).ok_or_else(wrong)?;
-    let ruleset = match (rest, plan.landlock) {
-        ([], false) => None,
-        ([ruleset], true) => Some(ruleset.as_fd()),
-        _ => return Err(wrong()),
-    };
     let kinds = [
         (libc::CLONE_NEWNET, "net"),
         (libc::CLONE_NEWIPC, "ipc"),
@@ -194,12 +254,22 @@ pub fn enter(plan: &EnterPlan, fds: &[OwnedFd], kept: i32) -> Result<()> {
         (libc::CLONE_NEWCGROUP, "cgroup"),
         (libc::CLONE_NEWUSER, "user"),
     ];
+    let (mount_namespace, rest) = fds.split_first().ok_or_else(wrong)?;
+    let (cgroup_files, rest) = rest.split_at_checked(plan.cgroup_files).ok_or_else(wrong)?;
+    let count = kinds.len() - usize::from(!plan.network);
+    let (namespaces, rest) = rest.split_at_checked(count).ok_or_else(wrong)?;
+    let ruleset = match (rest, plan.landlock) {
+        ([], false) => None,
+        ([ruleset], true) => Some(ruleset.as_fd()),
+        _ => return Err(wrong()),
+    };
     sys::setsid().at(Step::StartSession, "")?;
     fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ).at(Step::SetLimit, "oom_score_adj")?;
     cgroup::join(cgroup_files)?;
     sys::enter_namespace(mount_namespace.as_fd(), libc::CLONE_NEWNS)
         .at(Step::EnterNamespace, "mnt")?;
     // The user namespace comes last: with it go the capabilities that the others need.
+    let kinds = kinds.into_iter().skip(usize::from(!plan.network));
     for (namespace, (kind, name)) in namespaces.iter().zip(kinds) {
         sys::enter_namespace(namespace.as_fd(), kind).at(Step::EnterNamespace, name)?;
     }

@@ -236,6 +236,14 @@ impl Plan {
         Protection::new("separate_ids", achieved, detail)
     }
 
+    /// The ids that no one else has, as the launcher numbers them: the first, and how many.
+    pub fn private_ids(self) -> Option<(u32, u32)> {
+        match self {
+            Self::Separate { first, count, .. } => Some((first, count)),
+            Self::Shared { .. } => None,
+        }
+    }
+
     /// Whether each sandbox has ids of its own.
     pub fn is_separate(self) -> bool {
         matches!(self, Self::Separate { .. })

@@ -9,16 +9,27 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::cgroup::{self, Group};
 use crate::channel::{self, Channel};
-use crate::contain::{self, Prepared};
+use crate::contain::{self, Prepared, Role};
 use crate::error::{At, Failure, Result, Step};
 use crate::init;
 use crate::mounts::Covered;
 use crate::probe;
-use crate::spec::{EnterPlan, KeeperReply, KeeperRequest, Limits, Program, Protection};
+use crate::spec::{
+    EnterPlan, KeeperReply, KeeperRequest, Limits, Network, Program, Protection, SocketsReply,
+};
 use crate::sys::{self, Forked};
 
 /// The socket to the control process.
 pub type Socket = Channel<KeeperRequest, KeeperReply>;
+
+/// The sockets of a sandbox's keepers.
+#[derive(Debug)]
+pub struct Sockets<'a> {
+    /// Of PID 1, or of the only one.
+    pub own: &'a Socket,
+    /// Of the one whose jails do not have the host's network, where the others have.
+    pub inner: Option<Socket>,
+}
 
 /// What sandbox to make.
 #[derive(Debug)]
@@ -27,6 +38,8 @@ pub struct Order<'a> {
     pub host_name: &'a str,
     /// What it may use.
     pub limits: Limits,
+    /// What it may reach.
+    pub network: &'a Network,
     /// What of the host lies below the sandbox's own directories.
     pub covered: &'a Covered,
     /// Its control groups.
@@ -40,29 +53,44 @@ pub struct Order<'a> {
 }
 
 /// Confines this process as the keeper of a sandbox and serves it. Does not return.
-pub fn run(socket: &Socket, order: Order<'_>) -> ! {
+pub fn run(sockets: Sockets<'_>, order: Order<'_>) -> ! {
     sys::set_name(c"sbx-keeper");
-    let status = match make(socket, order) {
-        Ok(prepared) => i32::from(serve(socket, &prepared).is_err()),
+    let own = sockets.own;
+    let status = match make(sockets, order) {
+        Ok((inner, prepared)) => {
+            i32::from(serve(inner.as_ref().unwrap_or(own), &prepared).is_err())
+        }
         Err(failure) => {
-            let _ = socket.send(&KeeperReply::Failed { failure }, &[]);
+            let _ = own.send(&KeeperReply::Failed { failure }, &[]);
             1
         }
     };
     sys::exit_now(status)
 }
 
-fn make(socket: &Socket, order: Order<'_>) -> Result<Prepared> {
-    let Order { host_name, limits, covered, group, of_ids, separate_ids, namespaces } = order;
+/// Makes the sandbox; returns what its jails are made with. With the host's network this returns in
+/// two processes, in the inner one with its socket.
+fn make(sockets: Sockets<'_>, order: Order<'_>) -> Result<(Option<Socket>, Prepared)> {
+    let Order { host_name, limits, network, covered, group, of_ids, separate_ids, namespaces } =
+        order;
+    let Sockets { own: socket, inner } = sockets;
     // Nothing of the supervisor's stays open: not its socket, not the groups of other sandboxes.
-    let own = std::iter::once(socket.as_fd()).chain(group.join.iter().map(AsFd::as_fd));
+    let own = std::iter::once(socket.as_fd())
+        .chain(inner.as_ref().map(AsFd::as_fd))
+        .chain(group.join.iter().map(AsFd::as_fd));
     let own: Vec<_> = own.map(|fd| fd.as_raw_fd()).collect();
     sys::close_from(3, &own).at(Step::PlaceDescriptors, "keeper")?;
     let Group { name, join, into, protections: mut of_groups } = group;
     let joined_by_clone = into.is_some();
     std::mem::forget(into); // closed above with everything else that is not this sandbox's
     let to_join: &[OwnedFd] = if joined_by_clone { &[] } else { &join };
-    let prepared = contain::sandbox(&limits, host_name, covered, to_join, separate_ids)?;
+    let prepared = contain::sandbox(&limits, network, host_name, covered, to_join, separate_ids)?;
+    let inner_network = match (&prepared.role, inner) {
+        (Role::Inner, Some(inner)) => return Ok((Some(inner), prepared)),
+        (Role::Inner | Role::Host(_), None) => return Err(no_socket()),
+        (Role::Host(namespace), Some(_)) => Some(namespace.try_clone()), // its socket is closed
+        (Role::Alone, _) => None,
+    };
     let mut protections = check(&prepared, namespaces, &of_ids)?;
     cgroup::check_membership(&mut of_groups, &name, &prepared.groups);
     protections.extend(of_groups);
@@ -71,18 +99,66 @@ fn make(socket: &Socket, order: Order<'_>) -> Result<Prepared> {
         fs::File::open(&path).map(OwnedFd::from).at(Step::OpenDescriptor, path)
     };
     let pidfd = sys::pidfd_open(sys::pid()).at(Step::OpenDescriptor, "pidfd")?;
-    let spaces = [open("net")?, open("ipc")?, open("uts")?, open("cgroup")?, open("user")?];
+    let network = match inner_network {
+        Some(inner) => inner.at(Step::OpenDescriptor, "inner network")?,
+        None => open("net")?,
+    };
+    let spaces = [network, open("ipc")?, open("uts")?, open("cgroup")?, open("user")?];
+    let tables = socket_tables()?;
     let ruleset = prepared.landlock.as_ref().ok().map(|(fd, _)| fd);
     let fds: Vec<BorrowedFd<'_>> = std::iter::once(&pidfd)
+        .chain(&tables)
         .chain(&join)
         .chain(&spaces)
         .chain(ruleset)
         .map(AsFd::as_fd)
         .collect();
-    let enter =
-        EnterPlan { cgroup_files: join.len(), landlock: ruleset.is_some(), separate_ids, limits };
-    socket.send(&KeeperReply::Ready { protections, enter }, &fds)?;
-    Ok(prepared)
+    let enter = EnterPlan {
+        cgroup_files: join.len(),
+        network: true,
+        landlock: ruleset.is_some(),
+        separate_ids,
+        limits,
+    };
+    socket.send(&KeeperReply::Ready { tables: tables.len(), protections, enter }, &fds)?;
+    Ok((None, prepared))
+}
+
+fn no_socket() -> Failure {
+    let subject = "the keeper of the inner network has no socket".to_owned();
+    Failure { step: Step::ReadConfiguration, errno: 0, subject }
+}
+
+/// The tables of this network's TCP sockets. Whoever holds one reads what is true at that moment.
+fn socket_tables() -> Result<Vec<OwnedFd>> {
+    let mut tables = Vec::new();
+    for name in ["tcp", "tcp6"] {
+        let path = format!("/proc/self/net/{name}");
+        match fs::File::open(&path) {
+            Ok(table) => tables.push(table.into()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {} // a kernel without IPv6
+            failed => drop(failed.at(Step::OpenDescriptor, path)?),
+        }
+    }
+    Ok(tables)
+}
+
+/// Opens sockets where this process lives, and nothing more.
+fn open_sockets(answer: OwnedFd) -> Result<()> {
+    let answer: Channel<(), SocketsReply> = Channel::new(answer);
+    let (mut families, mut sockets) = (Vec::new(), Vec::new());
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        match sys::tcp_socket(family).at(Step::OpenDescriptor, "socket") {
+            Ok(socket) => {
+                families.push(family);
+                sockets.push(socket);
+            }
+            Err(failure) if failure.errno == libc::EAFNOSUPPORT => {}
+            Err(failure) => return answer.send(&SocketsReply::Refused { failure }, &[]),
+        }
+    }
+    let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+    answer.send(&SocketsReply::Opened { families }, &sockets)
 }
 
 fn serve(socket: &Socket, prepared: &Prepared) -> Result<()> {
@@ -96,9 +172,15 @@ fn serve(socket: &Socket, prepared: &Prepared) -> Result<()> {
         }
         if request {
             let Some((request, fds)) = socket.receive()? else { return Ok(()) };
-            let KeeperRequest::CreateJail { program, namespaces } = request;
             let mut fds = fds.into_iter();
             let Some(init_socket) = fds.next() else { continue };
+            let (program, namespaces) = match request {
+                KeeperRequest::CreateJail { program, namespaces } => (program, namespaces),
+                KeeperRequest::OpenSockets {} => {
+                    let _ = open_sockets(init_socket); // whoever asked may have gone
+                    continue;
+                }
+            };
             let init_socket = init::Socket::new(init_socket);
             let fork = sys::fork(contain::JAIL_NAMESPACES, None).at(Step::CloneJail, "");
             match fork {

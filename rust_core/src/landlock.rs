@@ -22,9 +22,12 @@ const NEWEST: ABI = ABI::V6;
 
 /// A ruleset and the ABI of the kernel, or `None` with the reason where there is no Landlock.
 ///
+/// `abstract_sockets`: also closes the abstract Unix sockets of others, which a network namespace
+/// of one's own would hide.
+///
 /// # Errors
 /// [`Step::BuildLandlockRuleset`] where the kernel offers it and yet it fails.
-pub fn build() -> Result<std::result::Result<(OwnedFd, i32), String>> {
+pub fn build(abstract_sockets: bool) -> Result<std::result::Result<(OwnedFd, i32), String>> {
     let abi = match sys::landlock_abi() {
         Ok(abi) => abi,
         Err(e) => return Ok(Err(format!("this kernel offers no Landlock ({e})"))),
@@ -34,22 +37,28 @@ pub fn build() -> Result<std::result::Result<(OwnedFd, i32), String>> {
         errno: 0,
         subject: e.to_string(),
     };
-    let created = ruleset().map_err(|e| fail(&e))?;
+    let created = ruleset(abstract_sockets).map_err(|e| fail(&e))?;
     match Option::<OwnedFd>::from(created) {
         Some(fd) => Ok(Ok((fd, abi))),
         None => Err(fail(&"the ruleset is empty")),
     }
 }
 
-fn ruleset() -> std::result::Result<RulesetCreated, Box<dyn std::error::Error>> {
+fn ruleset(
+    abstract_sockets: bool,
+) -> std::result::Result<RulesetCreated, Box<dyn std::error::Error>> {
     let all = AccessFs::from_all(NEWEST);
     let read = AccessFs::from_read(NEWEST) | BitFlags::from(AccessFs::IoctlDev);
     // Devices and sockets of other processes cannot be made; FIFOs and sockets of one's own can.
     let write = all & !(AccessFs::MakeChar | AccessFs::MakeBlock);
+    let mut scope = BitFlags::from(Scope::Signal);
+    if abstract_sockets {
+        scope |= Scope::AbstractUnixSocket;
+    }
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(all)?
-        .scope(Scope::Signal)?
+        .scope(scope)?
         .create()?
         .add_rule(PathBeneath::new(PathFd::new("/")?, read))?;
     for path in WRITABLE {

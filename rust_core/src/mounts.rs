@@ -446,6 +446,29 @@ pub fn mount_sandbox(limits: &Limits, covered: &Covered, owner: u32) -> Result<(
         .at(Step::MountDevpts, "/dev/pts")
 }
 
+/// Shows these as `/etc/resolv.conf` and `/etc/hosts`, read-only.
+///
+/// # Errors
+/// The step and the path.
+pub fn mount_name_service(resolv_conf: &[u8], hosts: &[u8]) -> Result<()> {
+    let room = Path::new("/var/empty"); // hidden for the while, and an empty directory again after
+    let bytes = resolv_conf.len() + hosts.len() + 64 * 1024;
+    let options = format!("mode=755,size={bytes},nr_inodes=16");
+    sys::mount(c"tmpfs", room, c"tmpfs", NO_SUID_DEV, &options)
+        .at(Step::MountTmpfs, room.display())?;
+    for (name, content) in [("resolv.conf", resolv_conf), ("hosts", hosts)] {
+        let (file, shown) = (room.join(name), Path::new("/etc").join(name));
+        let show = || {
+            make_file(&file, content)?;
+            let tree = sys::clone_tree(&file)?;
+            sys::set_attributes(tree.as_fd(), READ_ONLY | libc::MOUNT_ATTR_NOEXEC, false)?;
+            sys::attach_tree(tree.as_fd(), &shown)
+        };
+        show().at(Step::AttachSource, shown.display())?;
+    }
+    sys::detach(room).at(Step::MountTmpfs, room.display())
+}
+
 /// Which entries of `/proc` are to be hidden: those that exist and that anybody may read.
 ///
 /// User code never has the id of root, so what only root may read or write needs no mount

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use crate::channel;
-use crate::contain::Prepared;
+use crate::contain::{Prepared, Role};
 use crate::idmap::{self, PAYLOAD_ID};
 use crate::rlimits;
 use crate::spec::Achieved::{Absent, Full, Partial};
@@ -281,6 +281,14 @@ fn writable(prepared: &Prepared) -> Protection {
     row("sized_directories", wrong.is_empty(), seen)
 }
 
+/// What the host's network means for who can be reached.
+fn reach(prepared: &Prepared) -> &'static str {
+    match &prepared.landlock {
+        Ok((_, 6..)) => ": all networks and the host's loopback, no abstract Unix sockets",
+        _ => ": all networks, the host's loopback and its abstract Unix sockets",
+    }
+}
+
 /// Completes what was found inside with what only the outside knows.
 pub fn report(
     mut rows: Vec<Protection>,
@@ -294,6 +302,9 @@ pub fn report(
             if row.detail == *link || row.detail.is_empty() {
                 row.achieved = Absent;
                 row.detail = format!("the caller's own, {link}");
+                if row.name == "net_namespace" && matches!(prepared.role, Role::Host(_)) {
+                    row.detail.push_str(reach(prepared));
+                }
             }
         }
     }

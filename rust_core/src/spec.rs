@@ -58,6 +58,29 @@ pub enum Asked {
     },
 }
 
+/// What network a sandbox's sessions and processes have. Its contexts have a loopback device of
+/// their own in either case, unless one asks for the sandbox's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Network {
+    /// A namespace with a loopback device and nothing else.
+    Loopback {},
+    /// The namespace of the control process, with what it knows of names.
+    Host {
+        /// What `/etc/resolv.conf` says.
+        resolv_conf: ByteBuf,
+        /// What `/etc/hosts` says.
+        hosts: ByteBuf,
+    },
+}
+
+impl Network {
+    /// Whether it is shared with the control process.
+    pub fn is_host(&self) -> bool {
+        matches!(self, Self::Host { .. })
+    }
+}
+
 /// What the control process asks the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -67,7 +90,8 @@ pub enum SupervisorRequest {
         /// Directories beside `/usr` that sandboxes see, read-only.
         read_only_paths: Vec<String>,
     },
-    /// A new sandbox. Carries the socket on which its keeper will answer.
+    /// A new sandbox. Carries the socket on which its keeper will answer; with the host's network a
+    /// second one, for jails that shall not have it.
     CreateSandbox {
         /// The caller's number for it.
         id: u64,
@@ -75,6 +99,8 @@ pub enum SupervisorRequest {
         host_name: String,
         /// What it may use.
         limits: Limits,
+        /// What it may reach.
+        network: Network,
     },
     /// A warmed interpreter outside of all sandboxes. Carries the socket it finds as descriptor 3.
     StartZygote {
@@ -82,6 +108,8 @@ pub enum SupervisorRequest {
         argv: Vec<ByteBuf>,
         /// `NAME=value`, the whole environment.
         env: Vec<ByteBuf>,
+        /// Whether it has the network of the control process, for its contexts to keep, or none.
+        host_network: bool,
     },
 }
 
@@ -93,6 +121,8 @@ pub enum SupervisorReply {
     Started {
         /// Whether each sandbox gets ids of its own.
         separate_ids: bool,
+        /// The ids that they are taken from, as the control process numbers them: first, how many.
+        private_ids: Option<(u32, u32)>,
     },
     /// It could not start, and ends.
     Failed {
@@ -139,6 +169,25 @@ pub enum KeeperRequest {
         /// Return descriptors of the jail's own namespaces.
         namespaces: bool,
     },
+    /// TCP sockets of this network, neither bound nor connected: whoever connects one of them does
+    /// so there. Carries the socket for the answer, a [`SocketsReply`].
+    OpenSockets {},
+}
+
+/// What a keeper answers to [`KeeperRequest::OpenSockets`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum SocketsReply {
+    /// Carries one socket for each.
+    Opened {
+        /// `AF_INET`, then `AF_INET6` where the kernel has it.
+        families: Vec<i32>,
+    },
+    /// None could be opened.
+    Refused {
+        /// Why.
+        failure: Failure,
+    },
 }
 
 /// Whether a protection is there.
@@ -175,11 +224,14 @@ impl Protection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum KeeperReply {
-    /// The sandbox is there. Carries its pidfd, then what `enter` needs (see `contain.rs`).
+    /// The sandbox is there. Carries its pidfd, its tables of TCP sockets (`proc_net(5)`), then
+    /// what `enter` needs (see `contain.rs`).
     Ready {
+        /// How many tables: one for each version of IP.
+        tables: usize,
         /// What was achieved.
         protections: Vec<Protection>,
-        /// What the descriptors behind the pidfd are.
+        /// What the descriptors behind the tables are.
         enter: EnterPlan,
     },
     /// It could not be made, and is gone.
@@ -194,6 +246,8 @@ pub enum KeeperReply {
 pub struct EnterPlan {
     /// How many cgroup files come first; a `0` is written to each.
     pub cgroup_files: usize,
+    /// Whether a network namespace comes next; without one the zygote's is kept.
+    pub network: bool,
     /// Whether a Landlock ruleset comes last.
     pub landlock: bool,
     /// Whether the sandbox has ids of its own.

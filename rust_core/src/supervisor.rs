@@ -1,7 +1,7 @@
 //! The supervisor: PID 1 and root of the outer namespaces. It makes sandboxes and zygotes.
 //!
-//! It has no view of the host's files, no network, and no id of a person. When its socket closes
-//! it ends, and the kernel ends everything below it.
+//! It has no view of the host's files, no power over the network, and no id of a person. When its
+//! socket closes it ends, and the kernel ends everything below it.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,7 +10,6 @@ use serde_bytes::ByteBuf;
 
 use crate::capabilities;
 use crate::cgroup::Delegation;
-use crate::channel::Channel;
 use crate::contain;
 use crate::error::{At, Failure, Result, Step};
 use crate::idmap::{Pairs, Plan};
@@ -18,7 +17,7 @@ use crate::keeper;
 use crate::launcher::{Control, open_gate, wait_for_gate, write_maps};
 use crate::mounts::{self, Covered, Shown};
 use crate::spec::{
-    Asked, KeeperReply, KeeperRequest, Limits, SupervisorReply, SupervisorRequest, c_strings,
+    Asked, KeeperReply, Limits, Network, SupervisorReply, SupervisorRequest, c_strings,
 };
 use crate::sys::{self, Forked};
 
@@ -71,7 +70,8 @@ impl Supervisor {
     fn serve(&mut self) -> Result<()> {
         let children = sys::child_signals().at(Step::OpenDescriptor, "signalfd")?;
         let separate_ids = self.plan.is_separate();
-        self.control.send(&SupervisorReply::Started { separate_ids }, &[])?;
+        let private_ids = self.plan.private_ids();
+        self.control.send(&SupervisorReply::Started { separate_ids, private_ids }, &[])?;
         loop {
             let [request, child] =
                 sys::wait_readable([self.control.as_fd(), children.as_fd()], None)
@@ -83,12 +83,17 @@ impl Supervisor {
             if request {
                 let Some((request, fds)) = self.control.receive()? else { return Ok(()) };
                 match request {
-                    Asked::Known(SupervisorRequest::CreateSandbox { id, host_name, limits }) => {
-                        self.create_sandbox(id, &host_name, limits, fds)?;
+                    Asked::Known(SupervisorRequest::CreateSandbox {
+                        id,
+                        host_name,
+                        limits,
+                        network,
+                    }) => {
+                        self.create_sandbox(id, &host_name, limits, &network, fds)?;
                     }
-                    Asked::Known(SupervisorRequest::StartZygote { argv, env }) => {
+                    Asked::Known(SupervisorRequest::StartZygote { argv, env, host_network }) => {
                         // A failure closes the zygote's socket, which is how its owner learns.
-                        let _ = self.start_zygote(&argv, &env, fds);
+                        let _ = self.start_zygote(&argv, &env, host_network, fds);
                     }
                     Asked::Known(SupervisorRequest::Start { .. }) => {}
                     Asked::Unknown { id } => {
@@ -119,19 +124,21 @@ impl Supervisor {
         id: u64,
         host_name: &str,
         limits: Limits,
+        network: &Network,
         fds: Vec<OwnedFd>,
     ) -> Result<()> {
-        let Some(socket) = fds.into_iter().next() else {
+        let mut channels = fds.into_iter().map(keeper::Socket::new);
+        let Some(channel) = channels.next() else {
             return self.control.send(&SupervisorReply::SandboxEnded { id }, &[]);
         };
-        let channel: Channel<KeeperRequest, KeeperReply> = Channel::new(socket);
+        let sockets = keeper::Sockets { own: &channel, inner: channels.next() };
         let all_taken = || Failure {
             step: Step::ChooseIds,
             errno: libc::EUSERS,
             subject: "every id of this runtime is a sandbox's that is there".to_owned(),
         };
         let made = self.pairs.take().ok_or_else(all_taken).and_then(|pair| {
-            let made = self.fork_keeper(id, pair, host_name, limits, &channel);
+            let made = self.fork_keeper(id, pair, host_name, limits, network, sockets);
             made.map(|pid| (pid, pair)).inspect_err(|_| self.pairs.give_back(pair))
         });
         match made {
@@ -153,20 +160,22 @@ impl Supervisor {
         pair: u32,
         host_name: &str,
         limits: Limits,
-        channel: &Channel<KeeperRequest, KeeperReply>,
+        network: &Network,
+        sockets: keeper::Sockets<'_>,
     ) -> Result<i32> {
         let group = self.groups.make_group(id, &limits)?;
         let (gate, opener) = sys::pipe().at(Step::CloneSandbox, "pipe")?;
         let into = group.into.as_ref().map(AsFd::as_fd);
-        match sys::fork(contain::SANDBOX_NAMESPACES, into).at(Step::CloneSandbox, "")? {
+        match sys::fork(contain::sandbox_namespaces(network), into).at(Step::CloneSandbox, "")? {
             Forked::Child => {
                 drop(opener);
                 if wait_for_gate(gate) {
                     keeper::run(
-                        channel,
+                        sockets,
                         keeper::Order {
                             host_name,
                             limits,
+                            network,
                             covered: &self.covered,
                             group,
                             of_ids: self.plan.protection(pair),
@@ -194,10 +203,18 @@ impl Supervisor {
     /// Starts an interpreter in mount and IPC namespaces of its own, with the few capabilities
     /// that its children need to step into jails.
     #[expect(clippy::needless_pass_by_value, reason = "the zygote's alone from here on")]
-    fn start_zygote(&self, argv: &[ByteBuf], env: &[ByteBuf], fds: Vec<OwnedFd>) -> Result<()> {
+    fn start_zygote(
+        &self,
+        argv: &[ByteBuf],
+        env: &[ByteBuf],
+        host_network: bool,
+        fds: Vec<OwnedFd>,
+    ) -> Result<()> {
         let (argv, env) = (c_strings(argv, "argv")?, c_strings(env, "env")?);
-        let flags = libc::CLONE_NEWNS | libc::CLONE_NEWIPC;
-        if sys::fork(flags, None).at(Step::CloneProcess, "zygote")? != Forked::Child {
+        let network = if host_network { 0 } else { libc::CLONE_NEWNET };
+        if sys::fork(contain::ZYGOTE_NAMESPACES | network, None).at(Step::CloneProcess, "zygote")?
+            != Forked::Child
+        {
             return Ok(());
         }
         let start = || -> Result<()> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rust_core::channel::Channel;
 use rust_core::spec::{
-    Achieved, Asked, InitReply, InitRequest, KeeperReply, KeeperRequest, Limits, Program,
+    Achieved, Asked, InitReply, InitRequest, KeeperReply, KeeperRequest, Limits, Network, Program,
     Protection, SupervisorReply, SupervisorRequest,
 };
 use rust_core::sys;
@@ -66,7 +66,12 @@ impl Runtime {
     fn sandbox(&self, id: u64) -> (Keeper, Vec<Protection>) {
         let (ours, theirs) = sys::packet_pair().expect("sockets");
         let host_name = "test".to_owned();
-        let request = SupervisorRequest::CreateSandbox { id, host_name, limits: limits() };
+        let request = SupervisorRequest::CreateSandbox {
+            id,
+            host_name,
+            limits: limits(),
+            network: Network::Loopback {},
+        };
         self.ask(request, Some(&theirs));
         drop(theirs);
         let keeper = Channel::new(ours);

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from sandbox_runtime.errors import InvalidArgumentError
-from sandbox_runtime.settings import Limits
+from sandbox_runtime.settings import ContextNetwork, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +27,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         env: Variables besides the usual ones.
         limits: What each of its processes may use, if less than the sandbox.
         preload: The name of a preload set; None is the language's usual one.
+        network: What it may reach.
     """
 
     language: str
@@ -34,6 +35,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     limits: Limits | None = None
     preload: str | None = None
+    network: ContextNetwork = "loopback"
 
     @property
     def is_usual(self) -> bool:

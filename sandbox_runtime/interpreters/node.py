@@ -215,7 +215,11 @@ async def _start(
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     addon = jails.node_addon()
     try:
-        return await keeper.create_jail(program, [null, null, null, executor.fileno(), addon])
+        return await keeper.create_jail(
+            program,
+            [null, null, null, executor.fileno(), addon],
+            inner_network=wanted.network == "loopback",
+        )
     finally:
         jails.close_all([null, addon])
 

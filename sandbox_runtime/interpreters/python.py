@@ -23,13 +23,14 @@ class Python:
     """Makes Python interpreters; see `languages.Language`.
 
     Args:
-        zygote: Gives the warmed Python to fork from, with these modules imported.
+        zygote: Gives the warmed Python to fork from, with these modules imported and with the
+            host's network or none.
         preloads: The sets of modules, by name.
     """
 
     def __init__(
         self,
-        zygote: Callable[[tuple[str, ...]], Awaitable[Zygote]],
+        zygote: Callable[[tuple[str, ...], bool], Awaitable[Zygote]],
         preloads: Mapping[str, Preload],
     ) -> None:
         self._zygote = zygote
@@ -42,7 +43,9 @@ class Python:
     async def open(self, keeper: jails.Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
         """Forks one into a fresh jail."""
         preload = known_preload(wanted.preload, self._preloads)
-        zygote = await self._zygote(preload.modules)
+        inner_network = wanted.network == "loopback"
+        host_network = keeper.has_host_network and not inner_network
+        zygote = await self._zygote(preload.modules, host_network)
         start = {
             "cwd": check_cwd(wanted.cwd, WORKSPACE),
             "env": DEFAULT_ENV | check_env(wanted.env),
@@ -52,7 +55,7 @@ class Python:
         }
         ours, theirs = socket.socketpair()
         try:
-            jail = await keeper.create_jail(namespaces=True)
+            jail = await keeper.create_jail(namespaces=True, inner_network=inner_network)
         except BaseException:
             ours.close()
             theirs.close()
@@ -62,7 +65,9 @@ class Python:
         try:
             with theirs:
                 await jail.wait_ready()
-                interpreter.exited = await zygote.fork(keeper, jail, theirs)
+                interpreter.exited = await zygote.fork(
+                    keeper, jail, theirs, inner_network=inner_network
+                )
             await interpreter.start(start)
         except BaseException:
             await interpreter.aclose()

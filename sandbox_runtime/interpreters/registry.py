@@ -13,8 +13,9 @@ from sandbox_runtime.errors import (
 from sandbox_runtime.interpreters.contexts import Context
 from sandbox_runtime.interpreters.languages import Wanted, known_language
 from sandbox_runtime.interpreters.pool import Pool
+from sandbox_runtime.networks import check_context_network
 from sandbox_runtime.programs import check_cwd, check_env
-from sandbox_runtime.settings import WORKSPACE, Limits
+from sandbox_runtime.settings import WORKSPACE, ContextNetwork, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -68,6 +69,7 @@ class Contexts:
         limits: Limits | None = None,
         preload: str | None = None,
         name: str | None = None,
+        network: ContextNetwork = "loopback",
     ) -> Context:
         """A fresh interpreter in a jail of its own.
 
@@ -78,6 +80,9 @@ class Contexts:
             limits: What each of its processes may use, if less than the sandbox.
             preload: The name of a preload set; the language's usual one by default.
             name: What people call it; need not be unique.
+            network: What it may reach: a loopback device only, whatever the sandbox's sessions
+                may, or the same as they. Only Python contexts of a sandbox with the host's
+                network take longer for it: they are forked from an interpreter of their own.
 
         Raises:
             InvalidArgumentError: An argument cannot mean anything; an unknown language names the
@@ -95,6 +100,7 @@ class Contexts:
             env=check_env(env),
             limits=limits,
             preload=preload,
+            network=check_context_network(network),
         )
         self._languages[wanted.language].check(wanted)
         interpreter = await self._open(wanted)

@@ -67,11 +67,19 @@ class Zygote:
         supervisor: jails.Supervisor,
         python: str = sys.executable,
         preload: Sequence[str] = (),
+        *,
+        host_network: bool = False,
     ) -> Zygote:
         """Starts one and waits until it is warm.
 
         A module that cannot be imported ahead costs a start, since nothing undoes an import: the
         next zygote leaves it out, and `refused` says why.
+
+        Args:
+            supervisor: Starts it.
+            python: The interpreter.
+            preload: What it imports.
+            host_network: Whether its contexts are to keep the network of this process.
 
         Raises:
             InterpreterUnavailableError: It cannot start; the message says what is missing.
@@ -79,7 +87,7 @@ class Zygote:
         refused: dict[str, str] = {}
         while True:
             modules = [module for module in preload if module not in refused]
-            zygote = await cls._try_open(supervisor, python, modules)
+            zygote = await cls._try_open(supervisor, python, modules, host_network)
             if isinstance(zygote, Zygote):
                 zygote.refused = refused
                 return zygote
@@ -87,12 +95,16 @@ class Zygote:
 
     @classmethod
     async def _try_open(
-        cls, supervisor: jails.Supervisor, python: str, modules: Sequence[str]
+        cls,
+        supervisor: jails.Supervisor,
+        python: str,
+        modules: Sequence[str],
+        host_network: bool,  # noqa: FBT001
     ) -> Zygote | dict[str, str]:
         """A warm zygote, or the module that it could not import and why."""
         argv = [python, "-I", "-B", str(EXECUTORS / "python_zygote.py"), jails.core_path]
         env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp"}
-        zygote = cls(await supervisor.start_zygote(argv, env))
+        zygote = cls(await supervisor.start_zygote(argv, env, host_network=host_network))
         try:
             with trio.fail_after(_START_S):
                 await zygote._send({"op": "preload", "modules": list(modules)})
@@ -165,10 +177,18 @@ class Zygote:
         keeper: jails.Keeper,
         jail: jails.Jail,
         executor: socket.socket,
+        *,
+        inner_network: bool = True,
     ) -> Callable[[], Awaitable[Death | None]]:
         """Forks a context into a jail that was made with its namespaces.
 
         What is to be its own alone is told to it over its socket, never to the zygote.
+
+        Args:
+            keeper: Of the sandbox.
+            jail: Where in it the context shall be.
+            executor: The context's end of its socket.
+            inner_network: See `Keeper.enter`.
 
         Returns:
             Waits for the end of its process and says how that came, if that can be known.
@@ -181,14 +201,11 @@ class Zygote:
         number = self._next_id
         event = self._waiting[number] = trio.Event()
         child = self._children[number] = _Child()
-        request = {
-            "op": "fork",
-            "id": number,
-            "plan": base64.b64encode(keeper.enter_plan).decode(),
-        }
         try:
             try:
-                with keeper.enter_fds(jail) as fds:
+                with keeper.enter(jail, inner_network=inner_network) as (plan, fds):
+                    encoded = base64.b64encode(plan).decode()
+                    request = {"op": "fork", "id": number, "plan": encoded}
                     await self._send(request, [executor.fileno(), *fds])
             except BaseException:
                 self._children.pop(number, None)  # it was never asked for

@@ -24,6 +24,16 @@ pub fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((own(fds[0]), own(fds[1])))
 }
 
+/// A TCP socket of this process's network, close-on-exec and never waiting.
+///
+/// # Errors
+/// `EAFNOSUPPORT` where the kernel has no such family, `EMFILE`.
+pub fn tcp_socket(family: libc::c_int) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: takes no pointer.
+    check(unsafe { libc::socket(family, kind, 0) }).map(own)
+}
+
 /// Sends one packet with descriptors; waits while the receiver's queue is full.
 ///
 /// # Errors

@@ -1,0 +1,269 @@
+"""Networks: what a sandbox can reach, and how it is reached from here."""
+
+from __future__ import annotations
+
+import os
+import socket
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from sandbox_runtime import (
+    InvalidArgumentError,
+    Runtime,
+    Sandbox,
+    open_sandbox,
+)
+from sandbox_runtime import jail as jails
+from sandbox_runtime.interpreters.zygote import Zygote
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Sequence
+
+OWN_NETWORK = os.readlink("/proc/self/ns/net")  # noqa: PTH115 - no path, a name of the kernel's
+
+
+@pytest.fixture(autouse=True)
+def _light_zygote(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zygotes of these tests import no large library: each test has one of its own."""
+    make = Zygote.open
+
+    def open_light(
+        supervisor: jails.Supervisor,
+        python: str,
+        _preload: Sequence[str] = (),
+        *,
+        host_network: bool = False,
+    ) -> Awaitable[Zygote]:
+        return make(supervisor, python, (), host_network=host_network)
+
+    monkeypatch.setattr(Zygote, "open", open_light)
+
+
+@pytest.fixture
+async def host_sandbox(runtime: Runtime) -> AsyncIterator[Sandbox]:
+    async with open_sandbox(runtime=runtime, network="host") as sandbox:
+        yield sandbox
+
+
+def landlock_hides_abstract_sockets(sandbox: Sandbox) -> bool:
+    return sandbox.report["landlock"].achieved == "full"
+
+
+async def python(sandbox: Sandbox, code: str) -> str:
+    """What a program of the sandbox prints."""
+    result = await sandbox.exec(["python3", "-c", textwrap.dedent(code)])
+    assert result.exit_code == 0, result.stderr.decode()
+    return result.stdout.decode().strip()
+
+
+def connecting(port: int) -> str:
+    return f"""
+        import socket
+        try:
+            with socket.create_connection(("127.0.0.1", {port}), 10) as connection:
+                print(connection.recv(100).decode())
+        except OSError as error:
+            print(error)
+        """
+
+
+async def greet_one(listener: trio.SocketListener) -> None:
+    async with await listener.accept() as stream:
+        await stream.send_all(b"from the host")
+
+
+async def test_a_sandbox_has_a_network_of_its_own_by_default(sandbox: Sandbox) -> None:
+    network = (await sandbox.exec("readlink /proc/self/ns/net")).stdout.decode().strip()
+    assert network != OWN_NETWORK
+    assert sandbox.report["net_namespace"].achieved == "full"
+    devices = await python(
+        sandbox, "import socket; print([name for _, name in socket.if_nameindex()])"
+    )
+    assert devices == "['lo']"
+
+
+async def test_the_hosts_loopback_cannot_be_reached_by_default(sandbox: Sandbox) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answer = await python(sandbox, connecting(server.getsockname()[1]))
+    assert "refused" in answer
+
+
+async def test_with_the_hosts_network_its_loopback_is_reached(host_sandbox: Sandbox) -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(greet_one, listeners[0])
+        answer = await python(host_sandbox, connecting(listeners[0].socket.getsockname()[1]))
+    await listeners[0].aclose()
+    assert answer == "from the host"
+
+
+async def test_the_report_says_that_the_network_was_given_up(host_sandbox: Sandbox) -> None:
+    row = host_sandbox.report["net_namespace"]
+    assert (row.achieved, row.requested) == ("absent", "given up")
+    assert "loopback" in row.detail
+    assert row not in host_sandbox.report.missing
+    others = [row for row in host_sandbox.report.missing if row.requested == "required"]
+    assert not others, "everything else is as isolated as ever"
+
+
+@pytest.mark.parametrize("name", ["resolv.conf", "hosts"])
+async def test_with_the_hosts_network_names_are_resolved_as_on_the_host(
+    host_sandbox: Sandbox, name: str
+) -> None:
+    inside = await host_sandbox.files.read(f"/etc/{name}")
+    host = Path("/etc", name)
+    assert inside.startswith(host.read_bytes() if host.exists() else b"")
+    written = await host_sandbox.exec(f"echo nonsense >/etc/{name}")
+    assert written.exit_code != 0
+
+
+async def test_two_networks_in_one_runtime_do_not_meet(
+    sandbox: Sandbox, host_sandbox: Sandbox
+) -> None:
+    networks = [
+        (await each.exec("readlink /proc/self/ns/net")).stdout.decode().strip()
+        for each in (sandbox, host_sandbox)
+    ]
+    assert networks[0] != OWN_NETWORK
+    assert networks[1] == OWN_NETWORK
+    assert await sandbox.files.read("/etc/resolv.conf") == b""
+
+
+ABSTRACT_NAME = f"sandbox-test-{os.getpid()}"
+CONNECT_ABSTRACT = f"""
+    import socket
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect("\\0{ABSTRACT_NAME}")
+        print("reached")
+    except OSError as error:
+        print(error)
+    """
+
+
+async def test_abstract_sockets_of_the_host_cannot_be_reached_by_default(sandbox: Sandbox) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"\0{ABSTRACT_NAME}")
+        server.listen()
+        assert "refused" in await python(sandbox, CONNECT_ABSTRACT)
+
+
+async def test_abstract_sockets_stay_closed_by_landlock_with_the_hosts_network(
+    host_sandbox: Sandbox,
+) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"\0{ABSTRACT_NAME}")
+        server.listen()
+        answer = await python(host_sandbox, CONNECT_ABSTRACT)
+    if landlock_hides_abstract_sockets(host_sandbox):
+        assert "not permitted" in answer
+    else:
+        assert answer == "reached", "and the report says so"
+        assert "abstract" in host_sandbox.report["net_namespace"].detail
+
+
+READ_NETWORK = "import os; print(os.readlink('/proc/self/ns/net'))"
+
+
+async def test_contexts_have_a_loopback_only_network_beside_the_hosts(
+    host_sandbox: Sandbox,
+) -> None:
+    context = await host_sandbox.create_code_context()
+    result = await context.run(f"{READ_NETWORK}\nimport socket; socket.if_nameindex()")
+    assert result.error is None
+    assert result.stdout.decode().strip() != OWN_NETWORK
+    assert result.results[0].data["text/plain"] == "[(1, 'lo')]"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        reached = await context.run(textwrap.dedent(connecting(server.getsockname()[1])))
+    assert b"refused" in reached.stdout
+    # Nothing in its jail leads back: not its init either.
+    visible = await context.run(NETWORKS_IN_SIGHT)
+    assert OWN_NETWORK not in visible.stdout.decode()
+    other = await host_sandbox.create_code_context()
+    assert (await other.run(READ_NETWORK)).stdout == (await context.run(READ_NETWORK)).stdout
+    assert OWN_NETWORK not in networks_of_zygotes()
+
+
+NETWORKS_IN_SIGHT = """
+import os
+print({os.readlink(f"/proc/{pid}/ns/net") for pid in os.listdir("/proc")
+       if pid.isdigit() and os.access(f"/proc/{pid}/ns/net", os.R_OK)})
+"""
+
+
+def networks_of_zygotes() -> set[str]:
+    """Of those that may be looked at: as root all of them."""
+    return {
+        os.readlink(f"/proc/{pid}/ns/net")  # noqa: PTH115 - as above
+        for pid in children_of(os.getpid())
+        if "python_zygote" in Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+        and os.access(f"/proc/{pid}/ns/net", os.R_OK)
+    }
+
+
+async def test_a_context_joins_the_sandboxes_network_when_asked(host_sandbox: Sandbox) -> None:
+    context = await host_sandbox.create_code_context(network="sandbox")
+    assert (await context.run(READ_NETWORK)).stdout.decode().strip() == OWN_NETWORK
+
+
+async def test_without_the_hosts_network_contexts_share_the_sandboxes(sandbox: Sandbox) -> None:
+    sessions = (await sandbox.exec("readlink /proc/self/ns/net")).stdout
+    own = await sandbox.create_code_context()
+    shared = await sandbox.create_code_context(network="sandbox")
+    assert (await own.run(READ_NETWORK)).stdout == sessions
+    assert (await shared.run(READ_NETWORK)).stdout == sessions
+
+
+def children_of(pid: int) -> list[int]:
+    """All processes below this one."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *children_of(child)]
+    return found
+
+
+@pytest.mark.parametrize("network", ["", "none", "Host", None, 1])
+async def test_an_unknown_network_is_refused(runtime: Runtime, network: object) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"network: .* known: loopback, host"):
+        async with open_sandbox(runtime=runtime, network=network):  # type: ignore[arg-type]
+            pass
+
+
+async def test_an_unknown_network_of_a_context_is_refused(sandbox: Sandbox) -> None:
+    with pytest.raises(InvalidArgumentError, match="network: 'host' is not known"):
+        await sandbox.create_code_context(network="host")  # type: ignore[arg-type]
+
+
+async def test_the_hosts_network_and_a_network_of_ones_own_exclude_each_other(
+    runtime: Runtime,
+) -> None:
+    with pytest.raises(InvalidArgumentError, match="require"):
+        async with open_sandbox(runtime=runtime, network="host", require=["net_namespace"]):
+            pass
+
+
+async def test_closing_ends_the_processes_of_both_networks(runtime: Runtime) -> None:
+    async with open_sandbox(runtime=runtime, network="host") as sandbox:
+        await sandbox.exec("sleep infinity & true")
+        forever = jails.Execute(argv=(b"sleep", b"infinity"), env=(), cwd=b"/")
+        with open(os.devnull, "rb") as null:
+            jail = await sandbox._keeper.create_jail(
+                forever, [null.fileno()] * 3, inner_network=True
+            )
+        await jail.wait_started()
+        inside = set(children_of(os.getpid()))
+    await jail.aclose()
+    left = [pid for pid in children_of(os.getpid()) if pid in inside and is_sleep(pid)]
+    assert left == []
+
+
+def is_sleep(pid: int) -> bool:
+    try:
+        return "sleep" in Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
