@@ -1,101 +1,45 @@
 """Files: reading and writing inside a sandbox, as its own user.
 
-The work is done by the file service in the sandbox (`rust_core/src/files.rs`). A path means there
+The work is done by the file service in the sandbox (`rust_core/src/files/`). A path means there
 what it means to user code, so no path is checked here. Content goes by descriptor, in pieces.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING, Literal
+import posixpath
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 import trio
 
-from sandbox_runtime import jail as jails
-from sandbox_runtime.errors import (
-    FileAccessError,
-    InvalidArgumentError,
-    SandboxClosedError,
-    SandboxLostError,
-)
-from sandbox_runtime.nursery import open_serving_nursery
-from sandbox_runtime.programs import check_bytes, check_path
-from sandbox_runtime.settings import BREAK_GRACE_S, WORKSPACE
+from sandbox_runtime import file_service, mime
+from sandbox_runtime.errors import FileAccessError, InvalidArgumentError
+from sandbox_runtime.file_content import Content, ContentPipe
+from sandbox_runtime.file_service import FileService, Kind
+from sandbox_runtime.programs import check_bytes, check_cwd, check_path
+from sandbox_runtime.settings import WORKSPACE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator
 
+    from sandbox_runtime.jail import Keeper
+
+    Path = str | os.PathLike[str]
+
+LIST_LIMIT = 100_000
+"""How many entries one listing may have, unless its caller has room for more."""
+
+_INLINE_BYTES = 32 * 1024
 _CHUNK_BYTES = 1024 * 1024
-_LIST_LIMIT = 100_000
 _READ_LIMIT_BYTES = 1024**3
-
-
-class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """Base of the messages of the file service."""
-
-
-class _Read(_Message, frozen=True, kw_only=True, tag="read"):
-    path: bytes
-
-
-class _Write(_Message, frozen=True, kw_only=True, tag="write"):
-    path: bytes
-    mode: int
-    make_parents: bool
-    size_bytes: int
-
-
-class _List(_Message, frozen=True, kw_only=True, tag="list"):
-    path: bytes
-    recursive: bool
-    limit: int
-
-
-class _MakeDirectory(_Message, frozen=True, kw_only=True, tag="make_directory"):
-    path: bytes
-    make_parents: bool
-
-
-class _Remove(_Message, frozen=True, kw_only=True, tag="remove"):
-    path: bytes
-    recursive: bool
-
-
-class _Opened(_Message, frozen=True, kw_only=True, tag="opened"):
-    size_bytes: int
-    mode: int
-
-
-class _Done(_Message, frozen=True, kw_only=True, tag="done"):
-    pass
-
-
-class _RawEntry(msgspec.Struct, frozen=True, kw_only=True):
-    path: bytes
-    kind: Literal["file", "directory", "symlink", "other"]
-    size_bytes: int
-    mode: int
-    modified_ns: int
-
-
-class _Listed(_Message, frozen=True, kw_only=True, tag="listed"):
-    entries: tuple[_RawEntry, ...]
-    truncated: bool
-
-
-class _Refused(_Message, frozen=True, kw_only=True, tag="refused"):
-    errno: int
-    detail: str
-
-
-_Reply = _Opened | _Done | _Listed | _Refused
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR}
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of a directory.
+    """One entry of a directory, or what was looked at.
 
     Attributes:
         path: Below the directory that was listed; what is no UTF-8 is surrogate-escaped.
@@ -106,118 +50,188 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     path: str
-    kind: Literal["file", "directory", "symlink", "other"]
+    kind: Kind
     size_bytes: int
     mode: int
     modified_s: float
 
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return posixpath.basename(self.path)
+
+
+def _entry(path: str, raw: file_service.RawEntry) -> FileEntry:
+    return FileEntry(
+        path=path,
+        kind=raw.kind,
+        size_bytes=raw.size_bytes,
+        mode=raw.mode,
+        modified_s=raw.modified_ns / 1e9,
+    )
+
+
+class FileReader:
+    """A file that is being read, `Files.open_read`.
+
+    Attributes:
+        path: As it was given.
+        size_bytes: Its size when it was opened.
+        mode: Its permission bits.
+        modified_s: When it was last changed, in seconds since 1970.
+        mime_type: What its content looks like, see `mime.py`.
+    """
+
+    def __init__(
+        self, path: str, content: Content, opened: file_service.Opened, head: bytes
+    ) -> None:
+        self._content = content
+        self._position = 0
+        self.path = path
+        self.size_bytes = opened.size_bytes
+        self.mode = opened.mode
+        self.modified_s = opened.modified_ns / 1e9
+        self.mime_type = mime.guess(head, whole=len(head) < mime.SNIFF_BYTES)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether its content is no text, by its type."""
+        return mime.is_binary(self.mime_type)
+
+    def seek(self, offset: int) -> None:
+        """The next piece begins there."""
+        self._position = _check_offset("offset", offset)
+
+    async def receive_some(self, most_bytes: int = _CHUNK_BYTES) -> bytes:
+        """The next piece; empty at the end."""
+        if most_bytes < 1:
+            raise InvalidArgumentError("most_bytes", "must be a positive number of bytes")
+        chunk = await self._content.read_at(self._position, most_bytes)
+        self._position += len(chunk)
+        return chunk
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if chunk := await self.receive_some():
+            return chunk
+        raise StopAsyncIteration
+
+
+class FileWriter:
+    """A file that is being written, `Files.open_write`."""
+
+    def __init__(self, pipe: ContentPipe, call: file_service.PendingCall) -> None:
+        self._pipe = pipe
+        self._call = call
+
+    async def send_all(self, data: bytes) -> None:
+        """Adds content.
+
+        Raises:
+            FileAccessError: It cannot be written; nothing has changed.
+        """
+        if not await self._pipe.send_all(check_bytes("data", data)):
+            await self._call.answer()  # which says why nobody reads on
+
+
+def _check_offset(field: str, value: int) -> int:
+    if not isinstance(value, int) or not 0 <= value < 1 << 63:
+        raise InvalidArgumentError(field, f"must be a number of bytes, 0 or more, not {value!r}")
+    return value
+
+
+def _check_mode(mode: int) -> int:
+    if not isinstance(mode, int) or not 0 <= mode <= 0o777:
+        raise InvalidArgumentError("mode", f"{mode!r} is more than permission bits, 0 to 0o777")
+    return mode
+
 
 class Files:
-    """The files of one sandbox, `Sandbox.files`. Relative paths start at `/workspace`."""
+    """The files of one sandbox, `Sandbox.files`.
 
-    def __init__(self, keeper: jails.Keeper) -> None:
-        self._keeper = keeper
-        self._turn = trio.Lock()
-        self._jail: jails.Jail | None = None
-        self._channel: jails.Channel[_Reply] | None = None
-        self._closed = False
+    Relative paths start at `cwd`, which itself may be relative to `/workspace`, its default.
+    """
 
-    async def _open(self) -> jails.Channel[_Reply]:
-        if self._closed:
-            raise SandboxClosedError("the sandbox is closed")
-        if self._channel is None:
-            ours, theirs = jails.packet_pair()
-            try:
-                with theirs:
-                    jail = await self._keeper.create_jail(jails.FileService(), [theirs.fileno()])
-                try:
-                    await jail.wait_started()
-                except BaseException:
-                    await jail.aclose()
-                    raise
-            except BaseException:
-                ours.close()
-                raise
-            self._jail = jail
-            self._channel = jails.Channel(ours, _Reply)
-        return self._channel
-
-    async def _drop(self) -> None:
-        channel, self._channel = self._channel, None
-        jail, self._jail = self._jail, None
-        if channel is not None:
-            channel.close()
-        if jail is not None:
-            await jail.aclose()
-
-    async def _settle(self, channel: jails.Channel[_Reply]) -> None:
-        """Takes the answer that nobody waits for any more; a service that has none is replaced.
-
-        A file that was being written is removed before that answer, as its pipe ends too early.
-        """
-        with (
-            trio.move_on_after(BREAK_GRACE_S),
-            contextlib.suppress(SandboxLostError, SandboxClosedError),
-        ):
-            _, received = await channel.receive()
-            jails.close_all(received)
-            return
-        await self._drop()
-
-    async def _ask(
-        self, path: str, request: msgspec.Struct, fds: Sequence[int] = ()
-    ) -> tuple[_Reply, list[int]]:
-        """One question, one answer."""
-        channel = await self._open()
-        try:
-            await channel.send(request, fds)
-            reply, received = await channel.receive()
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._settle(channel)
-            raise
-        if isinstance(reply, _Refused):
-            raise FileAccessError(path, reply.errno, reply.detail)
-        return reply, received
+    def __init__(self, keeper: Keeper, nursery: trio.Nursery) -> None:
+        self._service = FileService(keeper, nursery)
 
     @staticmethod
-    def _path(path: str | os.PathLike[str]) -> tuple[str, bytes]:
-        encoded = check_path(path, WORKSPACE)
+    def _path(path: Path, cwd: str | None) -> tuple[str, bytes]:
+        encoded = check_path(path, check_cwd(cwd, WORKSPACE))
         return os.fspath(path), encoded
 
+    @asynccontextmanager
+    async def open_read(self, path: Path, *, cwd: str | None = None) -> AsyncIterator[FileReader]:
+        """Opens a regular file to be read in pieces.
+
+        Raises:
+            FileAccessError: It is missing, closed to the sandbox's user, or not a regular file.
+        """
+        content, opened = await self._open(path, cwd)
+        with content:
+            head = await content.read_at(0, mime.SNIFF_BYTES)
+            yield FileReader(os.fspath(path), content, opened, head)
+
+    async def _open(self, path: Path, cwd: str | None) -> tuple[Content, file_service.Opened]:
+        shown, encoded = self._path(path, cwd)
+        reply, fds = await self._service.ask(shown, file_service.Read(path=encoded))
+        assert isinstance(reply, file_service.Opened)
+        return Content(fds[0], in_memory=reply.in_memory), reply
+
     async def read(
-        self, path: str | os.PathLike[str], *, limit_bytes: int = _READ_LIMIT_BYTES
+        self,
+        path: Path,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        limit_bytes: int = _READ_LIMIT_BYTES,
+        cwd: str | None = None,
     ) -> bytes:
-        """The content of a regular file.
+        """The content of a regular file, or a part of it.
+
+        Args:
+            path: Which.
+            offset: Where the part begins; behind the end it is empty.
+            length: How many bytes, or fewer at the end; None is up to the end.
+            limit_bytes: How many there may be.
+            cwd: Where a relative path starts.
 
         Raises:
             FileAccessError: It is missing, closed to the sandbox's user, not a regular file, or
-                larger than `limit_bytes` (`EFBIG`).
+                more than `limit_bytes` (`EFBIG`).
         """
-        shown, encoded = self._path(path)
-        async with self._turn:
-            reply, fds = await self._ask(shown, _Read(path=encoded))
-        with open(fds[0], "rb", buffering=0) as file:
-            assert isinstance(reply, _Opened)
-            content = bytearray()
-            while chunk := file.read(_CHUNK_BYTES):
+        position = _check_offset("offset", offset)
+        left = None if length is None else _check_offset("length", length)
+        file, _ = await self._open(path, cwd)
+        content = bytearray()
+        with file:
+            while left is None or left > 0:
+                most = _CHUNK_BYTES if left is None else min(left, _CHUNK_BYTES)
+                chunk = await file.read_at(position, most)
+                if not chunk:
+                    break
                 content += chunk
+                position += len(chunk)
+                left = None if left is None else left - len(chunk)
                 if len(content) > limit_bytes:
-                    raise FileAccessError(shown, errno.EFBIG, f"larger than {limit_bytes} bytes")
-                await trio.lowlevel.checkpoint()
+                    detail = f"larger than {limit_bytes} bytes"
+                    raise FileAccessError(os.fspath(path), errno.EFBIG, detail)
         return bytes(content)
 
-    async def read_text(self, path: str | os.PathLike[str]) -> str:
+    async def read_text(self, path: Path, *, cwd: str | None = None) -> str:
         """The content of a UTF-8 file."""
-        return (await self.read(path)).decode()
+        return (await self.read(path, cwd=cwd)).decode()
 
     async def write(
         self,
-        path: str | os.PathLike[str],
+        path: Path,
         content: bytes | str,
         *,
         mode: int = 0o644,
         make_parents: bool = True,
+        cwd: str | None = None,
     ) -> None:
         """Writes a file; whoever reads it sees the old content or the new, never a part.
 
@@ -226,90 +240,193 @@ class Files:
             content: What; text as UTF-8.
             mode: Permission bits of a new file.
             make_parents: Make missing directories above it.
+            cwd: Where a relative path starts.
 
         Raises:
             FileAccessError: It cannot be written, `ENOSPC` when the sandbox is full. What was
                 there is unchanged.
         """
-        if not isinstance(mode, int) or not 0 <= mode <= 0o777:
-            raise InvalidArgumentError("mode", f"{mode!r} is more than permission bits, 0 to 0o777")
-        shown, encoded = self._path(path)
         data = check_bytes("content", content.encode() if isinstance(content, str) else content)
-        request = _Write(path=encoded, mode=mode, make_parents=make_parents, size_bytes=len(data))
-        async with self._turn, open_serving_nursery() as nursery:
-            read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(write_fd, False)
-            nursery.start_soon(self._pour, write_fd, data)
-            try:
-                await self._ask(shown, request, [read_fd])
-            finally:
-                os.close(read_fd)
-
-    @staticmethod
-    async def _pour(fd: int, view: memoryview) -> None:
-        try:
-            while view:
+        shown, encoded = self._path(path, cwd)
+        source: file_service.Inline | file_service.Sized
+        if len(data) <= _INLINE_BYTES:
+            source = file_service.Inline(content=bytes(data))
+        else:
+            source = file_service.Sized(size_bytes=len(data))
+        request = file_service.Write(
+            path=encoded, mode=_check_mode(mode), make_parents=make_parents, source=source
+        )
+        with ContentPipe() as pipe:
+            fds = [] if isinstance(source, file_service.Inline) else [pipe.read_fd]
+            call = await self._service.begin(shown, request, fds)
+            with call:
                 try:
-                    view = view[os.write(fd, view[:_CHUNK_BYTES]) :]
-                except BlockingIOError:
-                    await trio.lowlevel.wait_writable(fd)
-        except BrokenPipeError:
-            pass  # the answer says why nobody reads on
-        finally:
-            os.close(fd)
+                    pipe.close_read_end()
+                    if fds:
+                        await pipe.send_all(data)
+                    pipe.close()
+                    await call.answer()
+                except trio.Cancelled:
+                    pipe.close()
+                    with trio.CancelScope(shield=True):
+                        await call.settle()
+                    raise
+
+    @asynccontextmanager
+    async def open_write(
+        self,
+        path: Path,
+        *,
+        mode: int = 0o644,
+        make_parents: bool = True,
+        cwd: str | None = None,
+    ) -> AsyncIterator[FileWriter]:
+        """Writes a file in pieces; it is there, whole, when the block has ended without an error.
+
+        Args:
+            path: Where, as in `write`.
+            mode: Permission bits of a new file.
+            make_parents: Make missing directories above it.
+            cwd: Where a relative path starts.
+
+        Raises:
+            FileAccessError: It cannot be written; what was there is unchanged.
+        """
+        shown, encoded = self._path(path, cwd)
+        request = file_service.Write(
+            path=encoded,
+            mode=_check_mode(mode),
+            make_parents=make_parents,
+            source=file_service.Streamed(),
+        )
+        with ContentPipe() as data, ContentPipe() as verdict:
+            fds = [data.read_fd, verdict.read_fd]
+            with await self._service.begin(shown, request, fds) as call:
+                data.close_read_end()
+                verdict.close_read_end()
+                try:
+                    yield FileWriter(data, call)
+                    data.close()
+                    await verdict.send_all(memoryview(b"1"))
+                    verdict.close()
+                    await call.answer()
+                except BaseException:
+                    data.close()
+                    verdict.close()
+                    with trio.CancelScope(shield=True):
+                        await call.settle()
+                    raise
+
+    async def stat(self, path: Path, *, follow: bool = True, cwd: str | None = None) -> FileEntry:
+        """What something is.
+
+        Args:
+            path: Which; the answer has it as it was given.
+            follow: If it is a symlink, look at its target.
+            cwd: Where a relative path starts.
+
+        Raises:
+            FileAccessError: It is missing, or closed to the sandbox's user.
+        """
+        shown, encoded = self._path(path, cwd)
+        reply, _ = await self._service.ask(shown, file_service.Stat(path=encoded, follow=follow))
+        assert isinstance(reply, file_service.Found)
+        return _entry(shown, reply.entry)
+
+    async def exists(self, path: Path, *, cwd: str | None = None) -> bool:
+        """Whether there is something; a symlink to nothing is nothing.
+
+        Raises:
+            FileAccessError: The sandbox's user may not know.
+        """
+        try:
+            await self.stat(path, cwd=cwd)
+        except FileAccessError as error:
+            if error.errno in _NOT_THERE:
+                return False
+            raise
+        return True
 
     async def list(
-        self, path: str | os.PathLike[str] = WORKSPACE, *, recursive: bool = False
+        self,
+        path: Path = ".",
+        *,
+        recursive: bool = False,
+        hidden: bool = True,
+        limit: int = LIST_LIMIT,
+        cwd: str | None = None,
     ) -> list[FileEntry]:
         """The entries of a directory, in the order of their paths; symlinks are not followed.
 
+        Args:
+            path: Which directory.
+            recursive: And of all directories below it. One that is closed to the sandbox's user
+                is listed, what is in it is not.
+            hidden: And those whose names begin with a dot.
+            limit: How many there may be.
+            cwd: Where a relative path starts.
+
         Raises:
             FileAccessError: It is no directory, is closed to the sandbox's user, or has more than
-                100 000 entries (`E2BIG`).
+                `limit` entries (`E2BIG`).
         """
-        shown, encoded = self._path(path)
-        request = _List(path=encoded, recursive=recursive, limit=_LIST_LIMIT)
-        async with self._turn:
-            reply, _ = await self._ask(shown, request)
-        assert isinstance(reply, _Listed)
-        if reply.truncated:
-            raise FileAccessError(shown, errno.E2BIG, f"more than {_LIST_LIMIT} entries")
-        return [
-            FileEntry(
-                path=os.fsdecode(entry.path),
-                kind=entry.kind,
-                size_bytes=entry.size_bytes,
-                mode=entry.mode,
-                modified_s=entry.modified_ns / 1e9,
-            )
-            for entry in reply.entries
-        ]
+        shown, encoded = self._path(path, cwd)
+        request = file_service.List(
+            path=encoded, recursive=recursive, hidden=hidden, limit=_check_offset("limit", limit)
+        )
+        entries: list[FileEntry] = []
+        with await self._service.begin(shown, request) as call:
+            more = True
+            while more:
+                reply, _ = await call.answer()
+                assert isinstance(reply, file_service.Listed)
+                if reply.truncated:
+                    raise FileAccessError(shown, errno.E2BIG, f"more than {limit} entries")
+                entries += [_entry(os.fsdecode(raw.path), raw) for raw in reply.entries]
+                more = reply.more
+        return entries
 
     async def make_directory(
-        self, path: str | os.PathLike[str], *, make_parents: bool = True
+        self, path: Path, *, make_parents: bool = True, cwd: str | None = None
     ) -> None:
         """Makes a directory; with `make_parents` also those above it, and it may exist.
 
         Raises:
             FileAccessError: It cannot be made.
         """
-        shown, encoded = self._path(path)
-        async with self._turn:
-            await self._ask(shown, _MakeDirectory(path=encoded, make_parents=make_parents))
+        shown, encoded = self._path(path, cwd)
+        request = file_service.MakeDirectory(path=encoded, make_parents=make_parents)
+        await self._service.ask(shown, request)
 
-    async def remove(self, path: str | os.PathLike[str], *, recursive: bool = False) -> None:
+    async def remove(self, path: Path, *, recursive: bool = False, cwd: str | None = None) -> None:
         """Removes a file, a symlink, an empty directory, or with `recursive` a whole one.
 
         Raises:
             FileAccessError: It cannot be removed, or is a directory that is not empty. A
                 `recursive` removal has then removed what came before.
         """
-        shown, encoded = self._path(path)
-        async with self._turn:
-            await self._ask(shown, _Remove(path=encoded, recursive=recursive))
+        shown, encoded = self._path(path, cwd)
+        await self._service.ask(shown, file_service.Remove(path=encoded, recursive=recursive))
+
+    async def move(self, source: Path, target: Path, *, cwd: str | None = None) -> None:
+        """Gives something another name, also on another file system of the sandbox.
+
+        What has that name already is replaced at once: a file by a file or link, an empty
+        directory by a directory. To move into a directory, name the new path below it.
+
+        Args:
+            source: What; a symlink itself.
+            target: Its new path.
+            cwd: Where relative paths start.
+
+        Raises:
+            FileAccessError: It cannot be done; its `path` is the source's.
+        """
+        shown, encoded = self._path(source, cwd)
+        _, encoded_target = self._path(target, cwd)
+        request = file_service.Move(source=encoded, target=encoded_target)
+        await self._service.ask(shown, request)
 
     async def aclose(self) -> None:
         """Ends the file service."""
-        self._closed = True
-        with contextlib.suppress(SandboxLostError):
-            await self._drop()
+        await self._service.aclose()

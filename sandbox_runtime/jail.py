@@ -249,22 +249,26 @@ def memory_file(name: str, content: bytes | memoryview) -> int:
         os.close(writable)
 
 
-async def send_packet(sock: socket.socket, packet: bytes, fds: Sequence[int] = ()) -> None:
-    """Sends one packet with descriptors, which stay the caller's.
+def send_now(sock: socket.socket, packet: bytes, fds: Sequence[int] = ()) -> bool:
+    """Sends one packet with descriptors, which stay the caller's; False if it has to wait.
 
     Raises:
         SandboxLostError: The other end has died.
     """
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    while True:
-        try:
-            sock.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            await trio.lowlevel.wait_writable(sock)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise SandboxLostError("the sandbox has died") from error
-        else:
-            return
+    try:
+        sock.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
+    except BlockingIOError:
+        return False
+    except (BrokenPipeError, ConnectionResetError) as error:
+        raise SandboxLostError("the sandbox has died") from error
+    return True
+
+
+async def send_packet(sock: socket.socket, packet: bytes, fds: Sequence[int] = ()) -> None:
+    """As `send_now`, and waits; one task at a time for each socket."""
+    while not send_now(sock, packet, fds):
+        await trio.lowlevel.wait_writable(sock)
 
 
 class Channel(Generic[ReplyT]):
@@ -273,6 +277,7 @@ class Channel(Generic[ReplyT]):
     def __init__(self, sock: socket.socket, reply: object) -> None:
         sock.setblocking(False)
         self._socket = sock
+        self._sending = trio.Lock()
         self._decoder: msgspec.msgpack.Decoder[ReplyT] = msgspec.msgpack.Decoder(reply)
         self._closed = False
 
@@ -282,10 +287,15 @@ class Channel(Generic[ReplyT]):
             raise SandboxClosedError("it is closed")
         body = msgspec.msgpack.encode(message)
         if len(body) <= _INLINE_BYTES:
-            await send_packet(self._socket, b"\0" + body, fds)
+            await self._send_packet(b"\0" + body, fds)
             return
         with open(memory_file("frame", body), "rb") as file:
-            await send_packet(self._socket, b"\1", (*fds, file.fileno()))
+            await self._send_packet(b"\1", (*fds, file.fileno()))
+
+    async def _send_packet(self, packet: bytes, fds: Sequence[int]) -> None:
+        if not send_now(self._socket, packet, fds):
+            async with self._sending:
+                await send_packet(self._socket, packet, fds)
 
     async def receive(self) -> tuple[ReplyT, list[int]]:
         """Waits for one message; its descriptors are the caller's from then on.

@@ -197,7 +197,7 @@ class Sandbox:
         self._sessions: dict[str, Session] = {}
         self._closed = False
         self.report = report
-        self.files = Files(keeper)
+        self.files = Files(keeper, nursery)
         self.processes = Processes(keeper, nursery)
         self.contexts = Contexts(keeper, runtime.languages, pool_sizes, nursery)
 

@@ -337,6 +337,43 @@ pub enum InitReply {
     },
 }
 
+/// A question to the file service. Answers come in any order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesCall {
+    /// The asker's number for it.
+    pub id: u64,
+    /// What is asked.
+    pub request: FilesRequest,
+}
+
+/// An answer of the file service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesAnswer {
+    /// The number of the question.
+    pub id: u64,
+    /// What is answered.
+    pub reply: FilesReply,
+}
+
+/// Where the content of a file to be written comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Source {
+    /// It is here.
+    Inline {
+        /// All of it.
+        content: ByteBuf,
+    },
+    /// The carried pipe, until its end.
+    Sized {
+        /// How much must come; less is a broken transfer and changes nothing.
+        size_bytes: u64,
+    },
+    /// The first carried pipe, until its end; then one byte must come from the second, or it is a
+    /// broken transfer and changes nothing.
+    Streamed {},
+}
+
 /// What the control process asks the file service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -346,7 +383,7 @@ pub enum FilesRequest {
         /// Which.
         path: ByteBuf,
     },
-    /// Write what comes through the carried pipe, in one step for whoever looks.
+    /// Write a file, in one step for whoever looks.
     Write {
         /// Where.
         path: ByteBuf,
@@ -354,15 +391,24 @@ pub enum FilesRequest {
         mode: u32,
         /// Make missing directories above it.
         make_parents: bool,
-        /// How many bytes must come; fewer is a broken transfer and changes nothing.
-        size_bytes: u64,
+        /// What.
+        source: Source,
     },
-    /// List a directory.
+    /// Look at something.
+    Stat {
+        /// At what.
+        path: ByteBuf,
+        /// If it is a symlink, at its target.
+        follow: bool,
+    },
+    /// List a directory; the entries come in several answers.
     List {
         /// Which.
         path: ByteBuf,
         /// And all directories below it.
         recursive: bool,
+        /// And what begins with a dot.
+        hidden: bool,
         /// Stop, and say so, after this many.
         limit: usize,
     },
@@ -380,22 +426,31 @@ pub enum FilesRequest {
         /// With all that is in it.
         recursive: bool,
     },
+    /// Give something another name, `rename(2)`, also on another file system of the sandbox.
+    Move {
+        /// What.
+        source: ByteBuf,
+        /// Its new name; what has it now is replaced.
+        target: ByteBuf,
+    },
 }
 
-/// One entry of a directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// Path below the directory that was listed.
-    pub path: ByteBuf,
-    /// `file`, `directory`, `symlink` or `other`.
-    pub kind: String,
-    /// Size.
-    pub size_bytes: u64,
-    /// Permission bits.
-    pub mode: u32,
-    /// Last change, in nanoseconds since 1970.
-    pub modified_ns: i64,
+/// What something in a file system is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "each variant is named after the one thing it is")]
+pub enum Kind {
+    File,
+    Directory,
+    Symlink,
+    Other,
 }
+
+/// One entry of a directory: its path below the directory that was listed, what it is, its size,
+/// its permission bits, and its last change in nanoseconds since 1970. There may be very many, so
+/// the fields have no names on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry(pub ByteBuf, pub Kind, pub u64, pub u32, pub i64);
 
 /// What the file service answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -407,17 +462,28 @@ pub enum FilesReply {
         size_bytes: u64,
         /// Permission bits.
         mode: u32,
+        /// Last change, in nanoseconds since 1970.
+        modified_ns: i64,
+        /// Whether its content lies in memory, so that reading it never waits for a disk.
+        in_memory: bool,
     },
     /// It is done.
     Done {},
+    /// What was looked at; its path is empty.
+    Found {
+        /// What it is.
+        entry: Entry,
+    },
     /// What is in the directory.
     Listed {
-        /// In the order of their paths.
+        /// Some of it, in the order of the paths.
         entries: Vec<Entry>,
+        /// Whether more answers follow.
+        more: bool,
         /// Whether the limit cut it short.
         truncated: bool,
     },
-    /// It could not be done; nothing has changed, unless a recursive removal had begun.
+    /// It could not be done, and nothing has changed.
     Refused {
         /// `errno(3)`.
         errno: i32,

@@ -6,11 +6,13 @@
 //! glibc 2.31 go through `syscall(2)`.
 
 mod confine;
+mod directory;
 mod mount;
 mod process;
 mod socket;
 
 pub use confine::*;
+pub use directory::*;
 pub use mount::*;
 pub use process::*;
 pub use socket::*;
