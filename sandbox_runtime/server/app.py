@@ -29,7 +29,14 @@ from sandbox_runtime.server.hosting import HostSettings, open_host
 from sandbox_runtime.server.http import Response
 from sandbox_runtime.server.openapi import build_document
 from sandbox_runtime.server.replies import CORS, error_reply, json_reply
-from sandbox_runtime.server.routes import code, commands, health, processes, sandboxes, sessions
+from sandbox_runtime.server.routes import (
+    code,
+    commands,
+    health,
+    processes,
+    sandboxes,
+    sessions,
+)
 from sandbox_runtime.server.routing import Call, Route, RouteTable, decode_body, decode_segment
 
 if TYPE_CHECKING:

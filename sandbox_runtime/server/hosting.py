@@ -6,6 +6,7 @@ is held by a task of its own, which ends it when it is deleted, was idle for too
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from contextlib import asynccontextmanager
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from sandbox_runtime.processes import Process
     from sandbox_runtime.sandbox import Runtime, Sandbox
+
+_LOG = logging.getLogger("sandbox_runtime.server")
 
 DEFAULT_ID = "default"
 """The sandbox of the root paths."""
@@ -241,18 +244,26 @@ class Host:
                 hosted = HostedSandbox(spec, sandbox, self.settings)
                 self._sandboxes[spec.id] = hosted
                 task_status.started(hosted)
-                why = await _first_of(
-                    deleted=hosted.closing.wait, idle=hosted.wait_idle, lost=sandbox.wait_lost
-                )
-                if why == "lost":
-                    hosted.lost = True  # it stays in the list, so that its callers learn of it
-                else:
-                    hosted.closing.set()
-                    if why == "idle":
-                        self._sandboxes.pop(spec.id, None)
+                await self._hold_until_over(hosted)
+        except Exception:
+            if hosted is None:
+                raise
+            _LOG.exception("a sandbox ended badly; the others go on")
         finally:
             if hosted is not None:
+                hosted.lost = hosted.lost or not hosted.closing.is_set()
                 hosted.gone.set()
+
+    async def _hold_until_over(self, hosted: HostedSandbox) -> None:
+        why = await _first_of(
+            deleted=hosted.closing.wait, idle=hosted.wait_idle, lost=hosted.sandbox.wait_lost
+        )
+        if why == "lost":
+            _LOG.error("sandbox %s has died", hosted.spec.id)
+            hosted.lost = True  # it stays in the list, so that its callers learn of it
+        elif why == "idle":
+            hosted.closing.set()
+            self._sandboxes.pop(hosted.spec.id, None)
 
     @asynccontextmanager
     async def _open(self, spec: SandboxSpec) -> AsyncIterator[Sandbox]:
@@ -285,9 +296,16 @@ class Host:
     async def _hold_runtime(  # noqa: ASYNC114 - started in this class alone
         self, *, task_status: trio.TaskStatus[Runtime]
     ) -> None:
-        async with open_runtime() as runtime:
-            task_status.started(runtime)
-            await runtime.wait_lost()
+        runtime: Runtime | None = None
+        try:
+            async with open_runtime() as runtime:
+                task_status.started(runtime)
+                await runtime.wait_lost()
+                _LOG.error("the supervisor has died, and all sandboxes with it")
+        except Exception:
+            if runtime is None:
+                raise
+            _LOG.exception("a runtime ended badly; the next sandbox gets another")
 
 
 async def _first_of(**waits: Callable[[], Awaitable[None]]) -> str:

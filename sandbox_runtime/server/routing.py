@@ -168,10 +168,10 @@ def _segments(path: str) -> list[str]:
 
 
 def decode_segment(segment: str) -> str:
-    """A segment of a path without its percent-encoding; what is no UTF-8 is surrogate-escaped."""
+    """A segment of a path without its percent-encoding; what is no UTF-8 becomes U+FFFD."""
     if "%" not in segment:
         return segment
-    return unquote_to_bytes(segment).decode(errors="surrogateescape")
+    return unquote_to_bytes(segment).decode(errors="replace")
 
 
 _FIELD = re.compile(r"`\$\.?([A-Za-z_]\w*)|required field `([^`]+)`|unknown field `([^`]+)`")

@@ -1,0 +1,162 @@
+"""The server outlives everything below it: what died is reported, the rest goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from server.conftest import Client, Server
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def descendants(pid: int) -> Iterator[int]:
+    for child in children(pid):
+        yield child
+        yield from descendants(child)
+
+
+def launcher(server: Server) -> int:
+    runtime = server.app.host._runtime
+    assert runtime is not None
+    return runtime.supervisor._launcher_pid
+
+
+def find(server: Server, wanted: str) -> int:
+    """The process of that name; a zygote is the supervisor's child that has none of ours."""
+    if wanted == "launcher":
+        return launcher(server)
+    if wanted == "zygote":
+        supervisor = find(server, "sbx-supervisor")
+        return next(pid for pid in children(supervisor) if not name(pid).startswith("sbx-"))
+    return next(pid for pid in descendants(launcher(server)) if name(pid) == wanted)
+
+
+def kill(server: Server, pid: int) -> None:
+    """Ends a process, and waits until it is gone and the server has heard of it."""
+    fd = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+
+    async def wait() -> None:
+        await trio.lowlevel.wait_readable(fd)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+
+    server.inside(wait)
+    os.close(fd)
+
+
+def use_everything(api: Client, tag: str) -> None:
+    """All of it works again."""
+    api.session(tag)
+    assert api.run(tag, "echo alive")["stdout"] == "alive\n"
+    made = api.post("/api/process/start", {"command": "echo up"}).json["processId"]
+    with api.events("GET", f"/api/process/{made}/stream") as events:
+        assert [event["data"] for event in events if event["type"] == "stdout"] == ["up\n"]
+    ##
+    ##
+    context = api.post("/api/contexts", {}).json["id"]
+    body = {"context_id": context, "code": "40 + 2"}
+    assert api.all_events("/api/execute/code", body)[0]["text"] == "42"
+    assert api.delete(f"/api/contexts/{context}").status == 200
+
+
+@pytest.mark.parametrize("victim", ["launcher", "sbx-supervisor", "sbx-keeper", "sbx-init"])
+def test_the_server_outlives_each_of_its_native_processes(
+    api: Client, server: Server, victim: str
+) -> None:
+    use_everything(api, f"before-{victim}")
+    kill(server, find(server, victim))
+    assert api.get("/api/ping").status == 200
+    reply = api.post("/api/session/create", {"id": f"after-{victim}"})
+    assert reply.status in {200, 500}, reply  # who comes first may still hear of it
+    use_everything(api, f"again-{victim}")
+
+
+def test_the_server_outlives_its_zygote_and_contexts_do_too(api: Client, server: Server) -> None:
+    context = api.post("/api/contexts", {}).json["id"]
+
+    def run(code: str) -> Any:
+        return api.all_events("/api/execute/code", {"context_id": context, "code": code})
+
+    run("x = 7")
+    kill(server, find(server, "zygote"))
+    assert run("x")[0]["text"] == "7"
+    use_everything(api, "zygote")
+
+
+def test_d08_the_end_of_an_executor_is_told_and_the_next_run_finds_a_fresh_one(
+    api: Client,
+) -> None:
+    context = api.post("/api/contexts", {}).json["id"]
+
+    def run(code: str) -> Any:
+        return api.all_events("/api/execute/code", {"context_id": context, "code": code})
+
+    run("x = 7")
+    error = run("import os; os._exit(1)")[-1]
+    assert (error["type"], error["stateSurvived"]) == ("error", False)
+    assert run("40 + 2")[0]["text"] == "42"
+    assert run("x")[-1]["ename"] == "NameError"
+
+
+def test_who_waits_for_a_command_hears_that_its_sandbox_died(api: Client, server: Server) -> None:
+    api.session("waits")
+    body = {"id": "waits", "command": "echo up; sleep 1000"}
+    with api.events("POST", "/api/execute/stream", body) as events:
+        next(events)
+        assert next(events)["data"] == "up\n"
+        kill(server, find(server, "sbx-keeper"))
+        last = list(events)[-1]
+    assert last["type"] == "error"
+    use_everything(api, "waited")
+
+
+def test_one_sandbox_dies_and_the_others_go_on(api: Client, server: Server) -> None:
+    api.session("other")
+    api.run("other", "x=kept")
+    before = set(descendants(launcher(server)))
+    assert api.post("/sandboxes", {"id": "dies"}).status == 201
+    keeper = next(
+        pid
+        for pid in descendants(launcher(server))
+        if pid not in before and name(pid) == "sbx-keeper"
+    )
+    inside = api.below("/sandboxes/dies")
+    inside.session("s")
+    kill(server, keeper)
+    assert inside.post("/api/execute", {"id": "s", "command": "true"}).status in {410, 500}
+    assert api.run("other", "echo $x")["stdout"] == "kept\n"
+    shown = api.get("/sandboxes/dies").json["sandbox"]
+    assert shown["status"] == "lost"
+    gone = inside.post("/api/execute", {"id": "s", "command": "true"})
+    assert (gone.status, gone.json["error"]) == (410, "Sandbox 'dies' has died")
+    assert api.delete("/sandboxes/dies").status == 200
+
+
+def test_d01_a_shell_that_is_killed_ends_its_stream_and_nothing_else(api: Client) -> None:
+    for number, command in enumerate(("exit 1", "kill -9 $$", "set -e; false", "exec true")):
+        api.session(f"dies-{number}")
+        body = {"id": f"dies-{number}", "command": command}
+        last = api.all_events("/api/execute/stream", body)[-1]
+        assert last["type"] == "error"
+        assert api.run(f"dies-{number}", "echo again")["stdout"] == "again\n"
