@@ -178,6 +178,7 @@ class App:
             query=_query(request.query),
             route=route,
             hosted=hosted,
+            log_commands=self._settings.log_commands,
         )
         if hosted is None:
             return await _handle(route, call, body)

@@ -16,7 +16,6 @@ from weakref import WeakKeyDictionary
 
 import trio
 
-from sandbox_runtime.errors import InvalidArgumentError
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.sandbox import open_runtime, open_sandbox
 from sandbox_runtime.server.breaker import Breaker
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from sandbox_runtime.processes import Process
     from sandbox_runtime.sandbox import Runtime, Sandbox
+    from sandbox_runtime.settings import Network
 
 _LOG = logging.getLogger("sandbox_runtime.server")
 
@@ -53,6 +53,7 @@ class HostSettings:
             0.3 and none for those of 0.12, as each of them expects.
         code_timeout_s: Likewise, of runs of code.
         python_pool: How many Python contexts each sandbox keeps ready.
+        node_pool: Likewise, of JavaScript and of TypeScript.
         most_sandboxes: How many there may be.
         most_sessions: How many each may have.
         most_contexts: How many contexts each may have.
@@ -60,11 +61,12 @@ class HostSettings:
     """
 
     limits: Limits = field(default_factory=Limits)
-    network: str = "loopback"
+    network: Network = "loopback"
     require: Collection[str] = ()
     command_timeout_s: float | None = None
     code_timeout_s: float | None = None
     python_pool: int = 1
+    node_pool: int = 1
     most_sandboxes: int = 100
     most_sessions: int = 256
     most_contexts: int = 64
@@ -78,7 +80,7 @@ class SandboxSpec:
     id: str
     name: str | None = None
     limits: Limits
-    network: str = "loopback"
+    network: Network = "loopback"
     mounts: Sequence[str] = ()
     idle_s: float = math.inf
 
@@ -207,7 +209,6 @@ class Host:
         Raises:
             SandboxExistsError: The id is taken.
             TooManyError: There are as many as there may be.
-            InvalidArgumentError: The network is not known.
             IsolationError: It cannot be made.
         """
         if spec.id in self._sandboxes or spec.id in self._making:
@@ -268,22 +269,24 @@ class Host:
     @asynccontextmanager
     async def _open(self, spec: SandboxSpec) -> AsyncIterator[Sandbox]:
         settings = self.settings
-        if spec.network != "loopback":
-            raise InvalidArgumentError("network", f"{spec.network!r} is not known; use 'loopback'")
         if spec.mounts:  # a runtime of its own, since what is mounted is the runtime's
             async with open_sandbox(
                 limits=spec.limits,
+                network=spec.network,
                 require=settings.require,
                 read_only=spec.mounts,
                 python_pool=settings.python_pool,
+                node_pool=settings.node_pool,
             ) as sandbox:
                 yield sandbox
             return
         async with open_sandbox(
             runtime=await self._living_runtime(),
             limits=spec.limits,
+            network=spec.network,
             require=settings.require,
             python_pool=settings.python_pool,
+            node_pool=settings.node_pool,
         ) as sandbox:
             yield sandbox
 

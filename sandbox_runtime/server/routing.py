@@ -38,7 +38,8 @@ class Call:
         params: The variable segments of its path, decoded.
         query: Its query; the first value of each name.
         route: The endpoint.
-        base_path: What stands before the endpoint's path, e.g. `/sandboxes/x`.
+        hosted: The sandbox it is about, if it is about one.
+        log_commands: Whether commands may stand in the log.
     """
 
     request: Request
@@ -48,7 +49,7 @@ class Call:
     query: Mapping[str, str]
     route: Route[Any]
     hosted: HostedSandbox | None = None
-    base_path: str = ""
+    log_commands: bool = False
 
     @property
     def sandbox(self) -> HostedSandbox:

@@ -170,7 +170,9 @@ class Server:
 
 
 SETTINGS = AppSettings(
-    host=HostSettings(limits=Limits(processes=256), command_timeout_s=20, python_pool=0)
+    host=HostSettings(
+        limits=Limits(processes=256), command_timeout_s=20, python_pool=0, node_pool=0
+    )
 )
 
 

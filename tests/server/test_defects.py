@@ -10,6 +10,7 @@ from sandbox_runtime.server.streams import TextPieces
 
 if TYPE_CHECKING:
     import pytest
+
     from server.conftest import Client
 
 

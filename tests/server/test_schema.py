@@ -30,6 +30,7 @@ SETTINGS = AppSettings(
         command_timeout_s=5,
         code_timeout_s=5,
         python_pool=0,
+        node_pool=0,
         most_sandboxes=4,
         most_sessions=8,
         most_contexts=3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +33,16 @@ if TYPE_CHECKING:
     from sandbox_runtime.server.session_table import SessionRecord
     from sandbox_runtime.server.streams import EventStream
 
+_LOG = logging.getLogger("sandbox_runtime.server")
 _REQUIRED = "Session ID and command are required"
 _OLD_TIMEOUT_S = 30.0
 _KEPT_BESIDE_ERRORS_BYTES = 64 * 1024
+
+
+def log_command(call: Call, session_id: str, command: str) -> None:
+    """Writes a command to the log, if the operator asked for that."""
+    if call.log_commands:
+        _LOG.info("session %s runs %s", session_id, command)
 
 
 async def _session(call: Call, body: wire.Execute) -> SessionRecord:
@@ -100,6 +108,7 @@ def _failure(
 
 async def execute(call: Call, body: wire.Execute) -> wire.Executed:
     record = await _session(call, body)
+    log_command(call, record.id, body.command)
     limit_s = time_limit_s(call, body.timeout_ms, record)
     started_s = time.monotonic()
     result = await record.session.exec(
@@ -131,6 +140,7 @@ async def execute(call: Call, body: wire.Execute) -> wire.Executed:
 
 async def execute_stream(call: Call, body: wire.Execute) -> Response:
     record = await _session(call, body)
+    log_command(call, record.id, body.command)
     limit_s = time_limit_s(call, body.timeout_ms, record)
 
     async def produce(events: EventStream) -> None:

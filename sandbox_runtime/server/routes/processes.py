@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from sandbox_runtime.errors import InvalidArgumentError
 from sandbox_runtime.server.faults import FieldError
+from sandbox_runtime.server.routes.commands import log_command
 from sandbox_runtime.server.routes.sessions import given_env
 from sandbox_runtime.server.routing import Route
 from sandbox_runtime.server.session_table import DEFAULT_SESSION
@@ -89,6 +90,7 @@ async def start(call: Call, body: wire.StartProcess) -> wire.ProcessStarted:
     timeout_ms = body.timeout_ms or options.timeout_ms or options.timeout
     cleanup = body.auto_cleanup if body.auto_cleanup is not None else options.auto_cleanup
     encoding = _encoding(body.encoding or options.encoding)
+    log_command(call, record.id, body.command)
     process = await call.sandbox.sandbox.start_process(
         body.command,
         process_id=body.process_id or options.process_id,

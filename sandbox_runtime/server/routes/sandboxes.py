@@ -45,7 +45,7 @@ def _mounts(wanted: Sequence[wire.Mount], mountable: Sequence[str]) -> tuple[str
         if not any(_lies_in(mount.path, allowed) for allowed in mountable):
             raise ForbiddenError(
                 f"{mount.path!r} may not be mounted",
-                remedy="The operator allows directories with --allow-mount",
+                remedy="The operator allows directories with --mountable",
                 path=mount.path,
             )
     return tuple(mount.path for mount in wanted)
