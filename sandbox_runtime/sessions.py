@@ -292,6 +292,11 @@ class Session:
         return dict(self._env)
 
     @property
+    def keeper(self) -> jails.Keeper:
+        """The native process below."""
+        return self._keeper
+
+    @property
     def closed(self) -> bool:
         """Whether `aclose` was called."""
         return self._closed
