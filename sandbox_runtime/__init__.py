@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         IsolationError,
         NotFoundError,
         NotStartedError,
+        PoolFullError,
         PortUnreachableError,
         ProcessEndedError,
         SandboxClosedError,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
         ExecutionError,
         Result,
     )
+    from sandbox_runtime.interpreters.pool_sizes import PoolSize
+    from sandbox_runtime.interpreters.preloads import Preload
     from sandbox_runtime.interpreters.registry import Contexts
     from sandbox_runtime.processes import Process
     from sandbox_runtime.receipts import CommandResult, Receipt
@@ -58,6 +61,7 @@ _HOMES = {
         "NotFoundError",
         "NotStartedError",
         "PortUnreachableError",
+        "PoolFullError",
         "ProcessEndedError",
         "SandboxClosedError",
         "SandboxError",
@@ -65,6 +69,8 @@ _HOMES = {
     ),
     "interpreters.contexts": ("Context",),
     "interpreters.execution": ("Death", "Execution", "ExecutionError", "Result"),
+    "interpreters.pool_sizes": ("PoolSize",),
+    "interpreters.preloads": ("Preload",),
     "interpreters.registry": ("Contexts",),
     "processes": ("Process",),
     "receipts": ("CommandResult", "Receipt"),
@@ -92,7 +98,10 @@ __all__ = [
     "Limits",
     "NotFoundError",
     "NotStartedError",
+    "PoolFullError",
+    "PoolSize",
     "PortUnreachableError",
+    "Preload",
     "Process",
     "ProcessEndedError",
     "Processes",

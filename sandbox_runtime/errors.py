@@ -117,6 +117,26 @@ class InterpreterUnavailableError(SandboxError):
     code = "interpreter_unavailable"
 
 
+class PoolFullError(SandboxError):
+    """The sandbox has as many interpreters of a language as it may, and none was deleted in time.
+
+    Nothing was made. Delete one, or try again later.
+
+    Attributes:
+        retry_after_s: When trying again may make sense.
+    """
+
+    code = "pool_full"
+    retryable = True
+
+    def __init__(self, most: int, waited_s: float) -> None:
+        super().__init__(
+            f"all {most} interpreters are in use, and none became free in {waited_s:g} s",
+            remedy="Delete a context, or raise the pool's max",
+        )
+        self.retry_after_s = max(1.0, waited_s)
+
+
 class ContextNotFoundError(SandboxError, LookupError):
     """The caller's fault: there is no context with this id (any more). Nothing was done."""
 

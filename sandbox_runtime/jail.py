@@ -582,7 +582,9 @@ class Keeper:
         return self._inner is not None
 
     @contextlib.contextmanager
-    def enter(self, jail: Jail, *, inner_network: bool = True) -> Iterator[tuple[bytes, list[int]]]:
+    def enter(
+        self, jail: Jail, limits: Limits | None = None, *, inner_network: bool = True
+    ) -> Iterator[tuple[bytes, list[int]]]:
         """What a zygote's child needs to know and to hold, see `contain::enter`.
 
         The descriptors are copies, open for the block, whatever is closed meanwhile: the jail's
@@ -590,6 +592,7 @@ class Keeper:
 
         Args:
             jail: What it enters.
+            limits: What each of its processes may use, if less than the sandbox.
             inner_network: As for `create_jail`. Without it the zygote must have the host's network.
 
         Raises:
@@ -601,6 +604,12 @@ class Keeper:
         if self.has_host_network and not inner_network:
             plan = msgspec.structs.replace(plan, network=False)
             del sandbox_fds[plan.cgroup_files]
+        if limits is not None:
+            lower = {
+                name: min(getattr(limits, name), getattr(plan.limits, name))
+                for name in Limits.__struct_fields__
+            }
+            plan = msgspec.structs.replace(plan, limits=Limits(**lower))
         with contextlib.ExitStack() as copies:
             owned: list[int] = []
             for fd in jail.namespace_fds + sandbox_fds:

@@ -25,6 +25,7 @@ from sandbox_runtime.interpreters.node import (
     node_candidates,
     node_read_only_paths,
 )
+from sandbox_runtime.interpreters.pool_sizes import PoolSize
 from sandbox_runtime.interpreters.preloads import PRELOADS, USUAL_PRELOAD, check_preloads
 from sandbox_runtime.interpreters.python import Python
 from sandbox_runtime.interpreters.registry import Contexts
@@ -186,7 +187,7 @@ class Sandbox:
         keeper: jails.Keeper,
         nursery: trio.Nursery,
         report: SandboxReport,
-        pool_sizes: Mapping[str, int],
+        pools: Mapping[str, PoolSize],
     ) -> None:
         self._runtime = runtime
         self._keeper = keeper
@@ -199,7 +200,7 @@ class Sandbox:
         self.report = report
         self.files = Files(keeper, nursery)
         self.processes = Processes(keeper, nursery)
-        self.contexts = Contexts(keeper, runtime.languages, pool_sizes, nursery)
+        self.contexts = Contexts(keeper, runtime.languages, pools, nursery)
 
     @property
     def lost(self) -> bool:
@@ -428,6 +429,7 @@ async def open_sandbox(
     python_pool: int = 1,
     node_pool: int = 1,
     network: Network = "loopback",
+    pools: Mapping[str, PoolSize] | None = None,
 ) -> AsyncIterator[Sandbox]:
     """Makes a sandbox, and ends it and everything in it with the block.
 
@@ -444,6 +446,7 @@ async def open_sandbox(
             with nothing else in it; or `host`, the network of this process with its loopback
             and name service, for installing packages and cloning. Contexts have a loopback
             of their own in both, see `create_code_context`.
+        pools: The same with limits, by language; what it says of one counts more.
 
     Raises:
         IsolationError: A protection cannot be had; it names it and says how to get it.
@@ -467,22 +470,33 @@ async def open_sandbox(
         least = f"must be {MINIMUM_OPEN_FILES} or more for shells to work, not {limits.open_files}"
         raise InvalidArgumentError("limits.open_files", least)
     check_network(network, require)
-    for field, size in (("python_pool", python_pool), ("node_pool", node_pool)):
-        if size < 0:
-            raise InvalidArgumentError(field, "must not be negative")
-    pool_sizes = {"python": python_pool, **dict.fromkeys(NODE_LANGUAGES, node_pool)}
+    sizes = _pool_sizes(python_pool, node_pool, pools or {})
     if runtime is not None and read_only:
         raise InvalidArgumentError("read_only", "is the runtime's; give it to open_runtime")
     if runtime is None:
         async with (
             open_runtime(read_only=read_only) as own,
-            _open_in(own, limits, require, host_name, pool_sizes, network) as sandbox,
+            _open_in(own, limits, require, host_name, sizes, network) as sandbox,
         ):
             yield sandbox
     else:
-        inside = _open_in(runtime, limits, require, host_name, pool_sizes, network)
+        inside = _open_in(runtime, limits, require, host_name, sizes, network)
         async with inside as sandbox:
             yield sandbox
+
+
+def _pool_sizes(
+    python_pool: int, node_pool: int, pools: Mapping[str, PoolSize]
+) -> dict[str, PoolSize]:
+    for field, count in (("python_pool", python_pool), ("node_pool", node_pool)):
+        if count < 0:
+            raise InvalidArgumentError(field, "must not be negative")
+    usual = {"python": python_pool, **dict.fromkeys(NODE_LANGUAGES, node_pool)}
+    sizes = {language: PoolSize(min=count) for language, count in usual.items()}
+    sizes |= pools
+    for language, size in sizes.items():
+        size.check(f"pools[{language}]")
+    return sizes
 
 
 @asynccontextmanager
@@ -491,7 +505,7 @@ async def _open_in(
     limits: Limits | None,
     require: Collection[str],
     host_name: str,
-    pool_sizes: Mapping[str, int],
+    pools: Mapping[str, PoolSize],
     network: Network,
 ) -> AsyncIterator[Sandbox]:
     keeper = await runtime.supervisor.create_sandbox(
@@ -503,7 +517,7 @@ async def _open_in(
         report = build_report(keeper.protections, separate_ids=separate, given_up=given_up)
         enforce(report, require)
         async with open_serving_nursery() as nursery:
-            sandbox = Sandbox(runtime, keeper, nursery, report, pool_sizes)
+            sandbox = Sandbox(runtime, keeper, nursery, report, pools)
             try:
                 yield sandbox
             finally:

@@ -17,6 +17,7 @@ from sandbox_runtime import (
     Death,
     InterpreterUnavailableError,
     InvalidArgumentError,
+    NotStartedError,
     Result,
     Runtime,
     Sandbox,
@@ -100,7 +101,7 @@ async def test_where_it_starts_and_its_variables_can_be_chosen(sandbox: Sandbox)
 
 async def test_a_directory_that_does_not_exist_is_an_error(sandbox: Sandbox) -> None:
     """No context, and the message names it."""
-    with pytest.raises(InterpreterUnavailableError, match="/nowhere"):
+    with pytest.raises(NotStartedError, match="/nowhere"):
         await sandbox.create_code_context(cwd="/nowhere")
     assert (await sandbox.run_code("1")).text == "1"
 

@@ -919,7 +919,8 @@ def test_context_that_cannot_be_confined_runs_nothing(zygote: Zygote) -> None:
     """A jail that cannot be entered is reported on the executor's socket; no `ready`."""
     context_id, sock, reply = zygote.request_fork(plan=b"refuse")
     context = Context(zygote, context_id, reply["pid"], sock)
-    frame = {"type": "failed", "reason": "[Errno 1] mount /proc", "errno": 1}
+    why = {"reason": "[Errno 1] mount /proc", "errno": 1, "step": "enter"}
+    frame = {"type": "failed", **why}
     assert context.receive() == frame
     assert context.receive() is None
     sock.close()

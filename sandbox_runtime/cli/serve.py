@@ -18,17 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandbox_runtime.control import ServeSettings
+    from sandbox_runtime.interpreters.pool_sizes import PoolSize
 
 PORT = 3000
 _TOKEN = re.compile(r"[\x21-\x7e]{16,4096}")
 _WITHOUT_EFFECT = (
     "CLEANUP_INTERVAL_MS",
     "TEMP_FILE_MAX_AGE_MS",
-    "PYTHON_POOL_MAX_SIZE",
-    "JAVASCRIPT_POOL_MIN_SIZE",
-    "JAVASCRIPT_POOL_MAX_SIZE",
-    "TYPESCRIPT_POOL_MIN_SIZE",
-    "TYPESCRIPT_POOL_MAX_SIZE",
 )
 
 
@@ -204,6 +200,17 @@ def serve(values: dict[str, Any]) -> int:
     return 0
 
 
+def _pools(python_min: int) -> dict[str, PoolSize]:
+    """The pools' sizes, of which the option says the smallest of Python's."""
+    from sandbox_runtime.errors import InvalidArgumentError
+    from sandbox_runtime.interpreters.pool_sizes import pool_sizes_of
+
+    try:
+        return pool_sizes_of({**os.environ, "PYTHON_POOL_MIN_SIZE": str(python_min)})
+    except InvalidArgumentError as error:
+        raise click.UsageError(str(error)) from None
+
+
 def _settings(values: dict[str, Any]) -> ServeSettings:
     from sandbox_runtime.control import ServeSettings
     from sandbox_runtime.server.app import AppSettings
@@ -219,6 +226,7 @@ def _settings(values: dict[str, Any]) -> ServeSettings:
         require=values["require"],
         command_timeout_s=None if timeout_ms is None else timeout_ms / 1000,
         python_pool=values["python_pool"],
+        pools=_pools(values["python_pool"]),
         most_sandboxes=values["max_sandboxes"],
         mountable=values["mountable"],
     )

@@ -56,6 +56,8 @@ class Context:
         self._turn = trio.Lock()
         self._closed = False
         self._restarted: trio.Event | None = None
+        self._idle = trio.Event()
+        self._idle.set()
         self.created_s = self.used_s = time.time()
         self.on_closed: Callable[[Context], object] = lambda _: None
 
@@ -82,7 +84,11 @@ class Context:
     @property
     def busy(self) -> bool:
         """Whether a run is going on."""
-        return self._turn.locked()
+        return not self._idle.is_set()
+
+    async def wait_idle(self) -> None:
+        """Waits until the run of this moment is over."""
+        await self._idle.wait()
 
     @property
     def waiting(self) -> int:
@@ -131,11 +137,15 @@ class Context:
             if self.lost:
                 raise SandboxClosedError("the context has ended; restart it or create a new one")
             self.used_s = time.time()
-            with Capture(limit_bytes, on_stdout, on_stderr) as capture:
-                run = Run(on_result, limit_bytes)
-                return await self._interpreter.execute(
-                    code, capture, run, timeout_s, traceback=traceback
-                )
+            self._idle = trio.Event()
+            try:
+                with Capture(limit_bytes, on_stdout, on_stderr) as capture:
+                    run = Run(on_result, limit_bytes)
+                    return await self._interpreter.execute(
+                        code, capture, run, timeout_s, traceback=traceback
+                    )
+            finally:
+                self._idle.set()
 
     def interrupt(self) -> bool:
         """Ends the run of this moment as its deadline would; its result says `interrupted`.

@@ -3,7 +3,7 @@
 A frame is a 4-byte big-endian length, then that much JSON.
 
     → {"cwd", "env", …}                                     once, and first: how to start
-    ← {"type": "ready", "pid"}, or {"type": "failed", "reason"}
+    ← {"type": "ready", "pid"}, or {"type": "failed", "reason", "errno", "step"}
     → {"type": "run", "id", "code", "traceback"}, with two pipes as its output
     ← {"type": "result" | "display" | "update_display", "id", "data", "metadata", "capped", …}
     ← {"type": "clear_output", "id"}
@@ -54,6 +54,8 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     pid: Count = 0
     reason: Any = None
+    errno: Any = None
+    step: Any = None
 
 
 _DECODER = msgspec.json.Decoder(Frame)

@@ -18,6 +18,7 @@ import trio
 
 from sandbox_runtime.errors import (
     InterpreterUnavailableError,
+    NotStartedError,
     SandboxClosedError,
     SandboxLostError,
 )
@@ -78,6 +79,7 @@ class Interpreter:
         """Tells it how to start, and waits until it is ready for its first run.
 
         Raises:
+            NotStartedError: There is no such directory.
             InterpreterUnavailableError: It did not come up.
         """
         await self._send(encode(message), ())
@@ -88,6 +90,8 @@ class Interpreter:
         if not self._frames:
             raise InterpreterUnavailableError("the interpreter died while it was made")
         frame, _ = self._frames.pop(0)
+        if frame.step == "change_directory" and isinstance(frame.errno, int):
+            raise NotStartedError(frame.step, frame.errno, str(message.get("cwd")))
         if frame.type != "ready":
             raise InterpreterUnavailableError(str(frame.reason))
         self.pid = frame.pid

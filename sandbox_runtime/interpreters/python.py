@@ -66,7 +66,7 @@ class Python:
             with theirs:
                 await jail.wait_ready()
                 interpreter.exited = await zygote.fork(
-                    keeper, jail, theirs, inner_network=inner_network
+                    keeper, jail, theirs, wanted.limits, inner_network=inner_network
                 )
             await interpreter.start(start)
         except BaseException:

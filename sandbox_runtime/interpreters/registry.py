@@ -13,6 +13,7 @@ from sandbox_runtime.errors import (
 from sandbox_runtime.interpreters.contexts import Context
 from sandbox_runtime.interpreters.languages import Wanted, known_language
 from sandbox_runtime.interpreters.pool import Pool
+from sandbox_runtime.interpreters.pool_sizes import PoolSize
 from sandbox_runtime.networks import check_context_network
 from sandbox_runtime.programs import check_cwd, check_env
 from sandbox_runtime.settings import WORKSPACE, ContextNetwork, Limits
@@ -43,7 +44,7 @@ class Contexts:
         self,
         keeper: jails.Keeper,
         languages: Mapping[str, Language],
-        pool_sizes: Mapping[str, int],
+        pool_sizes: Mapping[str, PoolSize],
         nursery: trio.Nursery,
     ) -> None:
         self._keeper = keeper
@@ -51,7 +52,12 @@ class Contexts:
         self._contexts: dict[str, Context] = {}
         self._closed = False
         self._pools = {
-            language: Pool(self._opener(language), pool_sizes.get(language, 0), nursery)
+            language: Pool(
+                self._opener(language),
+                pool_sizes.get(language, PoolSize(min=0)),
+                nursery,
+                self._wait_quiet,
+            )
             for language in languages
         }
 
@@ -88,6 +94,8 @@ class Contexts:
             InvalidArgumentError: An argument cannot mean anything; an unknown language names the
                 known ones.
             InterpreterUnavailableError: The interpreter cannot start.
+            NotStartedError: There is no such directory.
+            PoolFullError: There are as many as there may be, and none was deleted in time.
         """
         if self._closed:
             raise SandboxClosedError("the sandbox is closed")
@@ -103,17 +111,40 @@ class Contexts:
             network=check_context_network(network),
         )
         self._languages[wanted.language].check(wanted)
-        interpreter = await self._open(wanted)
-        context = Context(str(uuid.uuid4()), wanted, interpreter, self._open, name=name)
+        context_id = str(uuid.uuid4())
+        pool = self._pools[wanted.language]
+        await pool.take_place(context_id)
+        try:
+            interpreter = await self._open(wanted)
+        except BaseException:
+            pool.leave(context_id)
+            raise
+        return self._enter(Context(context_id, wanted, interpreter, self._open, name=name))
+
+    def _enter(self, context: Context) -> Context:
         self._contexts[context.id] = context
-        context.on_closed = lambda closed: self._contexts.pop(closed.id, None)
+        context.on_closed = self._forget
         return context
+
+    def _forget(self, context: Context) -> None:
+        self._contexts.pop(context.id, None)
+        self._pools[context.language].leave(context.id)
 
     async def _open(self, wanted: Wanted) -> Interpreter:
         pool = self._pools[wanted.language]
         if wanted.is_usual and (ready := pool.claim()) is not None:
             return ready
-        return await self._languages[wanted.language].open(self._keeper, wanted, prime=False)
+
+        async def open_one() -> Interpreter:
+            maker = self._languages[wanted.language]
+            return await maker.open(self._keeper, wanted, prime=False)
+
+        return await pool.make(open_one, counts=wanted.is_usual)
+
+    async def _wait_quiet(self) -> None:
+        """Waits until no code runs in any of the contexts."""
+        while busy := [context for context in self._contexts.values() if context.busy]:
+            await busy[0].wait_idle()
 
     def _opener(self, language: str) -> Opener:
         async def open_one() -> Interpreter:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from sandbox_runtime.settings import Limits
+
 _START_S = 120.0
 _DATAGRAM_BYTES = 1 << 20
 _REMEDY = "Install what is named where the interpreter finds it, e.g. pip install ipython numpy"
@@ -177,6 +179,7 @@ class Zygote:
         keeper: jails.Keeper,
         jail: jails.Jail,
         executor: socket.socket,
+        limits: Limits | None = None,
         *,
         inner_network: bool = True,
     ) -> Callable[[], Awaitable[Death | None]]:
@@ -188,6 +191,7 @@ class Zygote:
             keeper: Of the sandbox.
             jail: Where in it the context shall be.
             executor: The context's end of its socket.
+            limits: What each of its processes may use, if less than the sandbox.
             inner_network: See `Keeper.enter`.
 
         Returns:
@@ -203,7 +207,7 @@ class Zygote:
         child = self._children[number] = _Child()
         try:
             try:
-                with keeper.enter(jail, inner_network=inner_network) as (plan, fds):
+                with keeper.enter(jail, limits, inner_network=inner_network) as (plan, fds):
                     encoded = base64.b64encode(plan).decode()
                     request = {"op": "fork", "id": number, "plan": encoded}
                     await self._send(request, [executor.fileno(), *fds])

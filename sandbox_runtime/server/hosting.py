@@ -16,9 +16,9 @@ from weakref import WeakKeyDictionary
 
 import trio
 
+from sandbox_runtime.interpreters.breaker import Breaker
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.sandbox import open_runtime, open_sandbox
-from sandbox_runtime.server.breaker import Breaker
 from sandbox_runtime.server.faults import (
     SandboxExistsError,
     SandboxGoneError,
@@ -29,8 +29,9 @@ from sandbox_runtime.server.session_table import SessionTable
 from sandbox_runtime.settings import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
+    from sandbox_runtime.interpreters.pool_sizes import PoolSize
     from sandbox_runtime.processes import Process
     from sandbox_runtime.sandbox import Runtime, Sandbox
     from sandbox_runtime.settings import Network
@@ -54,6 +55,7 @@ class HostSettings:
         code_timeout_s: Likewise, of runs of code.
         python_pool: How many Python contexts each sandbox keeps ready.
         node_pool: Likewise, of JavaScript and of TypeScript.
+        pools: The same with limits, by language; what it says of Python counts more.
         most_sandboxes: How many there may be.
         most_sessions: How many each may have.
         most_contexts: How many contexts each may have.
@@ -67,6 +69,7 @@ class HostSettings:
     code_timeout_s: float | None = None
     python_pool: int = 1
     node_pool: int = 1
+    pools: Mapping[str, PoolSize] = field(default_factory=dict)
     most_sandboxes: int = 100
     most_sessions: int = 256
     most_contexts: int = 64
@@ -277,6 +280,7 @@ class Host:
                 read_only=spec.mounts,
                 python_pool=settings.python_pool,
                 node_pool=settings.node_pool,
+                pools=settings.pools,
             ) as sandbox:
                 yield sandbox
             return
@@ -287,6 +291,7 @@ class Host:
             require=settings.require,
             python_pool=settings.python_pool,
             node_pool=settings.node_pool,
+            pools=settings.pools,
         ) as sandbox:
             yield sandbox
 

@@ -84,6 +84,7 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.InterpreterUnavailableError: Row(
         503, "INTERPRETER_NOT_READY", REASON, status_word="initializing"
     ),
+    errors.PoolFullError: Row(503, "INTERPRETER_NOT_READY", REASON),
     errors.SandboxClosedError: Row(410, "SANDBOX_CLOSED"),
     errors.SandboxLostError: Row(500, "SANDBOX_LOST"),
     errors.IsolationError: Row(503, "ISOLATION_UNAVAILABLE"),

@@ -10,10 +10,10 @@ empty environment; descriptor 3 is a SOCK_SEQPACKET socket to the control proces
     ← {"op": "exited", "id", "status", "user_us", "system_us", "max_rss_bytes"}
 
 A child that cannot be confined says so on its executor socket, as {"type": "failed", "reason",
-"errno"}, and ends with status 1. Once confined it reads its first frame there, {"cwd", "env",
-"imports"?, "names"?, "prime"?}: what is one context's own never passes through the zygote, whose
-memory all later contexts get a copy of. With "prime" it runs a cell before it says it is ready: a
-context that waits in a pool then answers three times as fast and holds 3 MB more.
+"errno", "step"}, and ends with status 1. Once confined it reads its first frame there, {"cwd",
+"env", "imports"?, "names"?, "prime"?}: what is one context's own never passes through the zygote,
+whose memory all later contexts get a copy of. With "prime" it runs a cell before it says it is
+ready: a context that waits in a pool then answers three times as fast and holds 3 MB more.
 
 Theory of operation. A child has to be born inside the jail's PID namespace, so the zygote
 joins that namespace *for its children*, forks, and joins its own again; only a process with one
@@ -259,7 +259,7 @@ class Zygote:
 
     def _become_context(self, plan: bytes, fds: list[int]) -> NoReturn:
         """Goes on as the executor of a context; from `enter_jail` on, as untrusted code."""
-        status = 1
+        status, step = 1, "enter"
         executor_socket = socket.socket(fileno=fds[0])
         try:
             signal.set_wakeup_fd(-1)
@@ -269,7 +269,9 @@ class Zygote:
             self._native.enter_jail(plan, tuple(fds[2:]), fds[0])
             size = int.from_bytes(_receive_exactly(executor_socket, 4), "big")
             request = json.loads(_receive_exactly(executor_socket, size))
+            step = "change_directory"
             os.chdir(request["cwd"])
+            step = "start"
             for name in list(os.environ):
                 del os.environ[name]
             for name, value in request["env"].items():
@@ -291,6 +293,7 @@ class Zygote:
                     "type": "failed",
                     "reason": str(error),
                     "errno": getattr(error, "errno", None),
+                    "step": step,
                 }
                 body = json.dumps(reason).encode()
                 executor_socket.sendall(len(body).to_bytes(4, "big") + body)

@@ -1,0 +1,86 @@
+"""How large a pool is, and the environment variables that say so."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sandbox_runtime.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LARGEST = 10_000
+
+
+class PoolSize(msgspec.Struct, frozen=True, kw_only=True):
+    """The size of one language's pool in one sandbox.
+
+    Attributes:
+        min: How many interpreters are kept ready, once the first was asked for.
+        max: How many there may be at once, those in use and those ready; None for no limit of its
+            own. Who comes later waits for one to be deleted, in the order of coming.
+        idle_s: After how long without a claim those beyond `min` are ended.
+        wait_s: How long to wait for a place before `PoolFullError`.
+    """
+
+    min: int = 1
+    max: int | None = None
+    idle_s: float = 300.0
+    wait_s: float = 10.0
+
+    def check(self, field: str) -> None:
+        """Refuses what cannot be.
+
+        Raises:
+            InvalidArgumentError: It names the attribute.
+        """
+        for name, value, lowest in (("min", self.min, 0), ("max", self.max, 1)):
+            if name == "max" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise InvalidArgumentError(f"{field}.{name}", f"must be a number, not {value!r}")
+            if not lowest <= value <= _LARGEST:
+                raise InvalidArgumentError(
+                    f"{field}.{name}", f"must be {lowest} to {_LARGEST}, not {value}"
+                )
+        if self.max is not None and self.min > self.max:
+            raise InvalidArgumentError(
+                f"{field}.min", f"{self.min} is more than max, which is {self.max}"
+            )
+        for name, seconds in (("idle_s", self.idle_s), ("wait_s", self.wait_s)):
+            if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+                raise InvalidArgumentError(f"{field}.{name}", f"must be 0 or more, not {seconds!r}")
+
+
+def pool_sizes_of(environment: Mapping[str, str]) -> dict[str, PoolSize]:
+    """The sizes that variables like `PYTHON_POOL_MIN_SIZE` and `PYTHON_POOL_MAX_SIZE` ask for.
+
+    Raises:
+        InvalidArgumentError: One is no number, or out of range; it names the variable.
+    """
+    sizes: dict[str, PoolSize] = {}
+    for language in ("python", "javascript", "typescript"):
+        prefix = f"{language.upper()}_POOL"
+        lowest = _whole(environment, f"{prefix}_MIN_SIZE", 0)
+        highest = _whole(environment, f"{prefix}_MAX_SIZE", 1)
+        if lowest is None and highest is None:
+            continue
+        smallest = PoolSize().min if highest is None else min(PoolSize().min, highest)
+        size = PoolSize(min=smallest if lowest is None else lowest, max=highest)
+        if size.max is not None and size.min > size.max:
+            what = f"{size.min} is more than {prefix}_MAX_SIZE, which is {size.max}"
+            raise InvalidArgumentError(f"{prefix}_MIN_SIZE", what)
+        sizes[language] = size
+    return sizes
+
+
+def _whole(environment: Mapping[str, str], name: str, lowest: int) -> int | None:
+    text = environment.get(name, "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and lowest <= int(text) <= _LARGEST):
+        raise InvalidArgumentError(name, f"must be a number, {lowest} to {_LARGEST}, not {text!r}")
+    return int(text)

@@ -1,0 +1,270 @@
+"""The pool: what it decides, who waits for whom, and what it says when nothing can be made.
+
+The interpreters here are stand-ins that only count; those of `test_contexts.py` are real.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox_runtime.errors import InterpreterUnavailableError as UnavailableError
+from sandbox_runtime.errors import InvalidArgumentError, PoolFullError
+from sandbox_runtime.interpreters.pool import Pool, PoolState, plan
+from sandbox_runtime.interpreters.pool_sizes import PoolSize, pool_sizes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio.testing import MockClock
+
+    from sandbox_runtime.interpreters.interpreter import Interpreter
+
+
+class Standin:
+    """An interpreter that does nothing."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def look(self) -> bool:
+        return not self.closed
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+class Maker:
+    """Makes stand-ins, or fails."""
+
+    def __init__(self) -> None:
+        self.made: list[Standin] = []
+        self.failure: str | None = None
+        self.tries = 0
+
+    async def __call__(self) -> Interpreter:
+        self.tries += 1
+        await trio.lowlevel.checkpoint()
+        if self.failure is not None:
+            raise UnavailableError(self.failure)
+        self.made.append(Standin())
+        return cast("Interpreter", self.made[-1])
+
+
+@pytest.fixture
+def maker() -> Maker:
+    return Maker()
+
+
+def make_pool(maker: Maker, nursery: trio.Nursery, size: PoolSize, **options: Any) -> Pool:
+    return Pool(cast("Callable[[], Awaitable[Interpreter]]", maker), size, nursery, **options)
+
+
+numbers = st.integers(0, 30)
+
+
+@given(
+    state=st.builds(
+        PoolState,
+        size=st.builds(PoolSize, min=numbers, max=st.none() | st.integers(1, 30)),
+        ready=numbers,
+        coming=numbers,
+        lent=numbers,
+        wished=numbers,
+        quiet_s=st.floats(0, 1000),
+        failing=st.booleans(),
+    )
+)
+def test_a_plan_never_exceeds_the_limit_nor_begins_what_it_ends(state: PoolState) -> None:
+    """Whatever the numbers are."""
+    begin, end = plan(state)
+    assert begin == 0 or end == 0
+    assert 0 <= end <= state.ready
+    held = state.ready + state.coming + begin - end
+    if state.size.max is not None and begin:
+        assert held + state.lent <= state.size.max
+    if begin:
+        assert not state.failing
+        assert held <= max(state.size.min, state.wished)
+
+
+async def test_a_claim_takes_the_oldest_and_another_is_made(
+    maker: Maker, nursery: trio.Nursery
+) -> None:
+    """Nothing is handed out twice."""
+    pool = make_pool(maker, nursery, PoolSize(min=2))
+    await pool.wait_full()
+    first, second = maker.made
+    assert pool.claim() is cast("object", first)
+    assert pool.claim() is cast("object", second)
+    await pool.wait_full()
+    assert len(maker.made) == 4
+    assert pool.ready == 2
+
+
+async def test_a_pool_with_a_limit_grows_with_the_claims_and_shrinks_again(
+    maker: Maker,
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001 - it makes the time pass
+) -> None:
+    """One more is ready after a claim found none; after a quiet while it is ended."""
+    pool = make_pool(maker, nursery, PoolSize(min=1, max=10, idle_s=60))
+    assert pool.claim() is None
+    await pool.wait_full()
+    assert pool.ready == 2
+    await trio.sleep(61)
+    await trio.testing.wait_all_tasks_blocked()
+    assert pool.ready == 1
+    assert [one.closed for one in maker.made].count(True) == 1
+
+
+async def test_those_who_wait_for_a_place_get_it_in_their_order(
+    maker: Maker,
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001 - it makes the time pass
+) -> None:
+    """And who waits too long is told when to come again."""
+    pool = make_pool(maker, nursery, PoolSize(min=0, max=1, wait_s=10))
+    await pool.take_place("first")
+    served = []
+
+    async def take(name: str) -> None:
+        await pool.take_place(name)
+        served.append(name)
+
+    for name in ("second", "third"):
+        nursery.start_soon(take, name)
+        await trio.testing.wait_all_tasks_blocked()
+    assert pool.waiting == 2
+    pool.leave("first")
+    pool.leave("first")  # again does nothing
+    await trio.testing.wait_all_tasks_blocked()
+    assert served == ["second"]
+    pool.leave("second")
+    await trio.testing.wait_all_tasks_blocked()
+    assert served == ["second", "third"]
+    with pytest.raises(PoolFullError, match="all 1 interpreters are in use") as refused:
+        await pool.take_place("fourth")
+    assert refused.value.retry_after_s == 10
+    assert refused.value.retryable
+
+
+async def test_what_is_ready_makes_room_for_who_needs_another_kind(
+    maker: Maker, nursery: trio.Nursery
+) -> None:
+    """Ready ones count towards the limit, but never keep anybody waiting."""
+    pool = make_pool(maker, nursery, PoolSize(min=2, max=2))
+    await pool.wait_full()
+    await pool.take_place("one")
+    await pool.take_place("two")
+    await trio.testing.wait_all_tasks_blocked()
+    assert pool.ready + pool.lent <= 3  # the last one may still be claimed
+    pool.claim()
+    await pool.wait_full()
+    assert pool.ready == 0
+
+
+async def test_nothing_is_made_ahead_while_code_runs(
+    maker: Maker,
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001 - it makes the time pass
+) -> None:
+    """But for longer than a second it does not wait."""
+    quiet = trio.Event()
+    pool = make_pool(maker, nursery, PoolSize(min=1), wait_quiet=quiet.wait)
+    pool.refill()
+    await trio.testing.wait_all_tasks_blocked()
+    assert maker.tries == 0
+    quiet.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert maker.tries == 1
+    busy = make_pool(maker, nursery, PoolSize(min=1), wait_quiet=trio.sleep_forever)
+    started_s = trio.current_time()
+    await busy.wait_full()
+    assert trio.current_time() - started_s == 1
+
+
+async def test_who_asks_where_nothing_can_be_made_is_told_why_at_once(
+    maker: Maker,
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001 - it makes the time pass
+) -> None:
+    """After five failures in a row it is tried again in half a minute, and then once."""
+    pool = make_pool(maker, nursery, PoolSize(min=1))
+    maker.failure = "no IPython"
+    for _ in range(5):
+        with pytest.raises(UnavailableError, match="no IPython"):
+            await pool.make(maker, counts=True)
+    with pytest.raises(UnavailableError, match=r"no IPython. It is tried again in 30 s"):
+        await pool.make(maker, counts=True)
+    pool.refill()
+    await trio.testing.wait_all_tasks_blocked()
+    assert maker.tries == 5
+    await trio.sleep(30)
+    maker.failure = None
+    await pool.make(maker, counts=True)
+    await pool.wait_full()
+    assert pool.ready == 1
+
+
+async def test_a_failure_of_a_special_one_says_nothing_about_the_others(
+    maker: Maker, nursery: trio.Nursery
+) -> None:
+    """It may be due to what that one was asked to be."""
+    pool = make_pool(maker, nursery, PoolSize(min=0))
+    maker.failure = "its own fault"
+    for _ in range(10):
+        with pytest.raises(UnavailableError):
+            await pool.make(maker, counts=False)
+    maker.failure = None
+    await pool.make(maker, counts=True)
+
+
+def test_the_sizes_are_read_from_the_variables_of_the_original() -> None:
+    """What is not said stays as it is."""
+    sizes = pool_sizes_of(
+        {
+            "PYTHON_POOL_MIN_SIZE": "3",
+            "PYTHON_POOL_MAX_SIZE": " 15 ",
+            "JAVASCRIPT_POOL_MAX_SIZE": "4",
+            "TYPESCRIPT_POOL_MIN_SIZE": "",
+        }
+    )
+    assert sizes == {"python": PoolSize(min=3, max=15), "javascript": PoolSize(min=1, max=4)}
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"PYTHON_POOL_MIN_SIZE": "abc"}, "PYTHON_POOL_MIN_SIZE"),
+        ({"PYTHON_POOL_MIN_SIZE": "-1"}, "PYTHON_POOL_MIN_SIZE"),
+        ({"PYTHON_POOL_MAX_SIZE": "0"}, "PYTHON_POOL_MAX_SIZE"),
+        ({"PYTHON_POOL_MAX_SIZE": "3.5"}, "PYTHON_POOL_MAX_SIZE"),
+        ({"PYTHON_POOL_MAX_SIZE": "٣"}, "PYTHON_POOL_MAX_SIZE"),
+        ({"PYTHON_POOL_MIN_SIZE": "3", "PYTHON_POOL_MAX_SIZE": "2"}, "PYTHON_POOL_MIN_SIZE"),
+    ],
+)
+def test_a_variable_that_is_no_size_is_named(variables: dict[str, str], named: str) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(InvalidArgumentError, match=named):
+        pool_sizes_of(variables)
+
+
+@pytest.mark.parametrize(
+    ("size", "field"),
+    [
+        (PoolSize(min=-1), "min"),
+        (PoolSize(min=3, max=2), "min"),
+        (PoolSize(max=0), "max"),
+        (PoolSize(idle_s=float("nan")), "idle_s"),
+        (PoolSize(wait_s=-1), "wait_s"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused(size: PoolSize, field: str) -> None:
+    """The message names what is wrong."""
+    with pytest.raises(InvalidArgumentError, match=rf"pools\[python\]\.{field}"):
+        size.check("pools[python]")
