@@ -348,3 +348,10 @@ def test_as_pid_1_it_reaps_orphans_and_still_knows_how_its_own_child_ended() -> 
         assert served.process.stdout.readline() == "adopted\n"
         assert served.process.stdout.readline() == "reaped\n"
         assert "exit_code=5" in served.wait_for("program ended")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="it takes root to mask /proc as a container does")
+def test_who_may_mount_serves_also_where_a_container_masks_proc() -> None:
+    masked = ["unshare", "--mount", "sh", "-c", 'mount -B /dev/null /proc/keys; exec "$@"', "sh"]
+    with serving("--port", "0", prefix=masked) as served:
+        assert served.get("/api/ping").status == 200

@@ -102,8 +102,12 @@ fn own_namespaces() -> Vec<(String, String)> {
 }
 
 fn launch(control: Control, paths: &[String]) -> std::result::Result<(), (Control, Failure)> {
+    let namespaces = own_namespaces();
     let prepare = || {
         let shown = open_as_caller(paths)?;
+        if shown.is_some() {
+            let _ = mounts::uncover_proc(); // what that leads to is told where `/proc` is needed
+        }
         let (plan, claim) = choose_ids(shown.is_some())?;
         let gate = sys::pipe().at(Step::CloneSupervisor, "pipe")?;
         let owner = match plan {
@@ -118,7 +122,6 @@ fn launch(control: Control, paths: &[String]) -> std::result::Result<(), (Contro
         Ok(prepared) => prepared,
         Err(failure) => return Err((control, failure)),
     };
-    let namespaces = own_namespaces();
     let leaf = leaf.as_ref().map(AsFd::as_fd);
     match sys::fork(contain::OUTER_NAMESPACES, leaf).at(Step::CloneSupervisor, "") {
         Ok(Forked::Child) => {

@@ -485,6 +485,30 @@ pub fn proc_masks() -> Vec<(PathBuf, bool)> {
         .collect()
 }
 
+/// Where something is mounted below `/proc`, makes a mount namespace for this process alone, with a
+/// `/proc` on top that is whole.
+///
+/// Container engines hide parts of `/proc` that way, and then the kernel lets nobody mount a fresh
+/// one in a user namespace, since that would show what was hidden. Who may mount here may see it
+/// anyway. No sandbox gets this one: each jail mounts its own, and hides what is to be hidden.
+///
+/// # Errors
+/// [`Step::MountProc`]; then the namespace may be new, and shows what the old one did.
+pub fn uncover_proc() -> Result<()> {
+    let table = fs::read("/proc/self/mountinfo").at(Step::MountProc, "/proc/self/mountinfo")?;
+    let covers = |line: &[u8]| {
+        line.split(|byte| *byte == b' ').nth(4).is_some_and(|point| point.starts_with(b"/proc/"))
+    };
+    if !table.split(|byte| *byte == b'\n').any(covers) {
+        return Ok(());
+    }
+    sys::leave_namespaces(libc::CLONE_NEWNS).at(Step::MountProc, "a mount namespace")?;
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    sys::mount(c"", Path::new("/"), c"", private, "").at(Step::MountProc, "/")?;
+    sys::mount(c"proc", Path::new("/proc"), c"proc", NO_SUID_DEV | libc::MS_NOEXEC, "")
+        .at(Step::MountProc, "/proc of the launcher")
+}
+
 /// Mounts the `/proc` of this PID namespace over the sandbox's and hides `masks`.
 ///
 /// `settings_read_only`: also makes `/proc/sys` read-only. With ids of its own a sandbox has no
