@@ -2,6 +2,7 @@
 # Starts the control server on port 3000, in a container or from a checkout. Arguments are a
 # program to run beside it; options are environment variables (`sandbox-runtime serve --help`).
 set -euo pipefail
+trap 'exit 143' TERM INT # as PID 1 it would not even be asked
 
 here=$(dirname "$(readlink -f "$0")")
 if ! command -v sandbox-runtime >/dev/null; then
@@ -13,8 +14,5 @@ if ! command -v sandbox-runtime >/dev/null; then
     PATH=$here/.venv/bin:$PATH
 fi
 
-echo "startup.sh: $(sandbox-runtime --version), $(python3 --version), in $PWD as uid $(id -u)" >&2
-if [ $# -gt 0 ]; then
-    echo "startup.sh: beside the server: $1" >&2
-fi
+echo "startup.sh: starting sandbox-runtime in $PWD as uid $(id -u)${1:+, and beside it $1}" >&2
 exec sandbox-runtime serve -- "$@"

@@ -116,6 +116,14 @@ def test_an_idle_server_ends_with_status_0_in_less_than_a_second(number: int) ->
         assert took_s < 1
 
 
+def test_a_server_under_nohup_outlives_its_terminal() -> None:
+    with serving("--port", "0", prefix=["env", "--ignore-signal=HUP"]) as served:
+        served.process.send_signal(signal.SIGHUP)
+        assert served.get("/api/ping").status == 200
+        served.end()
+        assert served.process.returncode == 0
+
+
 def test_a_connection_that_is_idle_does_not_hold_the_end_up() -> None:
     with serving("--port", "0") as served, served.connect() as idle:
         idle.sendall(b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -304,8 +312,14 @@ def test_a_host_that_does_not_exist_is_refused() -> None:
 
 
 def test_a_program_beside_the_server_speaks_through_and_ends_with_it() -> None:
-    program = "trap 'echo told; exit 3' TERM; echo here; while :; do read -t 60 <> <(:); done"
-    with serving("--port", "0", "--", "bash", "-c", program) as served:
+    program = """
+import signal
+def told(*_): print("told"); raise SystemExit(3)
+signal.signal(signal.SIGTERM, told)
+print("here", flush=True)
+signal.pause()
+"""
+    with serving("--port", "0", "--", sys.executable, "-c", program) as served:
         assert served.process.stdout is not None
         assert served.process.stdout.readline() == "here\n"
         assert served.end() < 2

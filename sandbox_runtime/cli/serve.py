@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import re
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +183,9 @@ def serve_options(command: Callable[..., int]) -> Callable[..., int]:
 
 def serve(values: dict[str, Any]) -> int:
     """Serves until a signal ends it, and gives our exit status."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # PID 1 would not hear them while it loads
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end_early)
     import trio
 
     from sandbox_runtime.control import open_journal, run_server
@@ -209,6 +214,10 @@ def _pools(python_min: int) -> dict[str, PoolSize]:
         return pool_sizes_of({**os.environ, "PYTHON_POOL_MIN_SIZE": str(python_min)})
     except InvalidArgumentError as error:
         raise click.UsageError(str(error)) from None
+
+
+def _end_early(_number: int, _frame: object) -> None:
+    sys.exit(0)
 
 
 def _settings(values: dict[str, Any]) -> ServeSettings:

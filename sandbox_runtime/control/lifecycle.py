@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.metadata
 import ipaddress
 import logging
 import os
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("sandbox_runtime.control")
 _INIT_PID = 1
+_ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +88,9 @@ async def run_server(settings: ServeSettings) -> None:
     """
     await _check_reach(settings)
     own: set[int] = set()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    # Who was started with a signal ignored, as by nohup, goes on ignoring it.
+    endings = [number for number in _ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]
+    with trio.open_signal_receiver(*endings) as signals:
         async with open_serving_nursery() as nursery:
             if os.getpid() == _INIT_PID:
                 nursery.start_soon(reap_orphans, own)
@@ -211,6 +215,7 @@ async def _announce(
     record_event(
         _LOG,
         "ready",
+        version=importlib.metadata.version("sandbox-runtime"),
         addresses=",".join(addresses),
         pid=os.getpid(),
         authentication="token" if settings.app.token is not None else "none",
