@@ -51,9 +51,10 @@ python: develop
 	pytest
 	.ci/test-as-ordinary-user
 
-bench: ## benches/foundation.py
+bench: ## benches/foundation.py and benches/ping.py
 	@.ci/setup --group build --group bench
 	python benches/foundation.py
+	python benches/ping.py
 
 fuzz: ## each target for FUZZ_SECONDS
 	@cargo +nightly fuzz --version >/dev/null 2>&1 || { \
