@@ -32,6 +32,8 @@ from sandbox_runtime.server.replies import CORS, error_reply, json_reply
 from sandbox_runtime.server.routes import (
     code,
     commands,
+    files,
+    git,
     health,
     processes,
     sandboxes,
@@ -71,6 +73,8 @@ ROUTES: Sequence[Route[Any]] = (
     *sessions.ROUTES,
     *commands.ROUTES,
     *processes.ROUTES,
+    *files.ROUTES,
+    *git.ROUTES,
     *code.ROUTES,
 )
 """Every endpoint there is."""

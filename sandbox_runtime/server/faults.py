@@ -37,13 +37,15 @@ class FieldError(RequestError):
 
     Attributes:
         field: Its name on the wire; empty if the body as a whole is wrong.
+        said: Whether the message is the wire's own text for this.
     """
 
     code = "invalid_field"
 
-    def __init__(self, field: str, message: str) -> None:
+    def __init__(self, field: str, message: str, *, said: bool = False) -> None:
         super().__init__(message, validationErrors=[{"field": field, "message": message}])
         self.field = field
+        self.said = said
 
 
 class PathRefusedError(RequestError):

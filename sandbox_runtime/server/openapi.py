@@ -25,6 +25,7 @@ _MEANINGS = {
     413: "It is larger than the limit",
     429: "There are as many as there may be",
     500: "It could not be done; `message` says why",
+    501: "A program that it needs is missing in the sandbox",
     502: "What listens on the port does not answer",
     503: "Not now; `Retry-After` says when",
     507: "The sandbox is full",

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from sandbox_runtime import errors
+from sandbox_runtime.git import GitError
 from sandbox_runtime.server import faults
 from sandbox_runtime.server.http import MalformedBodyError, PayloadTooLargeError, Response
 from sandbox_runtime.wire.errors import ErrorBody
@@ -116,6 +117,19 @@ FILE_TABLE: Mapping[int, Row] = {
     errno_names.ENOSPC: Row(507, "NO_SPACE"),
     errno_names.EDQUOT: Row(507, "NO_SPACE"),
 }
+GIT_TABLE: Mapping[str, Row] = {
+    "git_missing": Row(501, "GIT_OPERATION_FAILED"),
+    "not_found": Row(404, "GIT_REPOSITORY_NOT_FOUND"),
+    "auth_required": Row(401, "GIT_AUTH_FAILED"),
+    "branch_not_found": Row(404, "GIT_BRANCH_NOT_FOUND"),
+    "directory_not_empty": Row(409, "GIT_CLONE_FAILED"),
+    "transport_refused": Row(400, "INVALID_GIT_URL"),
+    "certificate": Row(502, "GIT_NETWORK_ERROR"),
+    "network": Row(502, "GIT_NETWORK_ERROR"),
+    "no_space": Row(507, "NO_SPACE"),
+    "deadline": Row(500, "GIT_CLONE_FAILED"),
+    "failed": Row(500, "GIT_CLONE_FAILED"),
+}
 _OTHER_FILE_ROW = Row(400, "FILESYSTEM_ERROR")
 _UNEXPECTED = Row(500, "INTERNAL_ERROR")
 
@@ -124,6 +138,8 @@ def row_of(error: Exception) -> Row:
     """The row of an error."""
     if isinstance(error, errors.FileAccessError):
         return FILE_TABLE.get(error.errno, _OTHER_FILE_ROW)
+    if isinstance(error, GitError):
+        return GIT_TABLE[error.reason]
     if isinstance(error, (errors.NotFoundError, errors.AlreadyExistsError)) and (
         row := KIND_TABLE.get((type(error), error.what))
     ):
@@ -182,8 +198,8 @@ def error_body(error: Exception, route: Route[Any] | None, *, modern: bool) -> E
     row = row_of(error)
     reason = reason_of(error)
     general = route.failure if route is not None else "Internal server error"
-    if isinstance(error, faults.FieldError) and route is not None and error.field in route.required:
-        text = route.required[error.field]
+    if isinstance(error, faults.FieldError) and route is not None:
+        text = reason if error.said else route.required.get(error.field, general)
     else:
         text = row.error or general
     if text == REASON:

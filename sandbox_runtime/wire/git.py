@@ -45,3 +45,28 @@ class CheckedOut(Message, frozen=True, kw_only=True):
     error: str | UnsetType = UNSET
     message: str | UnsetType = UNSET
     code: str | UnsetType = UNSET
+
+
+class CloneProgress(Message, frozen=True, kw_only=True, tag_field="type", tag="progress"):
+    """How far git is, in its own words."""
+
+    phase: str
+    percent: int
+    done: int
+    total: int
+
+
+class CloneComplete(Message, frozen=True, kw_only=True, tag_field="type", tag="complete"):
+    """It is there. The last event."""
+
+    result: CheckedOut
+
+
+class CloneError(Message, frozen=True, kw_only=True, tag_field="type", tag="error"):
+    """It could not be cloned. The last event."""
+
+    error: str
+    code: str
+
+
+CloneEvent = CloneProgress | CloneComplete | CloneError

@@ -72,8 +72,8 @@ def use_everything(api: Client, tag: str) -> None:
     made = api.post("/api/process/start", {"command": "echo up"}).json["processId"]
     with api.events("GET", f"/api/process/{made}/stream") as events:
         assert [event["data"] for event in events if event["type"] == "stdout"] == ["up\n"]
-    ##
-    ##
+    assert api.post("/api/write", {"path": "/workspace/f", "content": "x"}).json["success"]
+    assert api.post("/api/read", {"path": "/workspace/f"}).json["content"] == "x"
     context = api.post("/api/contexts", {}).json["id"]
     body = {"context_id": context, "code": "40 + 2"}
     assert api.all_events("/api/execute/code", body)[0]["text"] == "42"
