@@ -65,7 +65,8 @@ _STEP_REMEDIES = {
     "clone_sandbox": _USER_NAMESPACES,
     "write_id_maps": _USER_NAMESPACES,
     "mount_proc": "A container that masks /proc forbids a fresh one in a user namespace: run it "
-    "with --security-opt systempaths=unconfined or --privileged",
+    "with --cap-add SYS_ADMIN --security-opt seccomp=unconfined, with --security-opt "
+    "systempaths=unconfined (podman: unmask=ALL) or with --privileged",
     "open_source": "Check that the directory exists and may be read",
     "attach_source": _KERNEL,
     "place_descriptors": "Linux 5.9 or newer is needed",
