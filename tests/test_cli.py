@@ -515,7 +515,7 @@ def test_closed_streams_do_no_harm(tmp_path: Path) -> None:
 
 def test_help_is_there_for_everything(tmp_path: Path) -> None:
     """Every command has help that fits a terminal, and no arguments at all show it."""
-    for arguments in ([], ["run"], ["exec"], ["doctor"], ["demo"]):
+    for arguments in ([], ["run"], ["exec"], ["code"], ["doctor"], ["demo"]):
         done = run(*arguments, "--help", cwd=tmp_path)
         assert done.returncode == 0
         assert done.stdout.startswith(b"Usage: sandbox-runtime")

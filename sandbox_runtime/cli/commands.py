@@ -11,8 +11,8 @@ import click
 
 from sandbox_runtime.cli.bench import bench
 from sandbox_runtime.cli.failures import INTERRUPTED, OWN_FAILURE, USAGE, reader_is_gone, say
-from sandbox_runtime.cli.options import shared_options
-from sandbox_runtime.cli.script import load_script
+from sandbox_runtime.cli.options import figures_option, sandbox_options, shared_options
+from sandbox_runtime.cli.script import LANGUAGES, language_of, load_code, load_script
 from sandbox_runtime.cli.serve import serve, serve_options
 from sandbox_runtime.cli.standard_input import piped_input
 from sandbox_runtime.errors import InvalidArgumentError, SandboxError
@@ -79,12 +79,7 @@ def cli() -> None:
     help="What FILE is; by default its ending (.py, .sh) or #! line says so.",
 )
 @click.option("--plain", is_flag=True, help="Run Python as `python FILE` does, not in a context.")
-@click.option(
-    "--figures",
-    metavar="DIR",
-    type=click.Path(file_okay=False, writable=True, path_type=Path),
-    help="A directory, made if it is missing, for the figures that a Python script shows.",
-)
+@figures_option
 @shared_options
 def run(
     options: Options,
@@ -110,12 +105,6 @@ def run(
     A script with a #! line runs as that says, another shell script by bash.
     """
     script = load_script(file, language, plain=plain)
-    if figures is not None:
-        try:
-            figures.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            why = f"{figures} cannot be made: {error.strerror}"
-            raise click.BadParameter(why, param_hint="--figures") from error
     stdin = b"" if file == "-" else piped_input(options)
 
     from sandbox_runtime.cli.run import run_process, supervise
@@ -172,6 +161,69 @@ def execute(options: Options, command: tuple[str, ...], text: str | None) -> int
         return await run_process(sandbox, argv, options, stdin, streams)
 
     return supervise(options, start)
+
+
+_CODE_HELP = """Run code in an interpreter in a fresh sandbox, or talk with it.
+
+\b
+sandbox-runtime code -c '6 * 7'
+sandbox-runtime code --figures plots analysis.py
+sandbox-runtime code --language javascript -c '[1, 2].map((n) => n * 2)'
+sandbox-runtime code        # >>>
+
+FILE, `-` (standard input) or TEXT is one cell: the value of its last expression is
+printed, top-level `await` works, an error is a traceback on stderr and status 1.
+
+Without code, on a terminal, cells are typed and keep their state. Ctrl-C interrupts the
+cell that runs, Ctrl-D ends. --timeout is the time of each cell then.
+"""
+
+
+@cli.command("code", help=_CODE_HELP, short_help="Run code in Python, JavaScript or TypeScript.")
+@click.argument("file", metavar="[FILE]", required=False)
+@click.option("-c", "text", metavar="TEXT", help="The code itself.")
+@click.option(
+    "--language",
+    type=click.Choice(LANGUAGES),
+    help="Of the code; by default the ending of FILE says so (.js, .ts), else it is python.",
+)
+@figures_option
+@sandbox_options
+def run_code(
+    options: Options,
+    file: str | None,
+    text: str | None,
+    language: str | None,
+    figures: Path | None,
+) -> int:
+    """See `_CODE_HELP`."""
+    if file is not None and text is not None:
+        raise click.UsageError("give the code by -c or as FILE, not both")
+    chosen = language_of(file, language)
+    if file is None and text is None:
+        if os.isatty(0):
+            return _talk(options, chosen, figures)
+        file = "-"
+    source = load_code(file, chosen) if file is not None else text or ""
+
+    from sandbox_runtime.cli.code import run_cell
+    from sandbox_runtime.cli.run import supervise
+
+    async def start(sandbox: Sandbox, streams: Streams) -> Outcome:
+        return await run_cell(sandbox, source, chosen, options, streams, figures)
+
+    return supervise(options, start)
+
+
+def _talk(options: Options, language: str, figures: Path | None) -> int:
+    if options.as_json:
+        raise click.UsageError("--json needs code to run: -c, FILE or -")
+
+    from sandbox_runtime.cli.dialogue import Dialogue
+    from sandbox_runtime.cli.run import supervise
+
+    dialogue = Dialogue(language, options, figures)
+    return supervise(options, dialogue.hold, interrupt=dialogue.interrupt)
 
 
 @cli.command(

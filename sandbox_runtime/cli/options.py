@@ -1,14 +1,16 @@
-"""The options that `run` and `exec` have in common."""
+"""The options that `run`, `exec` and `code` have in common."""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sandbox_runtime.cli.values import (
+    make_figures,
     parse_env,
     parse_in,
     parse_memory,
@@ -37,8 +39,29 @@ class Options:
     no_stdin: bool
 
 
+figures_option = click.option(
+    "--figures",
+    metavar="DIR",
+    type=click.Path(file_okay=False, writable=True, path_type=Path),
+    callback=make_figures,
+    help="A directory, made if it is missing, for the figures that the code shows.",
+)
+"""For commands that run code in a context."""
+
+
 def shared_options(command: Callable[..., int]) -> Callable[..., int]:
     """Adds the options to a command, and gives it their values as one."""
+    with_input = click.option(
+        "--no-stdin",
+        is_flag=True,
+        help="Leave our standard input alone. Otherwise what is piped to us is read to its end "
+        "and given to the program.",
+    )
+    return with_input(sandbox_options(command))
+
+
+def sandbox_options(command: Callable[..., int]) -> Callable[..., int]:
+    """The same for a command whose program has no standard input."""
 
     @click.option(
         "--in",
@@ -93,14 +116,9 @@ def shared_options(command: Callable[..., int]) -> Callable[..., int]:
         is_flag=True,
         help="Print one JSON object at the end: output, results, cost, protections.",
     )
-    @click.option(
-        "--no-stdin",
-        is_flag=True,
-        help="Leave our standard input alone. Otherwise what is piped to us is read to its end "
-        "and given to the program.",
-    )
     @functools.wraps(command)
     def with_options(**values: Any) -> int:
+        values.setdefault("no_stdin", True)
         options = Options(**{field.name: values.pop(field.name) for field in fields(Options)})
         return command(options, **values)
 

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 class _Stop:
     """Ends the run before its time, with an exit status."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, interrupt: Callable[[], bool] | None) -> None:
+        self._interrupt = interrupt
         self.status: int | None = None
         self.scope = trio.CancelScope()
         self.streams = Streams(self, as_json=as_json)
@@ -45,14 +46,24 @@ class _Stop:
         self.scope.cancel()
 
     async def obey(self, signals: AsyncIterator[int]) -> None:
-        """Stops at the first signal."""
+        """Stops at the first signal that is no interrupt for somebody else."""
         async for number in signals:
+            if number == signal.SIGINT and self._interrupt is not None and self._interrupt():
+                continue
             self(SIGNAL + number)
             return
 
 
-def supervise(options: Options, start: Start) -> int:
-    """Runs something in a fresh sandbox and gives our exit status; signals end it."""
+def supervise(
+    options: Options, start: Start, *, interrupt: Callable[[], bool] | None = None
+) -> int:
+    """Runs something in a fresh sandbox and gives our exit status; signals end it.
+
+    Args:
+        options: Those of the command.
+        start: Runs it.
+        interrupt: Asked first when SIGINT comes; if it answers that it took it, the run goes on.
+    """
     # Who was started with a signal ignored, as by nohup, goes on ignoring it.
     endings = [
         number
@@ -61,7 +72,7 @@ def supervise(options: Options, start: Start) -> int:
     ]
 
     async def supervised() -> int:
-        stop = _Stop(as_json=options.as_json)
+        stop = _Stop(as_json=options.as_json, interrupt=interrupt)
         status = OWN_FAILURE
         with trio.open_signal_receiver(*endings) as signals:
             async with trio.open_nursery() as nursery:

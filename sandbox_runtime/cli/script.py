@@ -1,4 +1,4 @@
-"""Finds out what a script is, and who runs it."""
+"""Finds out what a file of code is, and who runs it."""
 
 from __future__ import annotations
 
@@ -33,15 +33,7 @@ def load_script(file: str, language: str | None, *, plain: bool) -> Script:
     Raises:
         click.BadParameter: It cannot be read, or is nothing that we know how to run.
     """
-    shown = "standard input" if file == "-" else repr(file)
-    try:
-        content = read_to_end() if file == "-" else Path(file).read_bytes()
-    except IsADirectoryError:
-        raise _bad_file(
-            f"{shown} is a directory; name a script in it, and copy the directory with --in"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise _bad_file(f"{shown}: {getattr(error, 'strerror', None) or error}") from None
+    shown, content = _read(file)
     suffix = Path(file).suffix.lower()
     first = content.split(b"\n", 1)[0]
     shebang = first[2:].split() if first.startswith(b"#!") else []
@@ -60,6 +52,52 @@ def load_script(file: str, language: str | None, *, plain: bool) -> Script:
     raise _bad_file(
         f"{shown} has neither a known ending nor a #! line; say --language python or shell"
     )
+
+
+LANGUAGES = ("python", "javascript", "typescript")
+"""What a cell may be."""
+
+_LANGUAGE_OF_ENDING = {
+    ".js": "javascript",
+    ".mjs": "javascript",
+    ".cjs": "javascript",
+    ".ts": "typescript",
+    ".mts": "typescript",
+    ".cts": "typescript",
+}
+
+
+def language_of(file: str | None, language: str | None) -> str:
+    """The language that was said, or else that of the file's ending, or else Python."""
+    return language or _LANGUAGE_OF_ENDING.get(Path(file or "").suffix.lower(), "python")
+
+
+def load_code(file: str, language: str) -> str:
+    """The text of a file that is one cell; `-` is standard input.
+
+    Raises:
+        click.BadParameter: It cannot be read, or is no text.
+    """
+    shown, content = _read(file)
+    if language == "python":
+        return _decode(shown, content)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _bad_file(f"{shown} is not UTF-8 ({error.reason}); save it as UTF-8") from None
+
+
+def _read(file: str) -> tuple[str, bytes]:
+    """What to call it, and what is in it."""
+    shown = "standard input" if file == "-" else repr(file)
+    try:
+        return shown, read_to_end() if file == "-" else Path(file).read_bytes()
+    except IsADirectoryError:
+        raise _bad_file(
+            f"{shown} is a directory; name a script in it, and copy the directory with --in"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise _bad_file(f"{shown}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _bad_file(message: str) -> click.BadParameter:

@@ -86,6 +86,16 @@ def parse_out(_context: object, _option: object, values: tuple[str, ...]) -> tup
     return tuple(parsed)
 
 
+def make_figures(_context: object, _option: object, value: Path | None) -> Path | None:
+    """`--figures`: the directory is there, or can be made."""
+    if value is not None:
+        try:
+            value.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.BadParameter(f"{value} cannot be made: {error.strerror}") from error
+    return value
+
+
 def parse_env(_context: object, _option: object, values: tuple[str, ...]) -> dict[str, str]:
     """`--env`: names and what they are set to."""
     env = {}
