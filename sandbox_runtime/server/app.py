@@ -42,7 +42,7 @@ from sandbox_runtime.server.routes import (
 from sandbox_runtime.server.routing import Call, Route, RouteTable, decode_body, decode_segment
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from sandbox_runtime.server.hosting import Host, HostedSandbox
     from sandbox_runtime.server.http import Request
@@ -123,12 +123,11 @@ class App:
         route: Route[Any] | None = None
         modern = request.headers.get("x-sandbox-id") is not None
         try:
-            if request.method == "OPTIONS":
-                return Response(status=200, headers=CORS)
-            self._check_token(request)
-            path = request.raw_path.decode("latin-1")
-            path, sandbox_id, prefixed = _split(path)
+            path, sandbox_id, prefixed = _split(request.raw_path.decode("latin-1"))
             modern = modern or prefixed
+            if request.method == "OPTIONS":
+                return Response(status=200, headers=CORS)  # browsers ask it without a token
+            self._check_token(request)
             methods, params = _TABLE.find(path)
             route = _choose(request.method, methods)
             response = await self._answer(request, route, params, sandbox_id, modern=modern)
@@ -156,6 +155,12 @@ class App:
                 "Unauthorized", remedy="Send the server's token: `Authorization: Bearer TOKEN`"
             )
 
+    async def _hosted(self, sandbox_id: str | None) -> HostedSandbox:
+        """The sandbox that a path chooses, or the default one."""
+        if sandbox_id is None:
+            return await self.host.default()
+        return self.host.get(sandbox_id)
+
     async def _answer(
         self,
         request: Request,
@@ -170,10 +175,8 @@ class App:
             limit = route.body_limit_bytes or self._settings.body_limit_bytes
             body = decode_body(await request.read(limit), route.request)
         hosted: HostedSandbox | None = None
-        if sandbox_id is not None:
-            hosted = self.host.get(sandbox_id)
-        elif route.needs_sandbox:
-            hosted = await self.host.default()
+        if sandbox_id is not None or route.needs_sandbox:
+            hosted = await self._hosted(sandbox_id)
         call = Call(
             request=request,
             host=self.host,
@@ -200,16 +203,20 @@ async def _handle(route: Route[Any], call: Call, body: Any) -> Response:
 
 
 def _holding(hosted: HostedSandbox, response: Response) -> Response:
-    """A stream counts as use of its sandbox until it has ended; and it has CORS headers too."""
-    stream = response.stream
-    if stream is None:
-        return response
+    """A stream counts as use of its sandbox until it has ended."""
 
-    async def run(write: Any) -> None:
-        with hosted:
-            await stream(write)
+    def hold(talk: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+        async def run(other_side: Any) -> None:
+            with hosted:
+                await talk(other_side)
 
-    return Response(status=response.status, headers=(*response.headers, *CORS), stream=run)
+        return run
+
+    if response.stream is not None:
+        return msgspec.structs.replace(response, stream=hold(response.stream))
+    if response.upgrade is not None:
+        return msgspec.structs.replace(response, upgrade=hold(response.upgrade))
+    return response
 
 
 def _split(path: str) -> tuple[str, str | None, bool]:

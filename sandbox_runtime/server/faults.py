@@ -184,3 +184,9 @@ class InvalidPortError(RequestError):
     """The port cannot be used."""
 
     code = "invalid_port"
+
+
+class PortInUseError(RequestError):
+    """Something else listens on that port of this machine."""
+
+    code = "port_in_use"

@@ -189,6 +189,11 @@ class Host:
         """What keeps interpreters of a language from being tried in vain."""
         return self._breakers.setdefault(language, Breaker(time.monotonic))
 
+    def living(self, sandbox_id: str) -> Sandbox | None:
+        """The sandbox with that id, if there is one and it lives."""
+        hosted = self._sandboxes.get(sandbox_id)
+        return None if hosted is None or hosted.lost else hosted.sandbox
+
     async def default(self) -> HostedSandbox:
         """The sandbox of the root paths; made if it is not there, or has died."""
         hosted = self._sandboxes.get(DEFAULT_ID)

@@ -11,6 +11,7 @@ import trio
 
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.server.http import Response
+from sandbox_runtime.server.replies import CORS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,6 +22,7 @@ HEARTBEAT_S = 15.0
 """How long a stream may be silent. Proxies cut connections that are for some minutes."""
 
 _HEADERS = (
+    *CORS,
     ("Content-Type", "text/event-stream"),
     ("Cache-Control", "no-cache"),
     ("X-Accel-Buffering", "no"),

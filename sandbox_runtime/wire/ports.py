@@ -13,10 +13,18 @@ PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
 class ExposePort(Message, frozen=True, kw_only=True):
-    """Let a port be reached from outside."""
+    """Let a port be reached from outside.
+
+    Attributes:
+        port: Its number in the sandbox.
+        name: What people call it.
+        listen: An address of the server's machine, whose port of that number leads into the
+            sandbox too.
+    """
 
     port: int
     name: str | None = None
+    listen: str | None = None
 
 
 class UnexposePort(Message, frozen=True, kw_only=True):
@@ -35,13 +43,14 @@ class PortInfo(Message, frozen=True, kw_only=True):
 
 
 class PortExposed(Message, frozen=True, kw_only=True):
-    """It can be reached."""
+    """It can be reached; whoever has `token`, or `url` with it, may see its preview."""
 
     success: bool = True
     port: int
     name: str | UnsetType = UNSET
     exposed_at: str
     url: str | UnsetType = UNSET
+    token: str
     timestamp: str
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -80,3 +81,75 @@ def test_a_run_in_no_context_is_not_found(api: Client) -> None:
     reply = api.post("/api/execute/code", {"code": "1", "context_id": "x/../y"})
     assert (reply.status, reply.json["error"]) == (404, "Context x/../y not found")
     assert reply.headers["access-control-allow-origin"] == "*"
+
+
+def test_d34_dictionaries_and_lists_are_data_where_json_has_them(api: Client, python: str) -> None:
+    assert run(api, python, "{'a': [1, 2]}")[0]["json"] == {"a": [1, 2]}
+    assert run(api, python, "[1, None, 'x']")[0]["json"] == [1, None, "x"]
+    for code in ("{'s': {1, 2}}", "{(1, 2): 3}", "[float('nan')]", "x = []; x.append(x); x"):
+        result, complete = run(api, python, code)
+        assert "json" not in result
+        assert result["text"]
+        assert complete["type"] == "execution_complete"
+
+
+def test_d34_the_value_of_an_expression_is_no_output(api: Client, python: str) -> None:
+    assert [event["type"] for event in run(api, python, "40 + 2")] == [
+        "result",
+        "execution_complete",
+    ]
+
+
+def test_d12_code_that_reads_or_writes_the_descriptors_forges_nothing(
+    api: Client, python: str
+) -> None:
+    *_, error = run(api, python, "input()")
+    assert error["type"] == "error"
+    forged = "import os, sys; os.write(1, b'x'); sys.__stdout__.write('{}'); 1"
+    events = run(api, python, forged)
+    assert "".join(event["text"] for event in events if event["type"] == "stdout") == "x{}"
+    assert events[-1]["type"] == "execution_complete"
+
+
+def test_d13_a_syntax_error_is_an_error(api: Client, python: str) -> None:
+    assert run(api, python, "def f(:")[-1]["ename"] == "SyntaxError"
+
+
+def test_d07_a_run_never_gets_the_output_of_an_earlier_one(api: Client, python: str) -> None:
+    code = "import time\ntry:\n while True: time.sleep(1)\nfinally: print('OLD')"
+    run(api, python, code, timeout_ms=200)
+    events = run(api, python, "print('NEW')")
+    assert [event["text"] for event in events if event["type"] == "stdout"] == ["NEW\n"]
+
+
+def test_d09_d29_contexts_are_never_shared_and_never_too_many(api: Client) -> None:
+    made = [context(api) for _ in range(3)]
+    run(api, made[0], "SECRET = 1")
+    assert run(api, made[1], "SECRET")[-1]["ename"] == "NameError"
+    for one in made:
+        api.delete(f"/api/contexts/{one}")
+
+
+def test_d10_runs_of_one_context_are_one_after_another(api: Client, python: str) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(run, api, python, "import time; v = 1; time.sleep(0.2); v += 1")
+        second = pool.submit(run, api, python, "globals().get('v', 'first')")
+        first.result()
+        second.result()
+    assert run(api, python, "v")[0]["text"] == "2"
+
+
+def test_d35_output_comes_while_the_code_runs(api: Client, python: str) -> None:
+    code = "import os\nos.mkfifo('/tmp/go')\nprint('one')\nopen('/tmp/go').read()\nprint('two')"
+    api.session("goes")
+    body = {"context_id": python, "code": code}
+    with api.events("POST", "/api/execute/code", body) as events:
+        assert next(events)["text"] == "one\n"
+        api.run("goes", "echo > /tmp/go")
+        assert next(events)["text"] == "two\n"
+
+
+def test_d35_unknown_languages_are_refused(api: Client) -> None:
+    reply = api.post("/api/contexts", {"language": "cobol"})
+    assert reply.status == 400
+    assert "'cobol' is not known" in reply.json["error"]

@@ -48,7 +48,7 @@ schema = schemathesis.openapi.from_dict(json.loads(document()))
 
 @schema.parametrize()
 @settings(
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],

@@ -53,7 +53,17 @@ class Displays(DisplayFormatter):
         data, metadata = super().format(obj, include=include, exclude=exclude)
         if not include and ("image/png" in data or "image/svg+xml" in data) and _is_figure(obj):
             data[CHART] = describe_figure(obj)
+        if not include and type(obj) in {dict, list} and (plain := _as_json(obj)) is not None:
+            data.setdefault("application/json", plain)
         return data, metadata
+
+
+def _as_json(obj: Any) -> Any:
+    """A dictionary or list as JSON has it; None if it holds what JSON has not, as sets or NaN."""
+    try:
+        return json.loads(json.dumps(obj, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        return None
 
 
 class _OwnDisplay(IPythonDisplayFormatter):

@@ -19,7 +19,7 @@ import msgspec
 from sandbox_runtime.errors import FileAccessError
 from sandbox_runtime.server.faults import FieldError, PathRefusedError
 from sandbox_runtime.server.http import Response
-from sandbox_runtime.server.replies import error_body
+from sandbox_runtime.server.replies import CORS, error_body
 from sandbox_runtime.server.routes.processes import session_of
 from sandbox_runtime.server.routing import Route
 from sandbox_runtime.server.session_table import DEFAULT_SESSION
@@ -193,7 +193,7 @@ def _stream_read_reply(call: Call, path: str, cwd: str, *, as_base64: bool) -> R
             del fields["content"]
             await send(b'",' + msgspec.json.encode(fields)[1:])
 
-    return Response(headers=(("Content-Type", "application/json"),), stream=run)
+    return Response(headers=(("Content-Type", "application/json"), *CORS), stream=run)
 
 
 async def _pour(
