@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.background import Processes
     from sandbox_runtime.errors import (
         AlreadyExistsError,
+        BranchRefusedError,
         CommandFailedError,
         ContextNotFoundError,
         FileAccessError,
@@ -52,6 +53,7 @@ _HOMES = {
     "background": ("Processes",),
     "errors": (
         "AlreadyExistsError",
+        "BranchRefusedError",
         "CommandFailedError",
         "ContextNotFoundError",
         "FileAccessError",
@@ -83,6 +85,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AlreadyExistsError",
+    "BranchRefusedError",
     "CommandFailedError",
     "CommandResult",
     "Context",

@@ -11,6 +11,7 @@ __all__ = [
     "join_pid_namespace",
     "node_addon",
     "quote_word",
+    "separate_branch",
     "shell_builtin",
     "start_supervisor",
 ]
@@ -37,6 +38,13 @@ def enter_jail(plan: bytes, fds: Sequence[int], kept: int) -> None:
         plan: an `EnterPlan` (`rust_core/src/spec.rs`) in MessagePack.
         fds: the descriptors that the plan speaks of, in its order.
         kept: the one descriptor that stays open, besides 0, 1 and 2.
+    """
+
+def separate_branch() -> int:
+    """Put this process, a branch of a context, into a Landlock domain of its own.
+
+    Returns:
+        The ABI of Landlock; from 6 on it cannot signal its siblings either.
     """
 
 def quote_word(word: bytes) -> bytes:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno as errno_names
 import os
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sandbox_runtime.receipts import CommandResult
 
 
@@ -115,6 +117,28 @@ class InterpreterUnavailableError(SandboxError):
     """No context can be made: the interpreter or what it needs is missing or broken."""
 
     code = "interpreter_unavailable"
+
+
+class BranchRefusedError(SandboxError):
+    """A context cannot be branched now: what it holds does not survive a copy. It goes on.
+
+    Attributes:
+        threads: The names of its threads besides the first.
+        sockets: What its sockets are.
+        tasks: What its event loop has to do yet.
+    """
+
+    code = "branch_refused"
+
+    def __init__(self, why: str, found: Mapping[str, Any] | None = None) -> None:
+        lists = {
+            kind: tuple(map(str, (found or {}).get(kind) or ()))
+            for kind in ("threads", "sockets", "tasks")
+        }
+        named = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in lists.items() if names)
+        remedy = "End the threads and close the sockets first" if named else ""
+        super().__init__(f"{why}{': ' if named else ''}{named}", remedy=remedy)
+        self.threads, self.sockets, self.tasks = lists["threads"], lists["sockets"], lists["tasks"]
 
 
 class PoolFullError(SandboxError):

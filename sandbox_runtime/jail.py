@@ -192,6 +192,7 @@ class Sweep(_Message, frozen=True, kw_only=True, tag="sweep"):
     keep: tuple[int, ...]
     since_ticks: int
     break_shell: bool
+    trees: tuple[int, ...] = ()
 
 
 class InitReady(_Message, frozen=True, kw_only=True, tag="ready"):
@@ -794,6 +795,7 @@ class Jail:
         keep: Sequence[int],
         since_ticks: int,
         break_shell: bool = False,
+        trees: Sequence[int] = (),
     ) -> int:
         """Ends all processes but the spared and the kept with their descendants.
 
@@ -808,6 +810,7 @@ class Jail:
                 keep=tuple(keep),
                 since_ticks=since_ticks,
                 break_shell=break_shell,
+                trees=tuple(trees),
             )
         )
         await self._wait_until(lambda: len(self._swept) >= number)

@@ -126,6 +126,7 @@ mod tests {
                 spare: vec![],
                 keep: vec![7; length],
                 since_ticks: 1,
+                trees: vec![],
                 break_shell: true,
             };
             left.send(&sent, &[pipe.as_fd()]).expect("sent");

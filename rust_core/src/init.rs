@@ -149,8 +149,8 @@ impl Init<'_> {
                 }
                 Ok(())
             }
-            InitRequest::Sweep { spare, keep, since_ticks, break_shell } => {
-                let killed = self.sweep(&spare, &keep, since_ticks, break_shell)?;
+            InitRequest::Sweep { spare, keep, since_ticks, trees, break_shell } => {
+                let killed = self.sweep(&spare, &keep, since_ticks, &trees, break_shell)?;
                 self.socket.send(&InitReply::Swept { killed }, &[])
             }
         }
@@ -189,6 +189,7 @@ impl Init<'_> {
         spare: &[i32],
         keep: &[i32],
         since_ticks: u64,
+        trees: &[i32],
         break_shell: bool,
     ) -> Result<u64> {
         if break_shell {
@@ -202,7 +203,7 @@ impl Init<'_> {
         loop {
             let table = processes().at(Step::Sweep, "/proc")?;
             let found: HashSet<i32> =
-                doomed(&table, spare, keep, since_ticks).into_iter().collect();
+                doomed(&table, spare, keep, since_ticks, trees).into_iter().collect();
             let found: Vec<(i32, u64)> = table
                 .iter()
                 .filter(|row| found.contains(&row.pid))
@@ -303,12 +304,12 @@ fn processes() -> std::io::Result<Vec<Row>> {
 
 /// Who is to end: all but init, the spared, the kept, the descendants of the kept, and whoever was
 /// there before the command. The kept are those that a clock of 10 ms cannot tell from its own.
-fn doomed(table: &[Row], spare: &[i32], keep: &[i32], since_ticks: u64) -> Vec<i32> {
+fn doomed(table: &[Row], spare: &[i32], keep: &[i32], since_ticks: u64, trees: &[i32]) -> Vec<i32> {
     let rows: HashMap<i32, &Row> = table.iter().map(|row| (row.pid, row)).collect();
     let is_kept = |row: &Row| {
         let mut current = row;
         loop {
-            if current.started_ticks < since_ticks {
+            if current.started_ticks < since_ticks || trees.contains(&current.pid) {
                 return true;
             }
             if keep.contains(&current.pid) && current.started_ticks <= since_ticks {
@@ -453,18 +454,26 @@ mod tests {
         // 2 is the shell; 3 an earlier job, 4 its child; 5 this command's, 6 its orphan's child.
         let table = [row(1, 0, 0), row(2, 1, 1), row(3, 2, 5), row(4, 3, 50)];
         let table = [&table[..], &[row(5, 2, 50), row(6, 1, 51), row(7, 6, 52)]].concat();
-        assert_eq!(doomed(&table, &[2], &[3], 10), [5, 6, 7]);
+        assert_eq!(doomed(&table, &[2], &[3], 10, &[]), [5, 6, 7]);
     }
 
     #[test]
     fn an_orphan_of_an_earlier_job_survives_its_parent() {
         let table = [row(1, 0, 0), row(2, 1, 1), row(4, 1, 9), row(5, 4, 50), row(6, 1, 10)];
-        assert_eq!(doomed(&table, &[2], &[], 10), [6]);
+        assert_eq!(doomed(&table, &[2], &[], 10, &[]), [6]);
+    }
+
+    #[test]
+    fn another_interpreter_is_left_alone_with_its_descendants() {
+        // 2 ends, 3 and its child stay, 5 was 2's; 6 is nobody's any more.
+        let table = [row(1, 0, 0), row(2, 1, 1), row(3, 2, 5), row(4, 3, 6), row(5, 2, 7)];
+        let table = [&table[..], &[row(6, 1, 8)]].concat();
+        assert_eq!(doomed(&table, &[], &[], 0, &[3]), [2, 5, 6]);
     }
 
     #[test]
     fn a_number_that_was_used_again_is_not_kept() {
         let table = [row(1, 0, 0), row(2, 1, 1), row(3, 2, 11)];
-        assert_eq!(doomed(&table, &[2], &[3], 10), [3]);
+        assert_eq!(doomed(&table, &[2], &[3], 10, &[]), [3]);
     }
 }

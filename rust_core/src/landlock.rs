@@ -2,7 +2,7 @@
 //!
 //! The ruleset is built once for a sandbox; each program restricts itself by it (3 µs).
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
@@ -42,6 +42,33 @@ pub fn build(abstract_sockets: bool) -> Result<std::result::Result<(OwnedFd, i32
         Some(fd) => Ok(Ok((fd, abi))),
         None => Err(fail(&"the ruleset is empty")),
     }
+}
+
+/// Puts this process into a domain of its own, below the one it is in: from here on it can neither
+/// trace nor read a process outside of the domain, nor signal it where the ABI has scopes (6).
+///
+/// # Errors
+/// [`Step::RestrictByLandlock`], also where there is no Landlock or the domains are too deep.
+pub fn separate() -> Result<i32> {
+    let fail = |e: &dyn std::fmt::Display| Failure {
+        step: Step::RestrictByLandlock,
+        errno: 0,
+        subject: e.to_string(),
+    };
+    let abi = sys::landlock_abi().map_err(|e| fail(&e))?;
+    let ruleset = || -> std::result::Result<RulesetCreated, Box<dyn std::error::Error>> {
+        // A domain has to forbid something; making devices is forbidden anyway.
+        Ok(Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::MakeBlock)?
+            .scope(Scope::Signal)?
+            .scope(Scope::AbstractUnixSocket)?
+            .create()?)
+    };
+    let fd = Option::<OwnedFd>::from(ruleset().map_err(|e| fail(&e))?)
+        .ok_or_else(|| fail(&"the ruleset is empty"))?;
+    sys::restrict_self(fd.as_fd()).map_err(|e| fail(&e))?;
+    Ok(abi)
 }
 
 fn ruleset(

@@ -14,7 +14,7 @@ use pyo3::types::PyBytes;
 
 use crate::error::Failure;
 use crate::spec::EnterPlan;
-use crate::{channel, contain, quote, sys};
+use crate::{channel, contain, landlock, quote, sys};
 
 /// The supervisor, built with this extension (see `build.rs`).
 static SUPERVISOR: &[u8] = include_bytes!(env!("SANDBOX_SUPERVISOR"));
@@ -88,6 +88,12 @@ fn enter_jail(plan: &[u8], fds: Vec<i32>, kept: i32) -> PyResult<()> {
     entered.map_err(|failure| os_error(&failure))
 }
 
+/// Separates this process, a branch of a context, from its siblings: see `landlock::separate`.
+#[pyfunction]
+fn separate_branch() -> PyResult<i32> {
+    landlock::separate().map_err(|failure| os_error(&failure))
+}
+
 /// Escapes one word for a POSIX shell; `ValueError` for a NUL.
 #[pyfunction]
 fn quote_word<'py>(py: Python<'py>, word: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
@@ -106,5 +112,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(node_addon, module)?)?;
     module.add_function(wrap_pyfunction!(join_pid_namespace, module)?)?;
     module.add_function(wrap_pyfunction!(enter_jail, module)?)?;
+    module.add_function(wrap_pyfunction!(separate_branch, module)?)?;
     module.add_function(wrap_pyfunction!(quote_word, module)?)
 }

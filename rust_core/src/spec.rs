@@ -283,6 +283,9 @@ pub enum InitRequest {
         /// A process in `keep` that started later than this many clock ticks after boot is
         /// another one with the same number.
         since_ticks: u64,
+        /// Left alone with all their descendants: other interpreters in this jail.
+        #[serde(default)]
+        trees: Vec<i32>,
         /// Then make the spared shell give up what it is running.
         break_shell: bool,
     },

@@ -183,8 +183,13 @@ fn a_sweep_ends_a_jails_processes_and_those_of_no_other() {
     let mut second = jail(&keeper, "echo up; sleep 1000");
     first.wait_line();
     second.wait_line();
-    let sweep =
-        InitRequest::Sweep { spare: vec![], keep: vec![], since_ticks: 0, break_shell: false };
+    let sweep = InitRequest::Sweep {
+        spare: vec![],
+        keep: vec![],
+        since_ticks: 0,
+        trees: vec![],
+        break_shell: false,
+    };
     first.init.send(&sweep, &[]).expect("sent");
     while !matches!(first.reply().0, InitReply::Swept { .. }) {}
     first.wait_all_gone();

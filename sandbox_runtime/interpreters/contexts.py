@@ -36,6 +36,7 @@ class Context:
         name: What people call it, if anything.
         created_s: When it was made, in seconds since 1970.
         used_s: When it was made or its last run began, likewise.
+        on_fork: Makes its branches.
         on_closed: Called once nothing of it is left, for its owner to forget it.
     """
 
@@ -59,6 +60,7 @@ class Context:
         self._idle = trio.Event()
         self._idle.set()
         self.created_s = self.used_s = time.time()
+        self.on_fork: Callable[[Interpreter, Context, int], Awaitable[list[Context]]]
         self.on_closed: Callable[[Context], object] = lambda _: None
 
     @property
@@ -154,6 +156,31 @@ class Context:
             Whether anything ran.
         """
         return self._interpreter.interrupt()
+
+    async def fork(self, count: int = 1) -> list[Context]:
+        """Branches: contexts that begin with a copy of this one's live state.
+
+        The memory is copied when it is written to, so that a branch of a large state costs
+        little. Each branch has its own runs, output, deadlines and end; the files are the
+        sandbox's. Branches share this one's jail: they cannot read or trace each other's memory or
+        this one's, nor signal each other where Landlock has scopes, but they see each other in
+        /proc, and this one can signal and read them.
+
+        Args:
+            count: How many, 1 to 64.
+
+        Raises:
+            BranchRefusedError: It has threads, sockets or unfinished tasks, which are named.
+            InvalidArgumentError: The number cannot be.
+            PoolFullError: There are as many contexts as there may be.
+            SandboxClosedError: The context has ended.
+        """
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 64:
+            raise InvalidArgumentError("count", f"must be 1 to 64, not {count!r}")
+        async with self._turn:
+            if self.lost:
+                raise SandboxClosedError("the context has ended; restart it or create a new one")
+            return await self.on_fork(self._interpreter, self, count)
 
     async def restart(self) -> None:
         """Begins anew: same id and settings, fresh state. What runs or waits ends as killed.

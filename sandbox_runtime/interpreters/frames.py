@@ -9,6 +9,8 @@ A frame is a 4-byte big-endian length, then that much JSON.
     ← {"type": "clear_output", "id"}
     ← {"type": "error", "id", "name", "value", "traceback"}
     ← {"type": "done", "id", "status", "execution_count", "usage"}       the last of a run
+    → {"type": "fork", "id"}, with a socket for each copy, on which that says `ready`
+    ← {"type": "forked", "id"}, or {"type": "refused", "id", "data"}, which names what is in the way
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from sandbox_runtime.errors import (
+    BranchRefusedError,
     InterpreterUnavailableError,
     NotStartedError,
     SandboxClosedError,
@@ -24,6 +25,7 @@ from sandbox_runtime.errors import (
 )
 from sandbox_runtime.interpreters.execution import Death, Execution
 from sandbox_runtime.interpreters.frames import Frame, FrameReader, decode, encode
+from sandbox_runtime.interpreters.shared_jail import SharedJail
 from sandbox_runtime.receipts import Receipt
 from sandbox_runtime.settings import INTERRUPT_GRACE_S
 
@@ -57,11 +59,18 @@ class Interpreter:
     """
 
     def __init__(
-        self, jail: jails.Jail, sock: socket.socket, *, interrupt_signal: int = signal.SIGINT
+        self,
+        jail: jails.Jail | SharedJail,
+        sock: socket.socket,
+        *,
+        interrupt_signal: int = signal.SIGINT,
+        branches: bool = False,
     ) -> None:
         sock.setblocking(False)
         self._interrupt_signal = interrupt_signal
-        self._jail = jail
+        self._shared = jail if isinstance(jail, SharedJail) else SharedJail(jail)
+        self._jail = self._shared.jail
+        self._branches = branches
         self._socket = sock
         self.exited: Callable[[], Awaitable[Death | None]] | None = None
         self._reader = FrameReader()
@@ -83,18 +92,60 @@ class Interpreter:
             InterpreterUnavailableError: It did not come up.
         """
         await self._send(encode(message), ())
-        self._receive()
-        while not self._frames and not self.lost:
-            await trio.lowlevel.wait_readable(self._socket)
-            self._receive()
-        if not self._frames:
-            raise InterpreterUnavailableError("the interpreter died while it was made")
-        frame, _ = self._frames.pop(0)
+        frame = await self.first_frame()
         if frame.step == "change_directory" and isinstance(frame.errno, int):
             raise NotStartedError(frame.step, frame.errno, str(message.get("cwd")))
         if frame.type != "ready":
             raise InterpreterUnavailableError(str(frame.reason))
         self.pid = frame.pid
+        self._shared.enter(self.pid)
+
+    async def first_frame(self) -> Frame:
+        """The frame that comes next, while nothing runs."""
+        self._receive()
+        while not self._frames and not self.lost:
+            await trio.lowlevel.wait_readable(self._socket)
+            self._receive()
+        if not self._frames:
+            raise InterpreterUnavailableError("the interpreter has died")
+        return self._frames.pop(0)[0]
+
+    async def fork(self, count: int) -> list[Interpreter]:
+        """Copies its live state; nothing runs in it at that time.
+
+        The copies live in the same jail, each with an output and an end of its own.
+
+        Raises:
+            BranchRefusedError: Something in it cannot be copied; it is named.
+            InterpreterUnavailableError: It or a copy has died.
+        """
+        if not self._branches:
+            raise BranchRefusedError("interpreters of this language cannot be copied")
+        self._frames.clear()  # of threads that have outlived their cell
+        pairs = [socket.socketpair() for _ in range(count)]
+        copies = [Interpreter(self._shared, ours, branches=True) for ours, _ in pairs]
+        self._number += 1
+        message = {"type": "fork", "id": str(self._number)}
+        try:
+            try:
+                await self._send(encode(message), [theirs.fileno() for _, theirs in pairs])
+            finally:
+                for _, theirs in pairs:
+                    theirs.close()
+            answer = await self.first_frame()
+            if answer.type == "refused":
+                raise BranchRefusedError("it holds what cannot be copied", answer.data or {})
+            for copy in copies:
+                ready = await copy.first_frame()
+                copy.imported_late = self.imported_late
+                copy.pid = ready.pid
+                self._shared.enter(copy.pid)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                for copy in copies:
+                    await copy.aclose()
+            raise
+        return copies
 
     def fileno(self) -> int:
         """Its socket; readable when it has something to say."""
@@ -223,7 +274,12 @@ class Interpreter:
             if run.done is None:
                 self.lost = True
             else:
-                await self._jail.sweep(spare=[self.pid], keep=(), since_ticks=0)
+                await self._jail.sweep(
+                    spare=[self.pid],
+                    keep=(),
+                    since_ticks=0,
+                    trees=self._shared.others(self.pid),
+                )
         except (SandboxLostError, SandboxClosedError):
             self.lost = True
         if self.lost:
@@ -238,7 +294,7 @@ class Interpreter:
                 # Who has closed its socket is about to end, unless user code has closed it.
                 with trio.move_on_after(_DEATH_S):
                     await self._learn_death()
-            await self._jail.aclose()
+            await self._shared.leave(self.pid)
 
     async def _learn_death(self) -> None:
         if self.exited is not None:
@@ -288,7 +344,7 @@ class Interpreter:
         self.interrupt("killed")
         self.lost = True
         with trio.CancelScope(shield=True):
-            await self._jail.aclose()
+            await self._shared.leave(self.pid)
         if self._socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()

@@ -60,7 +60,7 @@ class Python:
             ours.close()
             theirs.close()
             raise
-        interpreter = Interpreter(jail, ours)
+        interpreter = Interpreter(jail, ours, branches=True)
         interpreter.imported_late = dict(zygote.refused)
         try:
             with theirs:

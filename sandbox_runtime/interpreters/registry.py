@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.interpreters.languages import Language
 
     Opener = Callable[[], Awaitable[Interpreter]]
+    Branches = list[Context]
 
 
 class Contexts:
@@ -124,7 +125,24 @@ class Contexts:
     def _enter(self, context: Context) -> Context:
         self._contexts[context.id] = context
         context.on_closed = self._forget
+        context.on_fork = self._fork
         return context
+
+    async def _fork(self, interpreter: Interpreter, parent: Context, count: int) -> Branches:
+        pool = self._pools[parent.language]
+        ids = [str(uuid.uuid4()) for _ in range(count)]
+        try:
+            for context_id in ids:
+                await pool.take_place(context_id)
+            copies = await interpreter.fork(count)
+        except BaseException:
+            for context_id in ids:
+                pool.leave(context_id)
+            raise
+        return [
+            self._enter(Context(context_id, parent.wanted, copy, self._open, name=parent.name))
+            for context_id, copy in zip(ids, copies, strict=True)
+        ]
 
     def _forget(self, context: Context) -> None:
         self._contexts.pop(context.id, None)

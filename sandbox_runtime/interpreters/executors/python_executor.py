@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 LOWEST_FD = 200
 """Our descriptors stay above those that programs count on (`exec 3>`, `closerange(3, 100)`)."""
 
+MOST_BRANCHES = 64
+"""How many copies may be made at once: as many sockets come with the request."""
+
 NO_INPUT = (
     "input() is not available: the code runs without a terminal; "
     "pass the data in the code or in a file"
@@ -138,6 +141,7 @@ class Executor:
         self._description: tuple[str, str, list[str]] | None = None
         self._interrupted = False
         self._style = "plain"
+        self._branches: set[int] = set()
 
     def serve(self) -> None:
         self._detach_output()
@@ -147,7 +151,10 @@ class Executor:
         while (received := self._receive()) is not None:
             request, fds = received
             try:
-                self._run(request, fds)
+                if request["type"] == "fork":
+                    self._fork(request, fds)
+                else:
+                    self._run(request, fds)
             except BrokenPipeError:
                 return  # the control process is gone
             finally:
@@ -176,6 +183,46 @@ class Executor:
                 print(text)
         elif self._run_id is not None:  # else: a thread that outlived its cell
             self._send({**frame, "id": self._run_id})
+
+    # --- branches --------------------------------------------------------------------------
+
+    def _fork(self, request: Frame, fds: list[int]) -> None:
+        """Makes a copy of this process for each socket, unless something would not survive it."""
+        for pid in self._branches.copy():
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                self._branches.discard(pid)
+        tasks: list[str] = []
+        if isinstance(self._shell.loop_runner, LoopRunner):
+            tasks = self._shell.loop_runner.unfinished()
+            if not tasks:
+                self._shell.loop_runner.close()  # the next `await` makes another
+        found = {**what_cannot_be_copied({self._sock.fileno(), *fds}), "tasks": tasks}
+        if any(found.values()):
+            _close(fds)
+            self._send({"type": "refused", "id": request["id"], "data": found})
+            return
+        for fd in fds:
+            pid = os.fork()
+            if pid == 0:
+                self._become_branch(fd, fds)
+                return
+            self._branches.add(pid)
+        _close(fds)
+        self._send({"type": "forked", "id": request["id"]})
+
+    def _become_branch(self, own: int, fds: list[int]) -> None:
+        """Goes on as a copy with a socket of its own; the fork has closed the old one."""
+        try:
+            os.setsid()
+            separate_branch()
+            _close([fd for fd in fds if fd != own])
+            self._sock = _move_up(socket.socket(fileno=own))
+            self._pid = _getpid()
+            self._branches = set()
+            refresh_process()
+            self._send({"type": "ready", "pid": self._pid})
+        except BaseException:  # noqa: BLE001 - its end says it
+            _exit(1)
 
     # --- one run ---------------------------------------------------------------------------
 
@@ -346,7 +393,7 @@ class Executor:
         """Waits for a frame and the descriptors that ride on its first byte; None at EOF."""
         try:
             header, fds, _, _ = socket.recv_fds(
-                self._sock, _HEADER.size, 2, socket.MSG_CMSG_CLOEXEC
+                self._sock, _HEADER.size, MOST_BRANCHES, socket.MSG_CMSG_CLOEXEC
             )
             header += self._receive_exactly(_HEADER.size - len(header))
             (size,) = _HEADER.unpack(header)
@@ -436,6 +483,37 @@ def _usage_since(before: tuple[float, float]) -> dict[str, int]:
         "system_us": round((system_s - before[1]) * 1e6),
         "max_rss_bytes": peak_kib * 1024,
     }
+
+
+def separate_branch() -> None:
+    """Keeps a branch from its siblings; the zygote puts the native function here."""
+
+
+def what_cannot_be_copied(own: set[int]) -> dict[str, list[str]]:
+    """What a copy of this process would lack or share: threads and sockets but our own."""
+    main = str(threading.main_thread().native_id)
+    known = {thread.native_id: thread.name for thread in threading.enumerate()}
+    threads = [
+        known.get(int(number)) or f"a thread of a library ({number})"
+        for number in os.listdir("/proc/self/task")  # noqa: PTH208 - touches less memory
+        if number != main
+    ]
+    sockets = []
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
+            if int(name) not in own and target.startswith("socket:"):
+                sockets.append(_describe_socket(int(name)))
+    return {"threads": threads, "sockets": sockets}
+
+
+def _describe_socket(fd: int) -> str:
+    with socket.socket(fileno=os.dup(fd)) as copy:
+        try:
+            peer = f" to {copy.getpeername()}"
+        except OSError:
+            peer = ""
+        return f"descriptor {fd}, {copy.family.name} at {copy.getsockname()}{peer}"
 
 
 # --- rehearsal -----------------------------------------------------------------------------

@@ -174,6 +174,14 @@ class LoopRunner:
                 self._loop.run_until_complete(task)
             raise
 
+    def unfinished(self) -> list[str]:
+        """Returns what the loop has to do yet."""
+        import asyncio
+
+        if self._loop is None or self._loop.is_closed():
+            return []
+        return [repr(task)[:200] for task in asyncio.all_tasks(self._loop)]
+
     def close(self) -> None:
         """Closes the loop; the next coroutine gets a new one."""
         if self._loop is not None:

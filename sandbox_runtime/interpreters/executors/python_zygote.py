@@ -179,6 +179,7 @@ class Zygote:
         modules = [str(name) for name in received[0]["modules"]]
         self._executor = load_executor()
         self._executor.prepare_process()
+        self._executor.separate_branch = getattr(self._native, "separate_branch", lambda: None)
         preloaded, missing = [], []
         for name in modules:
             try:

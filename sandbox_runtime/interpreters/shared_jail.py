@@ -1,0 +1,43 @@
+"""A jail in which several interpreters live: one and the branches forked from it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from sandbox_runtime.errors import SandboxClosedError, SandboxLostError
+
+if TYPE_CHECKING:
+    from sandbox_runtime import jail as jails
+
+
+class SharedJail:
+    """A jail that ends with the last of its interpreters.
+
+    Attributes:
+        jail: The jail.
+    """
+
+    def __init__(self, jail: jails.Jail) -> None:
+        self.jail = jail
+        self._living: set[int] = set()
+
+    def enter(self, pid: int) -> None:
+        """Takes note of an interpreter, by its number in the jail."""
+        self._living.add(pid)
+
+    def others(self, pid: int) -> list[int]:
+        """The interpreters besides this one."""
+        return sorted(self._living - {pid})
+
+    async def leave(self, pid: int) -> None:
+        """Ends an interpreter and what it started; nothing of it is alive when this returns.
+
+        A process that has lost its parent may be anybody's, and is ended too.
+        """
+        self._living.discard(pid)
+        if self._living:
+            with contextlib.suppress(SandboxLostError, SandboxClosedError):
+                await self.jail.sweep(spare=(), keep=(), since_ticks=0, trees=self.others(pid))
+                return
+        await self.jail.aclose()

@@ -1,0 +1,220 @@
+"""Branches: copies of a live context, each with runs, output and an end of its own."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from sandbox_runtime import (
+    BranchRefusedError,
+    Context,
+    InvalidArgumentError,
+    PoolFullError,
+    PoolSize,
+    Runtime,
+    Sandbox,
+    SandboxClosedError,
+    open_sandbox,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@pytest.fixture
+async def sandbox(runtime: Runtime) -> AsyncIterator[Sandbox]:
+    """A sandbox with nothing made ahead."""
+    async with open_sandbox(runtime=runtime, python_pool=0) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+async def context(sandbox: Sandbox) -> Context:
+    """A context of which branches are made; it has imported nothing large."""
+    return await sandbox.contexts.create(preload="bare")
+
+
+async def text(context: Context, code: str) -> str | None:
+    """What a cell says."""
+    execution = await context.run(code, deadline_s=30)
+    assert execution.ended == "ok", execution.error
+    return execution.text
+
+
+async def test_branches_begin_with_the_state_and_go_their_own_ways(
+    sandbox: Sandbox, context: Context
+) -> None:
+    """Also functions and imports; what one changes the others do not see."""
+    await context.run("import math\ndata = [1]\ndef total(): return sum(data) + math.floor(0.5)")
+    branches = await context.fork(3)
+    for number, branch in enumerate(branches):
+        await branch.run(f"data.append({number * 10})")
+    assert [await text(one, "total()") for one in [context, *branches]] == ["1", "1", "11", "21"]
+    assert sandbox.contexts.list() == [context, *branches]
+    assert len({one.id for one in sandbox.contexts.list()}) == 4
+
+
+async def test_branches_run_at_the_same_time_with_outputs_of_their_own(context: Context) -> None:
+    """Each waits for the others in a file that all of them see."""
+    branches = await context.fork(3)
+    outputs: dict[int, bytes] = {}
+
+    async def run(number: int, branch: Context) -> None:
+        execution = await branch.run(
+            f"import pathlib, time\nprint('branch', {number})\n"
+            f"pathlib.Path('/tmp/b{number}').touch()\n"
+            "while len(list(pathlib.Path('/tmp').glob('b?'))) < 3: time.sleep(0.001)",
+            deadline_s=20,
+        )
+        outputs[number] = execution.stdout
+        assert execution.ended == "ok"
+
+    async with trio.open_nursery() as nursery:
+        for number, branch in enumerate(branches):
+            nursery.start_soon(run, number, branch)
+    assert outputs == {number: f"branch {number}\n".encode() for number in range(3)}
+
+
+async def test_branches_draw_different_random_numbers(context: Context) -> None:
+    """Though their state was copied."""
+    await context.run("import random")
+    branches = await context.fork(2)
+    draws = {await text(one, "random.random()") for one in [context, *branches]}
+    assert len(draws) == 3
+
+
+async def test_a_branch_can_be_branched(context: Context) -> None:
+    """And outlives the one it came from."""
+    await context.run("path = ['root']")
+    (child,) = await context.fork()
+    await child.run("path.append('child')")
+    (grandchild,) = await child.fork()
+    await child.aclose()
+    await context.aclose()
+    assert await text(grandchild, "path") == "['root', 'child']"
+
+
+async def test_the_end_of_one_leaves_the_others_alone(context: Context) -> None:
+    """Also when it crashes; its child processes end with it."""
+    first, second, third = await context.fork(3)
+    await third.run("import subprocess\nkept = subprocess.Popen(['sleep', '1000'])")
+    await first.run("import subprocess\nsubprocess.Popen(['sleep', '1001'])")
+    await first.aclose()
+    execution = await second.run(
+        "import os, subprocess\nsubprocess.Popen(['sleep', '1002'], start_new_session=True)\n"
+        "os._exit(3)",
+        deadline_s=20,
+    )
+    assert (execution.ended, execution.state_survived) == ("context lost", False)
+    listing = """
+import os
+found = []
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    name = open(f"/proc/{pid}/cmdline").read().split(chr(0))
+    if name[0] == "sleep":
+        found.append(name[1])
+found
+"""
+    assert await text(context, listing) == "['1000']"
+    assert await text(third, "kept.poll() is None") == "True"
+    with pytest.raises(SandboxClosedError):
+        await first.run("1")
+
+
+async def test_a_deadline_of_one_is_nothing_to_the_others(context: Context) -> None:
+    """It ends what that one has started, and no other interpreter."""
+    (branch,) = await context.fork()
+    execution = await context.run("x = 1\nwhile True: pass", deadline_s=0.3)
+    assert (execution.ended, execution.state_survived) == ("deadline", True)
+    execution = await branch.run("y = 2\nwhile True: pass", deadline_s=0.3)
+    assert (execution.ended, execution.state_survived) == ("deadline", True)
+    assert (await text(context, "x"), await text(branch, "y")) == ("1", "2")
+
+
+async def test_branches_cannot_read_or_end_each_other(sandbox: Sandbox, context: Context) -> None:
+    """Nor the one that they came from, whose memory held what they were to have."""
+    protections = {row.name: row for row in sandbox.report.protections}
+    if protections["landlock"].achieved != "full":
+        pytest.skip("branches are kept apart by Landlock, which is not here")
+    first, second = await context.fork(2)
+    numbers = [one._interpreter.pid for one in (context, second)]
+    attempt = f"""
+import os, signal
+answers = []
+for pid in {numbers}:
+    for attempt in (
+        lambda: open(f"/proc/{{pid}}/mem", "rb"),
+        lambda: open(f"/proc/{{pid}}/environ", "rb").read(),
+        lambda: os.listdir(f"/proc/{{pid}}/fd"),
+        lambda: os.kill(pid, signal.SIGKILL),
+    ):
+        try:
+            attempt()
+            answers.append("done")
+        except PermissionError:
+            answers.append("refused")
+answers
+"""
+    assert await text(first, attempt) == repr(["refused"] * 8)
+    await first.run("import os, signal\nos.kill(-1, signal.SIGKILL)", deadline_s=10)
+    assert await text(context, "1") == await text(second, "1") == "1"
+
+
+async def test_threads_and_sockets_and_tasks_are_named_in_the_refusal(context: Context) -> None:
+    """The context goes on, and can be branched when they are gone."""
+    await context.run(
+        "import asyncio, socket, threading\n"
+        "stop = threading.Event()\n"
+        "thread = threading.Thread(target=stop.wait, name='the watcher'); thread.start()\n"
+        "server = socket.create_server(('127.0.0.1', 0))\n"
+        "later = asyncio.ensure_future(asyncio.sleep(1000))\nawait asyncio.sleep(0)"
+    )
+    with pytest.raises(BranchRefusedError) as refused:
+        await context.fork(2)
+    assert refused.value.threads == ("the watcher",)
+    assert "AF_INET at ('127.0.0.1'" in refused.value.sockets[0]
+    assert "sleep" in refused.value.tasks[0]
+    assert "the watcher" in str(refused.value)
+    await context.run("stop.set(); thread.join(); server.close(); later.cancel()")
+    await context.run("await asyncio.sleep(0)")
+    (branch,) = await context.fork()
+    assert await text(branch, "await asyncio.sleep(0, 'ran')") == "'ran'"
+
+
+async def test_mistakes_of_the_caller_are_told(runtime: Runtime, context: Context) -> None:
+    """Numbers that cannot be, a pool that is full, a context that has ended."""
+    for count in (0, 65, True, "2"):
+        with pytest.raises(InvalidArgumentError, match="count"):
+            await context.fork(count)  # type: ignore[arg-type]
+    sizes = {"python": PoolSize(min=0, max=2, wait_s=0.1)}
+    async with open_sandbox(runtime=runtime, pools=sizes) as small:
+        only = await small.contexts.create(preload="bare")
+        with pytest.raises(PoolFullError):
+            await only.fork(2)
+        assert small.contexts.list() == [only]
+        assert len(await only.fork(1)) == 1
+    await context.aclose()
+    with pytest.raises(SandboxClosedError):
+        await context.fork()
+
+
+async def test_a_large_state_is_branched_at_once(
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the call to the first result of a branch that holds 500 MB."""
+    context = await sandbox.create_code_context()
+    await context.run("import numpy as np\nbig = np.ones(500 * 10**6 // 8)")
+    took_s = []
+    for _ in range(5):
+        started_s = time.perf_counter()
+        (branch,) = await context.fork()
+        answer = await text(branch, "big[-1]")
+        took_s.append(time.perf_counter() - started_s)
+        assert answer == "np.float64(1.0)"
+        await branch.aclose()
+    with capsys.disabled():
+        print(f"\nbranch of 500 MB to its first result: {min(took_s) * 1e3:.1f} ms at best")  # noqa: T201
+    assert min(took_s) < 1
