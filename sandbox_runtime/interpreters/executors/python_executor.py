@@ -192,11 +192,13 @@ class Executor:
             if os.waitpid(pid, os.WNOHANG)[0]:
                 self._branches.discard(pid)
         tasks: list[str] = []
-        if isinstance(self._shell.loop_runner, LoopRunner):
-            tasks = self._shell.loop_runner.unfinished()
+        own = {self._sock.fileno(), *fds}
+        if isinstance(runner := self._shell.loop_runner, LoopRunner):
+            tasks = runner.unfinished()
             if not tasks:
-                self._shell.loop_runner.close()  # the next `await` makes another
-        found = {**what_cannot_be_copied({self._sock.fileno(), *fds}), "tasks": tasks}
+                runner.close()  # the next `await` makes another
+            own |= runner.own_descriptors()
+        found = {**what_cannot_be_copied(own), "tasks": tasks}
         if any(found.values()):
             _close(fds)
             self._send({"type": "refused", "id": request["id"], "data": found})

@@ -182,6 +182,11 @@ class LoopRunner:
             return []
         return [repr(task)[:200] for task in asyncio.all_tasks(self._loop)]
 
+    def own_descriptors(self) -> set[int]:
+        """Returns the sockets by which the loop wakes itself."""
+        pair = (getattr(self._loop, name, None) for name in ("_ssock", "_csock"))
+        return {sock.fileno() for sock in pair if sock is not None}
+
     def close(self) -> None:
         """Closes the loop; the next coroutine gets a new one."""
         if self._loop is not None:
