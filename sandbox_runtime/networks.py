@@ -8,10 +8,13 @@ knows which hosts are allowed, would be a loopback network with a door, and one 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
+import msgspec
 import trio
 
 from sandbox_runtime import jail as jails
@@ -123,3 +126,47 @@ async def connect(keeper: jails.Keeper, port: int) -> trio.SocketStream:
 def _close(sockets: Iterable[socket.socket]) -> None:
     for each in sockets:
         each.close()
+
+
+class Listening(msgspec.Struct, frozen=True, kw_only=True):
+    """One listening TCP socket.
+
+    Attributes:
+        address: Where it listens; `0.0.0.0` and `::` are everywhere.
+        port: Its port.
+    """
+
+    address: str
+    port: int
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether a connection to 127.0.0.1 or ::1 gets there."""
+        return self.address in _REACHED
+
+
+_REACHED = frozenset({"0.0.0.0", "127.0.0.1", "::", "::1", "::ffff:127.0.0.1", "::ffff:0.0.0.0"})  # noqa: S104
+_LISTEN = b"0A"
+_OWN_USER = b"1000"
+
+
+def read_listening(keeper: jails.Keeper) -> tuple[Listening, ...]:
+    """The TCP sockets of the sandbox's network that listen; see `Ports.listening`."""
+    found = {
+        Listening(address=read_address(fields[1])[0], port=read_address(fields[1])[1])
+        for table in keeper.read_socket_tables()
+        for fields in map(bytes.split, table.splitlines()[1:])
+        if fields[3] == _LISTEN and (fields[7] == _OWN_USER or not keeper.has_host_network)
+    }
+    return tuple(sorted(found, key=lambda each: (each.port, each.address)))
+
+
+def read_address(field: bytes) -> tuple[str, int]:
+    """An address as proc_net(5) writes it: each 32 bits in the machine's order, then the port."""
+    digits, port = field.split(b":")
+    words = [int(digits[i : i + 8], 16) for i in range(0, len(digits), 8)]
+    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+    address = ipaddress.ip_address(packed)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return f"::ffff:{address.ipv4_mapped}", int(port, 16)
+    return str(address), int(port, 16)

@@ -32,6 +32,7 @@ from sandbox_runtime.interpreters.registry import Contexts
 from sandbox_runtime.interpreters.zygote import Zygote
 from sandbox_runtime.networks import check_network, describe
 from sandbox_runtime.nursery import open_serving_nursery
+from sandbox_runtime.ports import Ports
 from sandbox_runtime.processes import run_process
 from sandbox_runtime.report import PROTECTIONS, SandboxReport, build_report, enforce
 from sandbox_runtime.sessions import Session
@@ -177,6 +178,7 @@ class Sandbox:
     Attributes:
         report: Which protections it has.
         files: Its files.
+        ports: Its ports.
         processes: Its background processes, by id.
         contexts: Its code contexts, by id.
     """
@@ -198,6 +200,7 @@ class Sandbox:
         self._sessions: dict[str, Session] = {}
         self._closed = False
         self.report = report
+        self.ports = Ports(keeper, nursery)
         self.files = Files(keeper, nursery)
         self.processes = Processes(keeper, nursery)
         self.contexts = Contexts(keeper, runtime.languages, pools, nursery)
@@ -407,10 +410,24 @@ class Sandbox:
                 await context.restart()
             return context
 
+    async def connect(self, port: int) -> trio.SocketStream:
+        """A TCP connection to a port of the sandbox's loopback: 127.0.0.1, then ::1.
+
+        It is made inside the sandbox's network, whether the port is exposed or not; in the
+        network of this process, the control server's own port is refused.
+
+        Raises:
+            PortUnreachableError: Nothing answers there (yet).
+            InvalidArgumentError: It is no port, or the control server's own.
+        """
+        self._check_open()
+        return await self.ports.connect(port)
+
     async def aclose(self) -> None:
         """Ends everything in it; returns when that is gone."""
         self._closed = True
         with trio.CancelScope(shield=True):
+            self.ports.close()
             await self._keeper.aclose()
             await self.contexts.aclose()
             for session in tuple(self._sessions.values()):

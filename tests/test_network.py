@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from sandbox_runtime import (
     InvalidArgumentError,
+    NotFoundError,
+    PortUnreachableError,
     Runtime,
     Sandbox,
     open_sandbox,
@@ -267,3 +270,103 @@ def is_sleep(pid: int) -> bool:
         return "sleep" in Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return False
+
+
+# --- ports --------------------------------------------------------------------------------------
+
+SERVE = """
+import socket, sys
+server = socket.create_server((sys.argv[1], int(sys.argv[2])), family=int(sys.argv[3]))
+while True:
+    connection, _ = server.accept()
+    connection.sendall(b"from inside")
+    connection.close()
+"""
+
+
+async def serve_inside(sandbox: Sandbox, address: str = "127.0.0.1", port: int = 7070) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    argv = ["python3", "-c", SERVE, address, str(port), str(int(family))]
+    await sandbox.start_process(argv)
+    with trio.fail_after(20):
+        assert await sandbox.ports.wait_until_open(port)
+
+
+async def greeting(stream: trio.SocketStream) -> bytes:
+    async with stream:
+        return b"".join([piece async for piece in stream])
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "::"])  # noqa: S104
+async def test_a_port_inside_is_reached_wherever_it_listens(sandbox: Sandbox, address: str) -> None:
+    await serve_inside(sandbox, address)
+    assert await greeting(await sandbox.connect(7070)) == b"from inside"
+    assert [each.port for each in sandbox.ports.listening()] == [7070]
+
+
+async def test_connecting_never_reaches_the_hosts_loopback(sandbox: Sandbox) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with pytest.raises(PortUnreachableError):
+            await sandbox.connect(server.getsockname()[1])
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+async def test_two_sandboxes_listen_on_the_same_port(runtime: Runtime, sandbox: Sandbox) -> None:
+    await serve_inside(sandbox)
+    async with open_sandbox(runtime=runtime) as other:
+        with pytest.raises(PortUnreachableError):
+            await other.connect(7070)
+
+
+async def test_the_control_servers_port_is_refused_in_a_shared_network(
+    sandbox: Sandbox, host_sandbox: Sandbox
+) -> None:
+    for each in (sandbox, host_sandbox):
+        each.ports.reserve(7070)
+    with pytest.raises(InvalidArgumentError, match="control server"):
+        await host_sandbox.connect(7070)
+    with pytest.raises(InvalidArgumentError, match="control server"):
+        host_sandbox.ports.expose(7070)
+    await serve_inside(sandbox)
+    assert await greeting(await sandbox.connect(7070)) == b"from inside", "another port there"
+
+
+async def test_waiting_ends_with_the_process(sandbox: Sandbox) -> None:
+    process = await sandbox.start_process(["true"])
+    with trio.fail_after(20):
+        assert not await sandbox.ports.wait_until_open(7070, process=process)
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536, 1.5, "80", None, True])
+async def test_what_is_no_port_is_refused(sandbox: Sandbox, port: object) -> None:
+    with pytest.raises(InvalidArgumentError, match="is no port"):
+        await sandbox.connect(port)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="is no port"):
+        sandbox.ports.expose(port)  # type: ignore[arg-type]
+
+
+async def test_unexposing_forgets_the_port_and_its_token(sandbox: Sandbox) -> None:
+    first = sandbox.ports.expose(7070, name="web")
+    again = sandbox.ports.expose(7070)
+    assert first.token != again.token
+    assert sandbox.ports.list() == [again]
+    sandbox.ports.unexpose(7070)
+    assert sandbox.ports.list() == []
+    with pytest.raises(NotFoundError):
+        sandbox.ports.unexpose(7070)
+
+
+async def test_a_port_of_this_machine_leads_inside_as_long_as_it_is_exposed(
+    sandbox: Sandbox,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    await serve_inside(sandbox, port=port)
+    sandbox.ports.expose(port, listen="127.0.0.1")
+    assert await greeting(await trio.open_tcp_stream("127.0.0.1", port)) == b"from inside"
+    sandbox.ports.unexpose(port)
+    await trio.testing.wait_all_tasks_blocked()
+    with pytest.raises(OSError, match="connect"):
+        await trio.open_tcp_stream("127.0.0.1", port)

@@ -132,7 +132,8 @@ def encode_head(status: int, headers: Sequence[tuple[str, str]], own: str) -> by
     if fields.count("\n") != len(headers) or fields.count("\r") != len(headers) or "\0" in fields:
         raise ValueError("a header field of the response has a line break or a NUL in it")
     phrase = _PHRASES.get(status, "")
-    head = f"HTTP/1.1 {status} {phrase}\r\n{fields}{_date.field()}{own}\r\n"
+    date = "" if any(name.lower() == "date" for name, _ in headers) else _date.field()
+    head = f"HTTP/1.1 {status} {phrase}\r\n{fields}{date}{own}\r\n"
     return head.encode("latin-1")
 
 

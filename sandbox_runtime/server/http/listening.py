@@ -19,7 +19,7 @@ from sandbox_runtime.server.http.messages import Peer
 from sandbox_runtime.server.http.sockets import EagerStream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sandbox_runtime.server.http.messages import Handler
 
@@ -43,9 +43,15 @@ class _Server:
         stop: To be set when they are to end.
     """
 
-    def __init__(self, handler: Handler, limits: HttpLimits) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        limits: HttpLimits,
+        refuse: Callable[[socket.socket], str | None] | None,
+    ) -> None:
         self._handler = handler
         self._limits = limits
+        self._refuse = refuse
         self._nursery: trio.Nursery
         self._departures = Departures()
         self._connections: set[Connection] = set()
@@ -116,6 +122,10 @@ class _Server:
 
     def _begin(self, client: socket.socket, address: object) -> None:
         client.setblocking(False)
+        if self._refuse is not None and (why := self._refuse(client)) is not None:
+            _LOG.warning("a connection was refused: %s", why)
+            client.close()
+            return
         if len(self._connections) >= self._limits.connections:
             with client:
                 client.send(_FULL)
@@ -166,6 +176,7 @@ async def serve(
     *,
     limits: HttpLimits = _DEFAULT_LIMITS,
     grace_s: float,
+    refuse: Callable[[socket.socket], str | None] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves HTTP until it is cancelled. It owns the listeners.
@@ -178,9 +189,10 @@ async def serve(
         listeners: From `open_tcp_listeners` and `open_unix_listener`.
         limits: What a client may use.
         grace_s: How long requests may go on after the end.
+        refuse: Says why a connection is closed before it is heard, or None.
         task_status: Told when clients can connect.
     """
-    server = _Server(handler, limits)
+    server = _Server(handler, limits, refuse)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.host, grace_s)
         try:
