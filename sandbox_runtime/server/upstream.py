@@ -162,10 +162,9 @@ class Upstream:
         except httptools.HttpParserUpgrade as upgrade:
             self._rest = data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
-            # A body may follow an answer to HEAD, or one that has no room for it: it is dropped.
-            if not self._answer.has_head:
+            # What follows the whole answer is not for anybody, nor is what follows one to HEAD.
+            if not self._answer.is_over and not (self._answer.has_head and self._method == "HEAD"):
                 raise UpstreamError(f"its answer is no HTTP: {error}") from error
-            self._answer.is_over = True
 
     async def _respond(self, request: Request, is_chunked: bool) -> Response:  # noqa: FBT001
         answer = self._answer
@@ -183,6 +182,12 @@ class Upstream:
         if self._method == "HEAD" or answer.status in {204, 304}:
             await trio.aclose_forcefully(self._stream)
             return Response(status=answer.status, headers=fields)
+
+        if answer.is_over:
+            # All of it came with the head: it goes on in one piece, too.
+            await trio.aclose_forcefully(self._stream)
+            rest = tuple(pair for pair in fields if pair[0].lower() != "content-length")
+            return Response(status=answer.status, headers=rest, body=b"".join(answer.pieces))
 
         async def stream(write: Write) -> None:
             try:
