@@ -5,16 +5,48 @@ that is returned belongs to the caller; one that is passed in is borrowed.
 """
 
 from collections.abc import Sequence
+from typing import Self, final
 
 __all__ = [
+    "Command",
     "enter_jail",
     "join_pid_namespace",
     "node_addon",
     "quote_word",
+    "read_children",
     "separate_branch",
     "shell_builtin",
     "start_supervisor",
 ]
+
+@final
+class Command:
+    """A command that was sent to a session's shell, with its pipes. Nothing of it waits.
+
+    Args:
+        socket: the shell's.
+        epoll: waits for the socket, and from here on for the pipes.
+        packet: the request, with its body unless `body` is given.
+        stdin: what the command reads.
+        body: a memory file that holds the request's body.
+    """
+
+    def __new__(
+        cls, socket: int, epoll: int, packet: bytes, stdin: int, body: int | None
+    ) -> Self: ...
+    def collect(self) -> tuple[bytes, bytes, bool, bytes, bool] | None:
+        """Receive the answer and read the pipes; None before there is an answer.
+
+        Returns:
+            The answer, empty if the shell has closed its socket; what was in standard output, and
+            whether it is at its end; likewise standard error.
+        """
+
+    def release(self) -> tuple[int, int]:
+        """The reading ends of standard output and error, which epoll forgets; they do not block."""
+
+    def close(self) -> None:
+        """Close its pipes; again does nothing."""
 
 def start_supervisor() -> tuple[int, int]:
     """Start the launcher from a sealed memory file; its pid, and the socket to it.
@@ -27,6 +59,9 @@ def shell_builtin() -> int:
 
 def node_addon() -> int:
     """A sealed memory file with the shared object that serves a context inside Node."""
+
+def read_children(fds: Sequence[int]) -> bytes:
+    """What `children` files of /proc say: numbers in decimal, apart by blanks."""
 
 def join_pid_namespace(fd: int) -> None:
     """Make the calling thread's next children be born in this PID namespace."""

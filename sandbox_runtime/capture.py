@@ -25,7 +25,7 @@ from sandbox_runtime.errors import InvalidArgumentError, SandboxClosedError, San
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from sandbox_runtime.jail import Jail
+    from sandbox_runtime.jail import Command, Jail
     from sandbox_runtime.logs import Log
 
     OutputHandler = Callable[[bytes], Awaitable[None] | None]
@@ -39,7 +39,8 @@ class Stream:
     """One output stream: what is kept of it, and how much there was.
 
     Attributes:
-        read_fd: The end that this process reads, or None once it is at its end.
+        read_fd: The end that this process reads, or None before there is one, and once it is at
+            its end.
         write_fd: The end that the command gets, or None once it is given away.
         total_bytes: How much came.
     """
@@ -50,15 +51,18 @@ class Stream:
         on_output: OutputHandler | None,
         log: Callable[[bytes], None] | None = None,
     ) -> None:
-        self.read_fd: int | None
-        self.write_fd: int | None
-        self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self.read_fd, False)
+        self.read_fd: int | None = None
+        self.write_fd: int | None = None
         self._limit_bytes = limit_bytes
         self._on_output = on_output
         self._log = log
         self._kept = bytearray()
         self.total_bytes = 0
+
+    def make_pipe(self) -> None:
+        """Makes both ends."""
+        self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.read_fd, False)
 
     @property
     def kept(self) -> bytes:
@@ -69,6 +73,11 @@ class Stream:
     def is_full(self) -> bool:
         """Whether what comes from here on is only counted."""
         return len(self._kept) >= self._limit_bytes
+
+    @property
+    def calls_back(self) -> bool:
+        """Whether somebody is to hear each piece."""
+        return self._on_output is not None
 
     def mute(self) -> None:
         """Whoever wanted to hear what comes hears no more; it is still kept."""
@@ -102,6 +111,14 @@ class Stream:
         fcntl.ioctl(self.read_fd, termios.FIONREAD, count)
         return count[0]
 
+    def count(self, chunk: bytes) -> None:
+        """Takes note of what was read, without calling anybody back."""
+        self.total_bytes += len(chunk)
+        if room := self._limit_bytes - len(self._kept):
+            self._kept += chunk if len(chunk) <= room else memoryview(chunk)[:room]
+        if self._log is not None:
+            self._log(chunk)
+
     async def read_some(self, most_bytes: int = _CHUNK_BYTES) -> int:
         """Reads once, if anything is there; closes the pipe at its end.
 
@@ -121,11 +138,7 @@ class Stream:
             # Somebody has much to say: fewer, larger turns. More than the user's share is refused.
             with contextlib.suppress(OSError):
                 fcntl.fcntl(self.read_fd, fcntl.F_SETPIPE_SZ, _BIG_PIPE_BYTES)
-        self.total_bytes += len(chunk)
-        if room := self._limit_bytes - len(self._kept):
-            self._kept += chunk if len(chunk) <= room else memoryview(chunk)[:room]
-        if self._log is not None:
-            self._log(chunk)
+        self.count(chunk)
         if self._on_output is not None:
             handled = self._on_output(chunk)
             if inspect.isawaitable(handled):
@@ -141,6 +154,19 @@ class EndSignal(Protocol):
 
     async def take(self) -> bool:
         """Takes the news, without waiting for more; True when the command is over."""
+
+
+class Shell(EndSignal, Protocol):
+    """Tells it in packets, of many commands one after another.
+
+    Attributes:
+        epoll: Waits for its socket.
+    """
+
+    epoll: select.epoll
+
+    def accept(self, answer: bytes) -> bool:
+        """Takes a packet; True when the command is over, or the shell is."""
 
 
 class _Latch:
@@ -166,6 +192,13 @@ class Capture:
     """Both output streams of one command. A context manager: it closes what is still open.
 
     What comes is kept up to a limit, the first of it; or, with a log, by that.
+
+    Args:
+        limit_bytes: How much of each stream is kept.
+        on_stdout: Called with each piece as it comes.
+        on_stderr: Likewise.
+        log: Keeps both streams.
+        make_pipes: Whether to make the pipes; without them somebody else does, see `adopt`.
     """
 
     def __init__(
@@ -175,16 +208,26 @@ class Capture:
         on_stderr: OutputHandler | None = None,
         *,
         log: Log | None = None,
+        make_pipes: bool = True,
     ) -> None:
         if not isinstance(limit_bytes, int) or limit_bytes < 0:
             raise InvalidArgumentError("limit_bytes", "must be a number of bytes, 0 or more")
         kept_bytes = limit_bytes if log is None else 0
         self.stdout = Stream(kept_bytes, on_stdout, None if log is None else log.append_stdout)
-        try:
-            self.stderr = Stream(kept_bytes, on_stderr, None if log is None else log.append_stderr)
-        except BaseException:
-            self.stdout.close()
-            raise
+        self.stderr = Stream(kept_bytes, on_stderr, None if log is None else log.append_stderr)
+        self._given_up = False
+        self._waits_for: select.epoll | None = None
+        if make_pipes:
+            self.stdout.make_pipe()
+            try:
+                self.stderr.make_pipe()
+            except BaseException:
+                self.stdout.close()
+                raise
+
+    def adopt(self, stdout_fd: int, stderr_fd: int) -> None:
+        """Takes over reading ends that do not block; the command holds the writing ends."""
+        self.stdout.read_fd, self.stderr.read_fd = stdout_fd, stderr_fd
 
     def __enter__(self) -> Self:
         return self
@@ -205,9 +248,28 @@ class Capture:
         return (self.stdout.write_fd, self.stderr.write_fd)
 
     @property
+    def calls_back(self) -> bool:
+        """Whether somebody is to hear each piece."""
+        return any(stream.calls_back for stream in self.streams)
+
+    @property
     def at_end(self) -> bool:
         """Whether every writer of both streams is gone."""
         return self.stdout.read_fd is None and self.stderr.read_fd is None
+
+    def give_up(self) -> None:
+        """Makes `read_until` return, where it has no callback to wait for; nothing is lost.
+
+        For one that reads thousands of short commands a cancel scope would cost as much as all the
+        rest of the reading.
+        """
+        self._given_up = True
+        if self._waits_for is not None:
+            trio.lowlevel.notify_closing(self._waits_for)
+
+    def go_on(self) -> None:
+        """Takes `give_up` back, so that it can be read from again."""
+        self._given_up = False
 
     def mute(self) -> None:
         """Calls nobody back from here on."""
@@ -224,50 +286,112 @@ class Capture:
         for stream in self.streams:
             stream.close()
 
-    async def read_until(self, end: EndSignal | None, *, pause_s: float = 0) -> None:
+    async def read_command(self, command: Command, shell: Shell) -> None:
+        """Reads until a session's shell says that a command is over; most need one look.
+
+        Cancellation: nothing that was read is lost; `read_until` can be called then.
+        """
+        found = None
+        try:
+            if not self.calls_back and not self._given_up:
+                await self._wait_for(shell.epoll)
+                found = command.collect()
+        finally:
+            if found is None or not (found[2] and found[4]):
+                self.adopt(*command.release())
+        if found is not None:
+            answer, stdout, _, stderr, _ = found
+            if stdout:
+                self.stdout.count(stdout)
+            if stderr:
+                self.stderr.count(stderr)
+            if shell.accept(answer):
+                if self.at_end:
+                    command.close()
+                else:
+                    await self.drain()
+                return
+        await self.read_until(shell, shell.epoll)
+
+    async def read_until(
+        self,
+        end: EndSignal | None,
+        epoll: select.epoll | None = None,
+        *,
+        pause_s: float = 0,
+    ) -> None:
         """Reads until `end` says that the command is over; None: until both streams have ended.
 
         Args:
-            end: Tells it.
+            end: What says so.
+            epoll: One that waits for `end` already, of whoever has many commands one after
+                another. It does afterwards what it did before.
             pause_s: How long to wait after each reading of a stream that is full. Its writer goes
                 on, no faster than that, and nobody's processor is busy with what is thrown away.
 
         Cancellation: nothing that was read is lost, and it can be called again.
         """
-        with contextlib.closing(select.epoll()) as epoll:
-            watched: dict[int, Stream] = {}
-            for stream in self.streams:
-                if stream.read_fd is not None:
-                    epoll.register(stream.read_fd, select.EPOLLIN)
-                    watched[stream.read_fd] = stream
-            end_fd = -1 if end is None else end.fileno()
+        if epoll is not None:
+            await self._read_until(end, epoll, pause_s)
+            return
+        with contextlib.closing(select.epoll()) as own:
             if end is not None:
-                epoll.register(end_fd, select.EPOLLIN)
+                own.register(end.fileno(), select.EPOLLIN)
+            await self._read_until(end, own, pause_s)
+
+    async def _read_until(self, end: EndSignal | None, epoll: select.epoll, pause_s: float) -> None:
+        watched = {s.read_fd: s for s in self.streams if s.read_fd is not None}
+        end_fd = -1 if end is None else end.fileno()
+        try:
+            for fd in watched:
+                epoll.register(fd, select.EPOLLIN)
             turns = 0
-            while watched or end is not None:
-                events = epoll.poll(0)
+            while (watched or end is not None) and not self._given_up:
+                # There is seldom news at once, and to look would cost as much as to wait.
+                events = epoll.poll(0) if turns else []
                 turns += 1
                 if not events:
-                    await trio.lowlevel.wait_readable(epoll.fileno())
+                    await self._wait_for(epoll)
                     continue
                 if turns % _READS_BETWEEN_CHECKPOINTS == 0:
                     await trio.lowlevel.checkpoint()
-                over = paused = False
+                over = is_full = False
                 for fd, _ in events:
                     if fd == end_fd:
                         assert end is not None
                         over = await end.take()
-                        continue
-                    stream = watched[fd]
-                    await stream.read_some()
-                    paused = paused or stream.is_full
-                    if stream.read_fd is None:
-                        del watched[fd]  # epoll forgot it when it was closed
+                    # What is not watched was closed, but for a copy in a child about to execute.
+                    elif fd in watched:
+                        is_full |= await self._read_watched(fd, watched)
                 if over:
                     await self.drain()
                     return
-                if paused and pause_s:
+                if is_full and pause_s:
                     await trio.sleep(pause_s)
+        finally:
+            for fd, stream in watched.items():
+                if stream.read_fd == fd:
+                    with contextlib.suppress(FileNotFoundError):  # it was never registered
+                        epoll.unregister(fd)
+
+    @staticmethod
+    async def _read_watched(fd: int, watched: dict[int, Stream]) -> bool:
+        """Reads once; True when the stream only counts what comes from here on."""
+        stream = watched[fd]
+        await stream.read_some()
+        if stream.read_fd is None:
+            del watched[fd]  # epoll forgot it when it was closed
+        return stream.is_full
+
+    async def _wait_for(self, epoll: select.epoll) -> None:
+        self._waits_for = epoll
+        try:
+            await trio.lowlevel.wait_readable(epoll)
+        except trio.ClosedResourceError:
+            if not self._given_up:
+                raise
+        finally:
+            self._waits_for = None
 
     async def read_until_ended(self, jail: Jail) -> None:
         """Reads until a jail's program has ended, ends the rest of the jail, reads what is left.

@@ -45,6 +45,8 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsiz
 quote_word = _core.quote_word
 shell_builtin = _core.shell_builtin
 node_addon = _core.node_addon
+read_children = _core.read_children
+Command = _core.Command
 core_path: str = _core.__file__
 
 
@@ -270,6 +272,23 @@ async def send_packet(sock: socket.socket, packet: bytes, fds: Sequence[int] = (
     """As `send_now`, and waits; one task at a time for each socket."""
     while not send_now(sock, packet, fds):
         await trio.lowlevel.wait_writable(sock)
+
+
+async def send_command(
+    sock: socket.socket, epoll: select.epoll, packet: bytes, stdin: int, body: int | None
+) -> Command:
+    """Sends a session's shell a request with its descriptors, which stay the caller's.
+
+    Raises:
+        SandboxLostError: The shell has died.
+    """
+    while True:
+        try:
+            return Command(sock.fileno(), epoll.fileno(), packet, stdin, body)
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(sock)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise SandboxLostError("the sandbox has died") from error
 
 
 class Channel(Generic[ReplyT]):

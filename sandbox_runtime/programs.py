@@ -56,7 +56,7 @@ def check_text(field: str, value: str | bytes) -> bytes:
 
 def check_argv(field: str, argv: Sequence[str | bytes]) -> tuple[bytes, ...]:
     """A program and its arguments as bytes."""
-    if not isinstance(argv, Iterable):
+    if not isinstance(argv, (list, tuple, Iterable)):  # the cheap ones first
         raise InvalidArgumentError(field, f"must be text or a list, not {type(argv).__name__}")
     encoded = tuple(_checked(f"{field}[{index}]", value) for index, value in enumerate(argv))
     if not encoded or not encoded[0]:

@@ -13,7 +13,9 @@ just before it sends the command.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import select
 import struct
 import time
 from collections import deque
@@ -139,6 +141,11 @@ class _Shell:
     def __init__(self, jail: jails.Jail, sock: socket.socket, pid: int) -> None:
         sock.setblocking(False)
         self._socket = sock
+        # What every command needs is made once: an epoll that waits for the shell, and the standard
+        # input of those that have none (its open file has no state that they could leave behind).
+        self.epoll = select.epoll()
+        self.epoll.register(sock, select.EPOLLIN)
+        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._seq = 0
         self._end: _End | None = None
         self.jail = jail
@@ -157,11 +164,15 @@ class _Shell:
             return False
         except OSError:
             packet = b""
-        if len(packet) != _REPLY.size:
-            self.lost, self.hung_up = True, not packet
+        return self.accept(packet)
+
+    def accept(self, answer: bytes) -> bool:
+        """Takes one packet; True when the command is over, or the shell is."""
+        if len(answer) != _REPLY.size:
+            self.lost, self.hung_up = True, not answer
             return True
         kind, flags, error, status, seq, user, system, peak, _, errno, detail, _ = _REPLY.unpack(
-            packet
+            answer
         )
         if kind == _READY:
             return True
@@ -180,14 +191,13 @@ class _Shell:
         )
         return True
 
-    def mark(self) -> tuple[int, ...]:
-        """Which processes are there now, besides init and the shell: the roots of earlier jobs."""
-        pids: set[int] = set()
-        for fd in self.jail.children_fds:
-            with contextlib.suppress(OSError):
-                pids.update(map(int, os.pread(fd, 1 << 20, 0).split()))
-        pids.discard(self.pid)
-        return tuple(sorted(pids))
+    def mark(self) -> bytes:
+        """Which processes are there now: init's and the shell's children, see `marked`."""
+        return jails.read_children(self.jail.children_fds)
+
+    def marked(self, mark: bytes) -> tuple[int, ...]:
+        """The pids of a mark but for the shell: the roots of earlier jobs."""
+        return tuple(sorted(set(map(int, mark.split())) - {self.pid}))
 
     def encode(
         self, command: bytes | tuple[bytes, ...], cwd: str | None, env: Mapping[str, str]
@@ -196,19 +206,22 @@ class _Shell:
         self._seq += 1
         return _encode_request(self._seq, command, cwd, env)
 
-    async def send(
-        self,
-        header: bytes,
-        body: bytes,
-        fds: Sequence[int],
-    ) -> None:
+    async def send(self, header: bytes, body: bytes, stdin: memoryview) -> jails.Command:
         """Asks the shell to run what `encode` made."""
         self._end = None
-        if len(body) <= _INLINE_BYTES:
-            await jails.send_packet(self._socket, header + body, fds)
-            return
-        with open(jails.memory_file("command", body), "rb") as file:
-            await jails.send_packet(self._socket, header, (*fds, file.fileno()))
+        stdin_fd, body_fd = self._null, None
+        files: list[int] = []
+        try:
+            if stdin:
+                stdin_fd = jails.memory_file("stdin", stdin)
+                files.append(stdin_fd)
+            if len(body) > _INLINE_BYTES:
+                body_fd = jails.memory_file("command", body)
+                files.append(body_fd)
+            packet = header + body if body_fd is None else header
+            return await jails.send_command(self._socket, self.epoll, packet, stdin_fd, body_fd)
+        finally:
+            jails.close_all(files)
 
     @property
     def end(self) -> _End | None:
@@ -216,6 +229,10 @@ class _Shell:
         return self._end
 
     async def aclose(self) -> None:
+        if self._null >= 0:
+            os.close(self._null)
+            self._null = -1
+        self.epoll.close()
         self._socket.close()
         await self.jail.aclose()
 
@@ -280,7 +297,7 @@ class Session:
         self.id = make_id("session") if session_id is None else check_id("session_id", session_id)
         self._turn = trio.Lock()
         self._shell: _Shell | None = None
-        self._running: trio.CancelScope | None = None
+        self._stop: Callable[[], None] | None = None
         self._killed = False
         self._closed = False
         self._count = 0
@@ -349,6 +366,7 @@ class Session:
                 jail = await self._keeper.create_jail(program, fds)
                 undo.push_async_callback(jail.aclose)
             shell = _Shell(jail, ours, await self._started(jail))
+            undo.push_async_callback(shell.aclose)
             while not await shell.take():
                 await trio.lowlevel.wait_readable(ours)
             if shell.lost:
@@ -425,18 +443,27 @@ class Session:
             checked = check_text("command", command)
         else:
             checked = check_argv("command", command)
-        env = check_env(env)
+        env = check_env(env) if env else {}
         cwd = None if cwd is None else check_cwd(cwd, self._cwd)
         data = check_bytes("stdin", stdin)
         timeout_s = check_seconds("deadline_s", deadline_s)
-        async with self._turn:
-            shell = await self._open_shell()
-            capture = Capture(limit_bytes, on_stdout, on_stderr)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            self._turn.acquire_nowait()  # a turn of the event loop less than `acquire`
+        except trio.WouldBlock:
+            await self._turn.acquire()
+        try:
+            shell = self._shell
+            if shell is None or shell.lost or self._closed:
+                shell = await self._open_shell()
+            capture = Capture(limit_bytes, on_stdout, on_stderr, make_pipes=False)
             try:
                 result = await self._run(shell, capture, checked, cwd, env, data, timeout_s)
             except BaseException:
                 capture.close()
                 raise
+        finally:
+            self._turn.release()
         if check and not result.ok:
             raise CommandFailedError(result)
         return result
@@ -455,48 +482,57 @@ class Session:
         header, body = shell.encode(command, cwd, env)
         self._count += 1
         self._killed = False
-        keep, since = shell.mark(), int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_S)
-        stdin_fd = (
-            jails.memory_file("stdin", stdin)
-            if stdin
-            else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        )
+        mark, since = shell.mark(), int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_S)
         over = False
         ended: Ended = "exit"
         try:
-            with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
-                self._running = scope
-                try:
-                    await shell.send(header, body, [stdin_fd, *capture.write_fds])
-                except SandboxLostError:
-                    shell.lost = True  # it died between two commands; this one has not run
-                finally:
-                    os.close(stdin_fd)
-                    capture.close_write_ends()
-                if not shell.lost:
-                    await capture.read_until(shell)
-                if shell.hung_up:  # it ends, or a program does that it was replaced by (`exec`)
-                    await capture.read_until_ended(shell.jail)
-                over = True
+            try:
+                if timeout_s == math.inf and not capture.calls_back:
+                    self._stop = capture.give_up  # a cancel scope costs 50 µs in a short command
+                    over = await self._attempt(shell, capture, header, body, stdin)
+                else:
+                    with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
+                        self._stop = scope.cancel
+                        over = await self._attempt(shell, capture, header, body, stdin)
+            finally:
+                self._stop = None
             if not over:
                 ended = "killed" if self._killed else "deadline"
-                await self._end_command(shell, capture, keep, since)
+                await self._end_command(shell, capture, mark, since)
         except BaseException:
             capture.mute()  # the caller hears of this command no more
             with trio.CancelScope(shield=True):
-                await self._end_command(shell, capture, keep, since)
+                await self._end_command(shell, capture, mark, since)
             raise
-        finally:
-            self._running = None
         if shell.end is not None and shell.end.error:
             capture.close()
             raise _not_run(shell.end, cwd, env)
         return await self._result(shell, capture, ended, time.monotonic() - started_s)
 
+    async def _attempt(
+        self, shell: _Shell, capture: Capture, header: bytes, body: bytes, stdin: memoryview
+    ) -> bool:
+        """Has the shell run a command. False: it was stopped before the command was over."""
+        try:
+            command = await shell.send(header, body, stdin)
+        except SandboxLostError:
+            shell.lost = True  # it died between two commands; this one has not run
+            return True
+        await capture.read_command(command, shell)
+        if not shell.hung_up:
+            return shell.lost or shell.end is not None
+        # The shell ends, or a program does that it was replaced by (`exec`).
+        with trio.CancelScope() as scope:
+            self._stop = scope.cancel
+            await capture.read_until_ended(shell.jail)
+        return not scope.cancelled_caught
+
     async def _end_command(
-        self, shell: _Shell, capture: Capture, keep: Sequence[int], since_ticks: int
+        self, shell: _Shell, capture: Capture, mark: bytes, since_ticks: int
     ) -> None:
         """Ends a command's processes and makes the shell give it up, or ends the shell too."""
+        capture.go_on()
+        keep = shell.marked(mark)
 
         async def sweep(*, break_shell: bool) -> None:
             await shell.jail.sweep(
@@ -508,7 +544,7 @@ class Session:
                 while shell.end is None and not shell.lost:
                     await sweep(break_shell=True)
                     with trio.move_on_after(_RESEND_BREAK_S):
-                        await capture.read_until(shell)
+                        await capture.read_until(shell, shell.epoll)
             if shell.end is None:
                 shell.lost = True
             else:
@@ -623,9 +659,9 @@ class Session:
 
     def kill(self) -> None:
         """Ends the command that runs now with its whole process tree; its result says `killed`."""
-        if self._running is not None:
+        if self._stop is not None:
             self._killed = True
-            self._running.cancel()
+            self._stop()
 
     async def aclose(self) -> None:
         """Ends the shell and everything it started; returns when that is gone."""

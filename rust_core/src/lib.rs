@@ -8,7 +8,7 @@
 //! - [`mounts`], [`cgroup`], [`capabilities`], [`seccomp`], [`landlock`], [`rlimits`], [`idmap`]
 //!   are one kernel feature each.
 //! - [`spec`] is what is said over the sockets, [`channel`] how; [`error`] what can go wrong.
-//! - [`quote`] escapes for a shell.
+//! - [`command`] is the control process's side of a session's command; [`quote`] escapes for a shell.
 //! - `sys` is the only place with `unsafe`, `python` the only one that knows Python.
 
 #[allow(unsafe_code, reason = "the one module of system calls; each block says why it is sound")]
@@ -17,6 +17,7 @@ pub mod sys;
 pub mod capabilities;
 pub mod cgroup;
 pub mod channel;
+pub mod command;
 pub mod contain;
 pub mod error;
 pub mod files;

@@ -6,12 +6,13 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::command::{Collected, Command, Shell};
 use crate::error::Failure;
 use crate::spec::EnterPlan;
 use crate::{channel, contain, landlock, quote, sys};
@@ -43,7 +44,7 @@ fn start_supervisor(py: Python<'_>) -> PyResult<(u32, i32)> {
     py.detach(|| {
         let program = sys::sealed_executable(c"sandbox-supervisor", SUPERVISOR)?;
         let (ours, theirs) = sys::packet_pair()?;
-        let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+        let child = std::process::Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
             .arg0("sandbox-supervisor")
             .env_clear()
             .current_dir("/")
@@ -66,6 +67,84 @@ fn shell_builtin() -> PyResult<i32> {
 #[pyfunction]
 fn node_addon() -> PyResult<i32> {
     Ok(sys::sealed_executable(c"sandbox-node", NODE_ADDON)?.into_raw_fd())
+}
+
+/// A command that was sent to a session's shell; see `command.rs`.
+#[pyclass(name = "Command", module = "sandbox_runtime._core")]
+struct PyCommand {
+    command: Option<Command>,
+    socket: i32,
+    epoll: i32,
+}
+
+/// The answer; standard output and whether it is at its end; likewise standard error.
+type Answer<'py> = (Bound<'py, PyBytes>, Bound<'py, PyBytes>, bool, Bound<'py, PyBytes>, bool);
+
+#[pymethods]
+impl PyCommand {
+    #[new]
+    fn new(
+        socket: i32,
+        epoll: i32,
+        packet: &[u8],
+        stdin: i32,
+        body: Option<i32>,
+    ) -> PyResult<Self> {
+        let body = body.map(borrow).transpose()?;
+        let command = Command::send(shell(socket, epoll)?, packet, borrow(stdin)?, body)
+            .map_err(|error| system_error(&error))?;
+        Ok(Self { command: Some(command), socket, epoll })
+    }
+
+    /// The answer and what is in the pipes, or None before the shell has answered.
+    fn collect<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Answer<'py>>> {
+        let shell = shell(self.socket, self.epoll)?;
+        let command = self.command.as_mut().ok_or_else(released)?;
+        let found = command.collect(shell).map_err(|error| system_error(&error))?;
+        Ok(found.map(|Collected { answer, stdout, stderr }| {
+            let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
+            (
+                bytes(&answer),
+                bytes(&stdout.bytes),
+                stdout.at_end,
+                bytes(&stderr.bytes),
+                stderr.at_end,
+            )
+        }))
+    }
+
+    /// The reading ends of its pipes, which are the caller's from then on.
+    fn release(&mut self) -> PyResult<(i32, i32)> {
+        let command = self.command.take().ok_or_else(released)?;
+        let [stdout, stderr] = command
+            .into_readers(shell(self.socket, self.epoll)?)
+            .map_err(|error| system_error(&error))?;
+        Ok((stdout.into_raw_fd(), stderr.into_raw_fd()))
+    }
+
+    /// Closes its pipes; again does nothing.
+    fn close(&mut self) {
+        self.command = None;
+    }
+}
+
+fn shell<'a>(socket: i32, epoll: i32) -> PyResult<Shell<'a>> {
+    Ok(Shell { socket: borrow(socket)?, epoll: borrow(epoll)? })
+}
+
+fn released() -> PyErr {
+    PyValueError::new_err("its pipes were given away or closed")
+}
+
+/// What the kernel's `children` files say: numbers, each with a blank behind it.
+#[pyfunction]
+fn read_children(py: Python<'_>, fds: Vec<i32>) -> PyResult<Bound<'_, PyBytes>> {
+    let mut text = Vec::new();
+    for fd in fds {
+        // A process that is gone has no children.
+        let _ = sys::read_whole(borrow(fd)?, &mut text);
+    }
+    Ok(PyBytes::new(py, &text))
 }
 
 /// Makes the calling thread's next children be born in this PID namespace.
@@ -105,11 +184,18 @@ fn borrow<'a>(fd: i32) -> PyResult<BorrowedFd<'a>> {
     sys::borrow(fd).ok_or_else(|| PyValueError::new_err(format!("{fd} is no open descriptor")))
 }
 
+/// With its number, from which Python chooses the class (`BrokenPipeError`, `BlockingIOError`, …).
+fn system_error(error: &std::io::Error) -> PyErr {
+    PyOSError::new_err((error.raw_os_error().unwrap_or_default(), error.to_string()))
+}
+
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(start_supervisor, module)?)?;
     module.add_function(wrap_pyfunction!(shell_builtin, module)?)?;
     module.add_function(wrap_pyfunction!(node_addon, module)?)?;
+    module.add_class::<PyCommand>()?;
+    module.add_function(wrap_pyfunction!(read_children, module)?)?;
     module.add_function(wrap_pyfunction!(join_pid_namespace, module)?)?;
     module.add_function(wrap_pyfunction!(enter_jail, module)?)?;
     module.add_function(wrap_pyfunction!(separate_branch, module)?)?;

@@ -85,7 +85,9 @@ fn serve() -> i32 {
                 }
             }
             Step::Reply(end) => {
-                if !sys::send(&end.encode()) {
+                let heard = sys::send(&end.encode());
+                sys::let_signals_in();
+                if !heard {
                     break;
                 }
             }
@@ -223,8 +225,10 @@ fn run_program(seq: u64, request: &Request, arguments: &[&[u8]], pipes: [OwnedFd
         environment.push(assignment(b"_", program.to_bytes()));
     }
     environment.extend(request.env.iter().map(|(name, value)| assignment(name, value)));
-    let outcome =
-        found.and_then(|program| sys::run_program(&program, &arguments, &environment, &pipes));
+    let outcome = match found {
+        Ok(program) => sys::run_program(&program, &arguments, &environment, pipes),
+        Err(error) => Err((error, pipes)),
+    };
     if let Some(here) = here {
         here.step_back();
     }
@@ -238,10 +242,9 @@ fn run_program(seq: u64, request: &Request, arguments: &[&[u8]], pipes: [OwnedFd
             max_rss_bytes: outcome.usage.max_rss_bytes,
             ..End::default()
         },
-        Err(error) => {
+        Err((error, [_, _, stderr])) => {
             let errno = error.raw_os_error().unwrap_or(0);
             let missing = errno == libc::ENOENT;
-            let [_, _, stderr] = pipes;
             sys::report(stderr, &cannot_run(&arguments[0], &error));
             End { status: if missing { 127 } else { 126 }, errno, ..End::default() }
         }

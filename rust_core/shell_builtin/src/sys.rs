@@ -4,6 +4,8 @@
 //! the same from 4.4 to 5.3. The shell has one thread, so its globals are touched by that thread and
 //! by the handler of the break, which only writes flags.
 
+mod spawn;
+
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -11,6 +13,8 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
+
+use spawn::spawn;
 
 /// The shell's own descriptors live from here up, out of the way of scripts.
 const FD_BASE: c_int = 200;
@@ -79,6 +83,7 @@ unsafe extern "C" {
     fn unbind_func(name: *const c_char) -> c_int;
     fn remove_alias(name: *const c_char) -> c_int;
     fn signal_is_ignored(signal: c_int) -> c_int;
+    fn signal_is_trapped(signal: c_int) -> c_int;
     fn builtin_error(format: *const c_char, ...);
 }
 
@@ -197,6 +202,8 @@ static SOCKET: AtomicI32 = AtomicI32::new(-1);
 static NULL: AtomicI32 = AtomicI32::new(-1);
 /// The text that runs, with its NUL. bash reads it while it runs, and nothing writes it then.
 static TEXT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+/// The shell's own signal mask, while a program's has more in it.
+static HELD: Mutex<Option<libc::sigset_t>> = Mutex::new(None);
 
 pub(crate) fn mode() -> Mode {
     match MODE.load(Relaxed) {
@@ -811,15 +818,16 @@ fn environment(overrides: &[CString]) -> Vec<*const c_char> {
     list
 }
 
-/// Spawns `program` as a foreground child and waits for it.
+/// Spawns `program` as a foreground child and waits for it; gives the pipes back if it cannot.
 ///
-/// `SIGCHLD` is held back meanwhile, so that bash's handler cannot take the status.
+/// `SIGCHLD` is held back meanwhile, so that bash's handler cannot take the status, and stays so
+/// until [`let_signals_in`]: the handler has nothing to find, and whoever waits is told first.
 pub(crate) fn run_program(
     program: &CStr,
     arguments: &[CString],
     overrides: &[CString],
-    pipes: &[OwnedFd; 3],
-) -> io::Result<Outcome> {
+    pipes: [OwnedFd; 3],
+) -> Result<Outcome, (io::Error, [OwnedFd; 3])> {
     let environment = environment(overrides);
     let mut pointers: Vec<*const c_char> =
         arguments.iter().map(|argument| argument.as_ptr()).collect();
@@ -827,18 +835,43 @@ pub(crate) fn run_program(
     catch_break();
     BREAK.store(false, Relaxed);
     PROGRAM.store(0, Relaxed);
-    let mask = change_mask(libc::SIG_BLOCK, &signal_set(&[libc::SIGCHLD]));
+    // All of them: a handler of bash's must not run in the child, which shares its memory.
+    let mask = change_mask(libc::SIG_SETMASK, &all_signals());
     set_mode(Mode::Program);
-    let mut spawned = spawn(program, &pointers, &environment, pipes, &mask);
+    let mut spawned = spawn(program, &pointers, &environment, &pipes, &mask);
     if spawned.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENOEXEC)) {
         let mut script = vec![c"bash".as_ptr(), program.as_ptr()];
         script.extend_from_slice(&pointers[1..]);
-        spawned = spawn(c"/proc/self/exe", &script, &environment, pipes, &mask);
+        spawned = spawn(c"/proc/self/exe", &script, &environment, &pipes, &mask);
     }
-    let outcome = spawned.map(wait);
+    let mut held = mask;
+    // SAFETY: the set is ours.
+    unsafe { libc::sigaddset(&raw mut held, libc::SIGCHLD) };
+    change_mask(libc::SIG_SETMASK, &held);
+    *HELD.lock().unwrap_or_else(PoisonError::into_inner) = Some(mask);
+    let outcome = match spawned {
+        Ok(child) => {
+            drop(pipes); // its own from here on
+            Ok(wait(child))
+        }
+        Err(error) => Err((error, pipes)),
+    };
     set_mode(Mode::Idle);
-    change_mask(libc::SIG_SETMASK, &mask);
     outcome
+}
+
+/// After the answer: what [`run_program`] held back comes in.
+pub(crate) fn let_signals_in() {
+    if let Some(mask) = HELD.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        change_mask(libc::SIG_SETMASK, &mask);
+    }
+}
+
+fn all_signals() -> libc::sigset_t {
+    let mut set = signal_set(&[]);
+    // SAFETY: the set is ours.
+    unsafe { libc::sigfillset(&raw mut set) };
+    set
 }
 
 fn signal_set(signals: &[c_int]) -> libc::sigset_t {
@@ -857,80 +890,6 @@ fn change_mask(how: c_int, set: &libc::sigset_t) -> libc::sigset_t {
     // SAFETY: both sets are valid.
     unsafe { libc::sigprocmask(how, set, &raw mut old) };
     old
-}
-
-/// `posix_spawn`'s two parameter objects, which must be destroyed.
-struct SpawnPlan {
-    actions: libc::posix_spawn_file_actions_t,
-    attributes: libc::posix_spawnattr_t,
-}
-
-impl Drop for SpawnPlan {
-    fn drop(&mut self) {
-        // SAFETY: initialised in `spawn`.
-        unsafe { libc::posix_spawn_file_actions_destroy(&raw mut self.actions) };
-        // SAFETY: initialised in `spawn`.
-        unsafe { libc::posix_spawnattr_destroy(&raw mut self.attributes) };
-    }
-}
-
-fn spawn(
-    program: &CStr,
-    arguments: &[*const c_char],
-    environment: &[*const c_char],
-    pipes: &[OwnedFd; 3],
-    mask: &libc::sigset_t,
-) -> io::Result<c_int> {
-    const FLAGS: c_int = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
-    let errno = |code| {
-        if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
-    };
-    // What bash ignores for itself and not for its children. A handler goes with the exec anyway.
-    let ignored = [libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].into_iter().filter(
-        |&signal| {
-            // SAFETY: a valid signal number.
-            unsafe { signal_is_ignored(signal) == 0 }
-        },
-    );
-    let defaults = signal_set(&ignored.collect::<Vec<_>>());
-    // SAFETY: all zero is a valid object to initialise.
-    let actions = unsafe { std::mem::zeroed() };
-    // SAFETY: all zero is a valid object to initialise.
-    let attributes = unsafe { std::mem::zeroed() };
-    let mut plan = SpawnPlan { actions, attributes };
-    // SAFETY: the place is ours.
-    errno(unsafe { libc::posix_spawn_file_actions_init(&raw mut plan.actions) })?;
-    // SAFETY: the place is ours.
-    errno(unsafe { libc::posix_spawnattr_init(&raw mut plan.attributes) })?;
-    for (target, pipe) in (0..).zip(pipes) {
-        let pipe = pipe.as_raw_fd();
-        // SAFETY: initialised above.
-        errno(unsafe {
-            libc::posix_spawn_file_actions_adddup2(&raw mut plan.actions, pipe, target)
-        })?;
-    }
-    // SAFETY: initialised above, and the set is valid.
-    errno(unsafe { libc::posix_spawnattr_setsigmask(&raw mut plan.attributes, mask) })?;
-    // SAFETY: initialised above, and the set is valid.
-    errno(unsafe {
-        libc::posix_spawnattr_setsigdefault(&raw mut plan.attributes, &raw const defaults)
-    })?;
-    let flags = libc::c_short::try_from(FLAGS).unwrap_or(0);
-    // SAFETY: initialised above.
-    errno(unsafe { libc::posix_spawnattr_setflags(&raw mut plan.attributes, flags) })?;
-    let mut child = 0;
-    // SAFETY: both lists end with NULL, and their strings live until the call returns.
-    errno(unsafe {
-        libc::posix_spawn(
-            &raw mut child,
-            program.as_ptr(),
-            &raw const plan.actions,
-            &raw const plan.attributes,
-            arguments.as_ptr().cast(),
-            environment.as_ptr().cast(),
-        )
-    })?;
-    Ok(child)
 }
 
 /// Waits for `child`; a break kills it.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{check, check_long, own};
 
@@ -154,6 +155,35 @@ pub fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
     };
     check_long(result).map(drop)
+}
+
+/// What opens the keyed rules of this sandbox's filter; 0 opens none. Nowhere else in memory.
+static KEY: AtomicU64 = AtomicU64::new(0);
+
+/// Draws the key of this process and of what it forks (`getrandom(2)`), and returns it.
+///
+/// # Errors
+/// What the kernel says.
+pub fn draw_key() -> io::Result<u64> {
+    let mut bytes = [0u8; 8];
+    // SAFETY: the buffer is live and its length is passed.
+    let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if usize::try_from(count) != Ok(bytes.len()) {
+        return Err(io::Error::last_os_error());
+    }
+    let number = u64::from_ne_bytes(bytes);
+    KEY.store(number, Relaxed);
+    Ok(number)
+}
+
+/// Makes this process one that shows no key.
+pub fn forget_key() {
+    KEY.store(0, Relaxed);
+}
+
+/// The key of this process, or 0.
+pub(super) fn key() -> u64 {
+    KEY.load(Relaxed)
 }
 
 /// `landlock_restrict_self(2)`.

@@ -7,13 +7,17 @@
 
 mod confine;
 mod directory;
+mod memory;
 mod mount;
+mod nonblocking;
 mod process;
 mod socket;
 
 pub use confine::*;
 pub use directory::*;
+pub use memory::*;
 pub use mount::*;
+pub use nonblocking::*;
 pub use process::*;
 pub use socket::*;
 

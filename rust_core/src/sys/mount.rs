@@ -5,9 +5,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use super::{c_path, check, check_long, long_to_fd};
+use super::{c_path, check, check_long, key, long_to_fd};
 
-/// `mount(2)`.
+/// `mount(2)`, with this process's key (see `seccomp.rs`).
 ///
 /// # Errors
 /// What the kernel says; `EINVAL` for a NUL in a name.
@@ -20,11 +20,19 @@ pub fn mount(
 ) -> io::Result<()> {
     let target = c_path(target)?;
     let options = CString::new(options).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    // SAFETY: four NUL-terminated strings that outlive the call.
+    // SAFETY: four NUL-terminated strings that outlive the call. The kernel ignores a sixth argument.
     let result = unsafe {
-        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast())
+        libc::syscall(
+            libc::SYS_mount,
+            source.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            flags,
+            options.as_ptr(),
+            key(),
+        )
     };
-    check(result).map(drop)
+    check_long(result).map(drop)
 }
 
 /// A detached copy of the mount at `path` with all that is mounted below it (`open_tree(2)`).

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use super::{check, check_long, long_to_fd, own};
+use super::{check, check_long, key, long_to_fd, own};
 
 /// linux/sched.h; the constant of `libc` overflows its type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -41,9 +41,11 @@ pub fn fork(namespaces: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Resu
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
     let result = match check_long(result) {
         Err(e) if e.raw_os_error() == Some(libc::ENOSYS) && cgroup.is_none() => {
-            // SAFETY: as above; with a null stack clone(2) is fork(2).
+            let flags = libc::c_long::from(namespaces | libc::SIGCHLD);
+            // SAFETY: as above; with a null stack clone(2) is fork(2). The kernel ignores a sixth
+            // argument, which is this process's key (see `seccomp.rs`).
             let result = unsafe {
-                libc::syscall(libc::SYS_clone, namespaces | libc::SIGCHLD, 0usize, 0, 0, 0)
+                libc::syscall(libc::SYS_clone, flags, 0usize, 0usize, 0usize, 0usize, key())
             };
             check_long(result)?
         }

@@ -1,0 +1,206 @@
+//! One command of a session, from the control process's side: its pipes, its request, its answer.
+//!
+//! Nothing here waits. A command costs the control process two calls of this file and one wait of
+//! its own: what Python does between them costs three times as much as elsewhere, since the program
+//! that ran meanwhile had the processor's caches to itself.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::sys;
+
+/// Room for a shell's answer, which has 56 bytes; one that fills it is none.
+const ANSWER_BYTES: usize = 64;
+/// How much of a pipe is read at once. Whoever writes more is not in a hurry.
+const PIECE_BYTES: usize = 4096;
+
+/// What a session keeps for its commands.
+#[derive(Debug, Clone, Copy)]
+pub struct Shell<'a> {
+    /// The socket to the builtin.
+    pub socket: BorrowedFd<'a>,
+    /// Waits for the socket, and for the pipes of the command that runs.
+    pub epoll: BorrowedFd<'a>,
+}
+
+/// What one look at a pipe found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// What was in it, at most twice `PIECE_BYTES`.
+    pub bytes: Vec<u8>,
+    /// Whether nothing is left in it, and no writer.
+    pub at_end: bool,
+}
+
+/// What there was when the shell had answered.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Collected {
+    /// The answer; empty when the shell has closed its socket.
+    pub answer: Vec<u8>,
+    /// Standard output.
+    pub stdout: Piece,
+    /// Standard error.
+    pub stderr: Piece,
+}
+
+/// One of a command's pipes.
+#[derive(Debug)]
+struct Output {
+    reader: OwnedFd,
+    /// Kept until the command is over. Else the end of each pipe would wake the control process
+    /// before the answer does, perhaps on the very processor that was about to send it.
+    writer: Option<OwnedFd>,
+}
+
+impl Output {
+    /// Lets go of the writing end and looks, twice if something was there: the second time sees
+    /// the end.
+    fn look(&mut self) -> io::Result<Piece> {
+        self.writer = None;
+        let mut piece = Piece::default();
+        let mut buffer = [0; PIECE_BYTES];
+        for _ in 0..2 {
+            match sys::read_now(self.reader.as_fd(), &mut buffer)? {
+                None => break,
+                Some(0) => {
+                    piece.at_end = true;
+                    break;
+                }
+                Some(count) => piece.bytes.extend_from_slice(&buffer[..count]),
+            }
+        }
+        Ok(piece)
+    }
+}
+
+/// A command that was sent. Dropping it closes its pipes.
+#[derive(Debug)]
+pub struct Command {
+    stdout: Output,
+    stderr: Output,
+}
+
+impl Command {
+    /// Makes the pipes and sends `packet` with `stdin`, the pipes and, where there is one, `body`.
+    ///
+    /// # Errors
+    /// `EMFILE`; what `sendmsg(2)` says, such as `EAGAIN` when the shell's queue is full.
+    pub fn send(
+        shell: Shell<'_>,
+        packet: &[u8],
+        stdin: BorrowedFd<'_>,
+        body: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Self> {
+        let ((stdout, out), (stderr, err)) = (sys::pipe_to_read()?, sys::pipe_to_read()?);
+        let fds: Vec<_> = [stdin, out.as_fd(), err.as_fd()].into_iter().chain(body).collect();
+        // Watched before it is sent: what fails here has not run.
+        sys::watch(shell.epoll, stdout.as_fd())?;
+        sys::watch(shell.epoll, stderr.as_fd())?;
+        sys::send_packet(shell.socket, packet, &fds)?;
+        Ok(Self {
+            stdout: Output { reader: stdout, writer: Some(out) },
+            stderr: Output { reader: stderr, writer: Some(err) },
+        })
+    }
+
+    /// The answer and what is in the pipes, if the shell has answered; else nothing is read.
+    ///
+    /// # Errors
+    /// What `read(2)` says.
+    pub fn collect(&mut self, shell: Shell<'_>) -> io::Result<Option<Collected>> {
+        let mut answer = [0; ANSWER_BYTES];
+        let count = match sys::receive_now(shell.socket, &mut answer) {
+            Ok(None) => return Ok(None),
+            Ok(Some(count)) => count,
+            Err(_) => 0, // as good as closed
+        };
+        let (stdout, stderr) = (self.stdout.look()?, self.stderr.look()?);
+        Ok(Some(Collected { answer: answer[..count].to_vec(), stdout, stderr }))
+    }
+
+    /// The reading ends, for whoever reads on; nothing of this process holds the writing ends.
+    ///
+    /// # Errors
+    /// What `epoll_ctl(2)` says.
+    pub fn into_readers(self, shell: Shell<'_>) -> io::Result<[OwnedFd; 2]> {
+        let readers = [self.stdout.reader, self.stderr.reader];
+        for reader in &readers {
+            sys::unwatch(shell.epoll, reader.as_fd())?;
+        }
+        Ok(readers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shell that is a pair of sockets, and what it got.
+    struct Fake {
+        ours: OwnedFd,
+        theirs: OwnedFd,
+        epoll: OwnedFd,
+    }
+
+    impl Fake {
+        fn new() -> Self {
+            let (ours, theirs) = sys::packet_pair().expect("sockets");
+            let epoll = sys::epoll().expect("epoll");
+            sys::set_non_blocking(ours.as_fd()).expect("set");
+            Self { ours, theirs, epoll }
+        }
+
+        fn shell(&self) -> Shell<'_> {
+            Shell { socket: self.ours.as_fd(), epoll: self.epoll.as_fd() }
+        }
+
+        fn send(&self) -> (Command, Vec<OwnedFd>) {
+            let command = Command::send(self.shell(), b"request", self.epoll.as_fd(), None);
+            let (packet, fds) = sys::receive_packet(self.theirs.as_fd()).expect("a packet");
+            assert_eq!((&packet[..], fds.len()), (&b"request"[..], 3));
+            (command.expect("sent"), fds)
+        }
+
+        fn write(fd: &OwnedFd, bytes: &[u8]) {
+            use std::io::Write as _;
+            std::fs::File::from(fd.try_clone().expect("a copy")).write_all(bytes).expect("written");
+        }
+    }
+
+    #[test]
+    fn before_the_answer_nothing_is_read() {
+        let fake = Fake::new();
+        let (mut command, fds) = fake.send();
+        Fake::write(&fds[1], b"early");
+        drop(fds);
+        assert_eq!(command.collect(fake.shell()).expect("a look"), None);
+        sys::send_packet(fake.theirs.as_fd(), b"answer", &[]).expect("sent");
+        let found = command.collect(fake.shell()).expect("a look").expect("an answer");
+        let stdout = Piece { bytes: b"early".to_vec(), at_end: true };
+        let stderr = Piece { bytes: vec![], at_end: true };
+        assert_eq!(found, Collected { answer: b"answer".to_vec(), stdout, stderr });
+    }
+
+    #[test]
+    fn a_pipe_that_a_job_holds_is_not_at_its_end() {
+        let fake = Fake::new();
+        let (mut command, fds) = fake.send();
+        Fake::write(&fds[2], b"job");
+        sys::send_packet(fake.theirs.as_fd(), b"answer", &[]).expect("sent");
+        let found = command.collect(fake.shell()).expect("a look").expect("an answer");
+        assert_eq!(found.stdout, Piece::default());
+        assert_eq!(found.stderr, Piece { bytes: b"job".to_vec(), at_end: false });
+        let [stdout, _stderr] = command.into_readers(fake.shell()).expect("readers");
+        drop(fds);
+        assert_eq!(sys::read_now(stdout.as_fd(), &mut [0; 8]).expect("the end"), Some(0));
+    }
+
+    #[test]
+    fn a_shell_that_closes_its_socket_answers_with_nothing() {
+        let mut fake = Fake::new();
+        let (mut command, _fds) = fake.send();
+        fake.theirs = sys::epoll().expect("something else");
+        let found = command.collect(fake.shell()).expect("a look").expect("an answer");
+        assert!(found.answer.is_empty());
+    }
+}
