@@ -29,7 +29,7 @@ MB = 1_000_000
 TARGETS: dict[str, tuple[str, float, str]] = {
     "fresh_jail_per_raw": ("<=", 1.5, "fresh jail, `true`: times raw vfork+exec"),
     "fresh_jail_per_bwrap": ("<=", 0.35, "the same: times bwrap --unshare-all"),
-    "live_program_per_raw": ("<=", 1.15, "program in a live session: times raw posix_spawn"),
+    "live_program_per_raw": ("<=", 1.15, "program in a live session, output captured: times raw"),
     "builtin_true_ms": ("<=", 0.3, "`true` in a live session, from Python, ms"),
     "builtin_true_per_bash": ("<=", 0.25, "the same: times `bash -c true`"),
     "context_warm_per_ipykernel": ("<=", 0.01, "first result, pool full: times ipykernel's start"),
@@ -62,6 +62,22 @@ def spawn(*argv: str) -> None:
     assert os.waitpid(pid, 0)[1] == 0, argv
 
 
+def spawn_captured(*argv: str) -> None:
+    """As `spawn`, with both output streams read to their ends, as a session's command has them."""
+    pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
+    actions = [
+        (os.POSIX_SPAWN_DUP2, writer, number) for number, (_, writer) in enumerate(pipes, start=1)
+    ]
+    pid = os.posix_spawn(argv[0], argv, {}, file_actions=actions)
+    for _, writer in pipes:
+        os.close(writer)
+    for reader, _ in pipes:
+        while os.read(reader, 65536):
+            pass
+        os.close(reader)
+    assert os.waitpid(pid, 0)[1] == 0, argv
+
+
 def pss_mb(pid: str) -> float:
     """Proportional set size of a process (smaps_rollup, proc(5))."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -86,14 +102,40 @@ def processes_named(name: str) -> set[str]:
 
 def native_jails() -> dict[str, float]:
     """The jail as a native caller sees it: `rust_core/benches/jail.rs`."""
-    command = ["cargo", "bench", "--quiet", "--package", "rust_core", "--bench", "jail"]
-    env = os.environ | {"CARGO_ENCODED_RUSTFLAGS": "-Ctarget-feature=+crt-static"}
     target = subprocess.run(["rustc", "-vV"], check=True, capture_output=True, text=True).stdout
     host = next(line.split()[1] for line in target.splitlines() if line.startswith("host:"))
-    done = subprocess.run(
-        [*command, "--target", host], cwd=ROOT, env=env, check=True, capture_output=True, text=True
+
+    def cargo(*arguments: str, flags: str = "", **env: str) -> str:
+        done = subprocess.run(
+            ["cargo", *arguments, "--quiet", "--target", host],
+            cwd=ROOT,
+            env=os.environ | {"CARGO_ENCODED_RUSTFLAGS": flags} | env,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return done.stdout
+
+    # What `rust_core/build.rs` puts into the extension, built as it does.
+    static = "-Ctarget-feature=+crt-static"
+    metadata = subprocess.run(
+        ["cargo", "metadata", "--format-version", "1", "--no-deps"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    line = next(line for line in done.stdout.splitlines() if line.startswith("{"))
+    built = Path(json.loads(metadata.stdout)["target_directory"]) / host / "embedded"
+    embedded = ("build", "--locked", "--profile", "embedded", "--package")
+    cargo(*embedded, "rust_core", "--bin", "sandbox-supervisor", flags=static)
+    cargo(*embedded, "sandbox_shell_builtin")
+    output = cargo(
+        *("bench", "--package", "rust_core", "--bench", "jail"),
+        flags=static,
+        SANDBOX_SUPERVISOR=str(built / "sandbox-supervisor"),
+        SANDBOX_SHELL_BUILTIN=str(built / "libsandbox_shell_builtin.so"),
+    )
+    line = next(line for line in output.splitlines() if line.startswith("{"))
     figures: dict[str, float] = json.loads(line)
     return figures
 
@@ -101,21 +143,24 @@ def native_jails() -> dict[str, float]:
 async def sessions(sandbox: Sandbox, rounds: int) -> dict[str, float]:
     """Commands in a live session against the same outside."""
     session = await sandbox.create_session()
-    builtin, bash, live, raw = [], [], [], []
+    builtin, bash, live, raw, captured = [], [], [], [], []
     for _ in range(rounds):
         builtin.append(await timed_async(lambda: session.exec("true")))
         bash.append(timed(lambda: spawn("/bin/bash", "-c", "true")))
         live.append(await timed_async(lambda: session.exec(["/bin/true"])))
         raw.append(timed(lambda: spawn("/bin/true")))
+        captured.append(timed(lambda: spawn_captured("/bin/true")))
     await session.aclose()
     mid = statistics.median
     return {
         "builtin_true_ms": mid(builtin) * 1e3,
         "bash_c_true_ms": mid(bash) * 1e3,
         "builtin_true_per_bash": mid(builtin) / mid(bash),
-        "live_program_ms": mid(live) * 1e3,
+        "live_program_from_python_ms": mid(live) * 1e3,
         "posix_spawn_true_ms": mid(raw) * 1e3,
-        "live_program_per_raw": mid(live) / mid(raw),
+        "posix_spawn_true_captured_ms": mid(captured) * 1e3,
+        "live_program_from_python_per_raw": mid(live) / mid(raw),
+        "live_program_from_python_per_captured": mid(live) / mid(captured),
     }
 
 
@@ -217,6 +262,8 @@ async def measure(rounds: int) -> dict[str, float]:
         "raw_vfork_exec_us": native["raw_us"],
         "fresh_jail_us": native["fresh_jail_us"],
         "fresh_jail_per_raw": native["jail_per_raw"],
+        "live_program_us": native["session_command_us"],
+        "live_program_per_raw": native["session_command_per_raw"],
     }
     if native["bwrap_us"] is not None:
         figures["bwrap_us"] = native["bwrap_us"]

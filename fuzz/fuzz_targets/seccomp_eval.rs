@@ -1,4 +1,4 @@
-//! Invariant tested: for every call, the compiled filter of each stage loads, ends, and returns the
+//! Invariant tested: for every call, the compiled filter, with a key and without, loads, ends, and returns the
 //! verdict that a plain reading of the policy table gives.
 #![no_main]
 
@@ -6,10 +6,13 @@ use std::sync::LazyLock;
 
 use libc::sock_filter;
 use libfuzzer_sys::fuzz_target;
-use rust_core::seccomp::{Call, NATIVE_ARCH, POLICY, Stage, compile, decide, evaluate};
+use rust_core::seccomp::{Call, Key, NATIVE_ARCH, POLICY, compile, decide, evaluate};
 
-static PROGRAMS: LazyLock<[(Stage, Vec<sock_filter>); 2]> =
-    LazyLock::new(|| [Stage::Surface, Stage::Confine].map(|stage| (stage, compile(stage))));
+/// Few bits, so that the fuzzer finds it.
+const KEY: Option<Key> = Key::new(1 << 33 | 1);
+
+static PROGRAMS: LazyLock<[(Option<Key>, Vec<sock_filter>); 2]> =
+    LazyLock::new(|| [None, KEY].map(|key| (key, compile(key))));
 
 /// Takes numbers off the front; behind the end all are zero.
 struct Input<'a>(&'a [u8]);
@@ -40,8 +43,8 @@ fuzz_target!(|data: &[u8]| {
     let arch = if how < 240 { NATIVE_ARCH } else { input.word() };
     let arguments = [(); 6].map(|()| u64::from_le_bytes(input.take()));
     let call = Call { number, arch, arguments };
-    for (stage, program) in PROGRAMS.iter() {
+    for (key, program) in PROGRAMS.iter() {
         let outcome = evaluate(program, &call).expect("the kernel would load it");
-        assert_eq!(outcome.action, decide(*stage, &call).action(), "{stage:?} {call:?}");
+        assert_eq!(outcome.action, decide(*key, &call).action(), "{key:?} {call:?}");
     }
 });

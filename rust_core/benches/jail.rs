@@ -1,18 +1,24 @@
 //! What a fresh jail costs, measured from a native process, interleaved with its peers.
 //!
 //! Rounds of: `vfork` + `exec` of the program; a jail made on demand with every protection, the
-//! same program in it; and, where it is installed, `bwrap --unshare-all`. Prints one JSON object
-//! with the medians in microseconds and their ratios. `benches/foundation.py` runs it.
+//! same program in it; the program as a command of a live session, its output captured; and, where
+//! it is installed, `bwrap --unshare-all`. Prints one JSON object with the medians in microseconds
+//! and their ratios. `benches/foundation.py` runs it.
+//!
+//! It measures what is shipped: `SANDBOX_SUPERVISOR` and `SANDBOX_SHELL_BUILTIN` name the supervisor
+//! and bash's builtin, built as `rust_core/build.rs` builds them.
 
 use std::error::Error;
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use rust_core::channel::Channel;
+use rust_core::command::{Command as SessionCommand, Shell};
 use rust_core::spec::{
     InitReply, InitRequest, KeeperReply, KeeperRequest, Limits, Network, Program, SupervisorReply,
     SupervisorRequest,
@@ -24,6 +30,11 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const ROUNDS: usize = 200;
 const TRUE: &str = "/bin/true";
+
+/// Where something that the extension carries lies.
+fn shipped(variable: &str) -> Outcome<OsString> {
+    Ok(std::env::var_os(variable).ok_or_else(|| format!("{variable} is not set"))?)
+}
 
 fn bytes(text: &str) -> ByteBuf {
     ByteBuf::from(text.as_bytes().to_vec())
@@ -50,10 +61,7 @@ struct Sandbox {
 
 fn open_sandbox() -> Outcome<Sandbox> {
     let (ours, theirs) = sys::packet_pair()?;
-    Command::new(env!("CARGO_BIN_EXE_sandbox-supervisor"))
-        .env_clear()
-        .stdin(Stdio::from(theirs))
-        .spawn()?;
+    Command::new(shipped("SANDBOX_SUPERVISOR")?).env_clear().stdin(Stdio::from(theirs)).spawn()?;
     let supervisor: Channel<SupervisorReply, SupervisorRequest> = Channel::new(ours);
     supervisor.send(&SupervisorRequest::Start { read_only_paths: vec![] }, &[])?;
     match supervisor.receive()? {
@@ -149,6 +157,73 @@ impl LiveJail<'_> {
     }
 }
 
+/// A session's shell, driven as `sandbox_runtime/sessions.py` drives it.
+struct LiveSession<'a> {
+    socket: OwnedFd,
+    epoll: OwnedFd,
+    sandbox: &'a Sandbox,
+    _init: Channel<InitReply, InitRequest>,
+}
+
+const SETUP: &[u8] = b"enable -f /proc/self/fd/4 sandbox_session; sandbox_session 3 4\n";
+
+impl<'a> LiveSession<'a> {
+    fn start(sandbox: &'a Sandbox) -> Outcome<Self> {
+        let library = std::fs::read(shipped("SANDBOX_SHELL_BUILTIN")?)?;
+        let builtin = sys::sealed_executable(c"sandbox-session", &library)?;
+        let (socket, theirs) = sys::packet_pair()?;
+        let (script, writer) = sys::pipe()?;
+        File::from(writer).write_all(SETUP)?;
+        let (init, theirs_init) = sys::packet_pair()?;
+        let argv = ["bash", "--norc", "--noprofile"].map(bytes).to_vec();
+        let program = Some(Program::Execute {
+            argv,
+            env: vec![bytes("PATH=/usr/local/bin:/usr/bin:/bin")],
+            cwd: bytes("/workspace"),
+            watch_children: false,
+        });
+        let request = KeeperRequest::CreateJail { program, namespaces: false };
+        let null = sandbox.null.as_fd();
+        let fds =
+            [theirs_init.as_fd(), script.as_fd(), null, null, theirs.as_fd(), builtin.as_fd()];
+        sandbox.keeper.send(&request, &fds)?;
+        drop(theirs);
+        let (ready, _) = sys::receive_packet(socket.as_fd())?;
+        if ready.first() != Some(&129) {
+            return Err(format!("no session: {ready:?}").into());
+        }
+        let epoll = sys::epoll()?;
+        sys::watch(epoll.as_fd(), socket.as_fd())?;
+        Ok(Self { socket, epoll, sandbox, _init: Channel::new(init) })
+    }
+
+    /// From the request to the shell's answer and the end of both pipes.
+    fn run(&self, program: &str) -> Outcome<f64> {
+        let start = Instant::now();
+        let length = u32::try_from(program.len())?;
+        let mut packet = vec![2, 0, 0, 0, 1, 0, 0, 0];
+        packet.extend([0; 12]);
+        packet.extend((length + 4).to_le_bytes());
+        packet.extend(length.to_le_bytes());
+        packet.extend(program.as_bytes());
+        let shell = Shell { socket: self.socket.as_fd(), epoll: self.epoll.as_fd() };
+        let mut command = SessionCommand::send(shell, &packet, self.sandbox.null.as_fd(), None)?;
+        let found = loop {
+            sys::wait_readable([shell.epoll], None)?;
+            if let Some(found) = command.collect(shell)? {
+                break found;
+            }
+        };
+        drop(command);
+        let took = start.elapsed().as_secs_f64() * 1e6;
+        let went_well = found.answer.first() == Some(&130) && found.answer[4..8] == [0; 4];
+        if !went_well || !found.stdout.at_end || !found.stderr.at_end {
+            return Err(format!("{found:?}").into());
+        }
+        Ok(took)
+    }
+}
+
 fn execute(program: &str) -> Program {
     Program::Execute {
         argv: vec![bytes(program)],
@@ -168,11 +243,14 @@ fn main() -> Outcome<()> {
     let sandbox = open_sandbox()?;
     let bwrap = ["/usr/bin/bwrap", "/bin/bwrap"].into_iter().find(|p| Path::new(p).exists());
     let live = sandbox.live_jail()?;
-    let (mut raws, mut jails, mut spawns, mut bwraps) = (vec![], vec![], vec![], vec![]);
+    let session = LiveSession::start(&sandbox)?;
+    let (mut raws, mut jails, mut spawns, mut commands) = (vec![], vec![], vec![], vec![]);
+    let mut bwraps = vec![];
     for round in 0..ROUNDS {
         raws.push(raw(&[TRUE])?);
         jails.push(sandbox.fresh_jail(TRUE)?);
         spawns.push(live.spawn(TRUE)?);
+        commands.push(session.run(TRUE)?);
         if let Some(bwrap) = bwrap.filter(|_| round % 4 == 0) {
             let flags =
                 ["--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"];
@@ -180,15 +258,17 @@ fn main() -> Outcome<()> {
         }
     }
     let (raw, jail, spawn) = (median(raws), median(jails), median(spawns));
-    let bwrap = median(bwraps);
+    let (command, bwrap) = (median(commands), median(bwraps));
     let or_null = |value: f64| if value.is_nan() { "null".into() } else { format!("{value:.3}") };
     println!(
         "{{\"rounds\": {ROUNDS}, \"raw_us\": {raw:.1}, \"fresh_jail_us\": {jail:.1}, \
-         \"live_jail_us\": {spawn:.1}, \"bwrap_us\": {}, \"jail_per_raw\": {:.3}, \
-         \"live_per_raw\": {:.3}, \"jail_per_bwrap\": {}}}",
+         \"live_jail_us\": {spawn:.1}, \"session_command_us\": {command:.1}, \"bwrap_us\": {}, \
+         \"jail_per_raw\": {:.3}, \"live_per_raw\": {:.3}, \"session_command_per_raw\": {:.3}, \
+         \"jail_per_bwrap\": {}}}",
         or_null(bwrap),
         jail / raw,
         spawn / raw,
+        command / raw,
         or_null(jail / bwrap),
     );
     Ok(())

@@ -26,7 +26,7 @@ use crate::idmap::{INIT_ID, PAYLOAD_ID};
 use crate::landlock;
 use crate::mounts::{self, Covered, Shown};
 use crate::rlimits;
-use crate::seccomp::{self, Stage};
+use crate::seccomp::{self, Key};
 use crate::spec::{EnterPlan, Limits, Network};
 use crate::sys::{self, Forked};
 
@@ -79,8 +79,6 @@ pub struct Prepared {
     pub proc_masks: Vec<(PathBuf, bool)>,
     /// The Landlock ruleset with the kernel's ABI, or why there is none.
     pub landlock: std::result::Result<(OwnedFd, i32), String>,
-    /// The last filter.
-    pub confine: Vec<libc::sock_filter>,
     /// Why the session keyring is not new, if it is not.
     pub keyring: Option<String>,
     /// Whether sandboxes have ids of their own.
@@ -143,17 +141,15 @@ pub fn sandbox(
     let prepared = Prepared {
         proc_masks: mounts::proc_masks(),
         landlock: landlock::build(network.is_host())?,
-        confine: seccomp::compile(Stage::Confine),
         keyring,
         separate_ids,
         groups,
         limits: limits.clone(),
         role: if network.is_host() { part_networks()? } else { Role::Alone },
     };
-    capabilities::keep_only(capabilities::KEEPER)?;
+    capabilities::hold_only(capabilities::KEEPER)?;
     sys::set_no_new_privs().at(Step::NoNewPrivs, "")?;
-    sys::install_filter(&seccomp::compile(Stage::Surface))
-        .at(Step::InstallSeccompFilter, "surface")?;
+    install_keyed_filter()?;
     sys::set_dumpable(false).at(Step::SetDumpable, "")?;
     Ok(prepared)
 }
@@ -203,8 +199,8 @@ fn no_inner_keeper() -> Failure {
 pub fn jail(prepared: &Prepared) -> Result<()> {
     mounts::mount_jail_proc(&prepared.proc_masks, !prepared.separate_ids)?;
     let kept = if prepared.separate_ids { capabilities::INIT } else { &[] };
-    capabilities::shrink(capabilities::KEEPER, kept)?;
-    sys::install_filter(&prepared.confine).at(Step::InstallSeccompFilter, "confine")?;
+    capabilities::shrink(kept)?;
+    sys::forget_key(); // from here on this process mounts as little as user code does
     sys::set_dumpable(false).at(Step::SetDumpable, "")
 }
 
@@ -220,7 +216,6 @@ pub fn program(
 ) -> Result<()> {
     sys::setsid().at(Step::StartSession, "")?;
     if separate_ids {
-        capabilities::unbind(capabilities::INIT)?;
         sys::become_user(PAYLOAD_ID, PAYLOAD_ID, true).at(Step::BecomeUser, "program")?;
     }
     capabilities::give_up_the_rest()?;
@@ -284,11 +279,23 @@ pub fn enter(plan: &EnterPlan, fds: &[OwnedFd], kept: i32) -> Result<()> {
     }
     sys::close_from(3, &[kept]).at(Step::PlaceDescriptors, "")?;
     sys::umask(0o022);
-    for stage in [Stage::Surface, Stage::Confine] {
-        sys::install_filter(&seccomp::compile(stage)).at(Step::InstallSeccompFilter, "context")?;
-    }
+    sys::install_filter(&seccomp::compile(None)).at(Step::InstallSeccompFilter, "context")?;
     // The change of ids closed this process's own /proc/self to it; a program gets it back by exec.
     sys::set_dumpable(true).at(Step::SetDumpable, "context")
+}
+
+/// The filter of a sandbox; this process alone, and what it forks, can open its keyed rules.
+fn install_keyed_filter() -> Result<()> {
+    let key = loop {
+        let number = sys::draw_key().at(Step::InstallSeccompFilter, "key")?;
+        if let Some(key) = Key::new(number) {
+            break key;
+        }
+    };
+    let program = seccomp::compile(Some(key));
+    let installed = sys::install_filter(&program).at(Step::InstallSeccompFilter, "sandbox");
+    seccomp::wipe(program);
+    installed
 }
 
 fn make_mounts_private() -> Result<()> {

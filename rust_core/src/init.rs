@@ -48,6 +48,7 @@ pub fn run(
     fds: Vec<OwnedFd>,
     namespaces: bool,
 ) -> ! {
+    sys::begin_burst();
     sys::set_name(c"sbx-init");
     let mut init = Init { socket, prepared, spawned: HashSet::new() };
     let result = init.confine(&fds).and_then(|children| {
@@ -55,6 +56,7 @@ pub fn run(
         let started = program.map(|program| (start(&program, &fds, prepared), program));
         drop(fds);
         init.report_ready(namespaces, started)?;
+        sys::end_burst(); // it may live for long
         init.serve(&children)
     });
     if let Err(failure) = result {
@@ -409,6 +411,7 @@ fn start(program: &Program, fds: &[OwnedFd], prepared: &Prepared) -> Result<i32>
         }
         Program::Files | Program::Check => match sys::fork(0, None).at(Step::CloneProcess, "")? {
             Forked::Child => {
+                sys::end_burst();
                 if confine().is_ok() {
                     serve_inside(program, prepared);
                 }

@@ -4,6 +4,9 @@ use std::fs::OpenOptions;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
+#[global_allocator]
+static HEAP: rust_core::sys::Heap = rust_core::sys::Heap;
+
 fn main() -> ExitCode {
     // Descriptor 0 is the socket. Nothing of the caller's terminal is kept.
     let take = || {
@@ -15,6 +18,7 @@ fn main() -> ExitCode {
         std::mem::forget((socket, null)); // closed, or another descriptor's number now
         rust_core::sys::inherited(3)
     };
+    let _ = rust_core::sys::map_program_for_forks(); // it is slower without, and no different
     match take() {
         Ok(socket) => ExitCode::from(rust_core::launcher::run(socket)),
         Err(_) => ExitCode::from(2),
