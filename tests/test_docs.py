@@ -1,7 +1,8 @@
-"""The examples of the documentation run as they stand."""
+"""The documentation: its examples run, its tables are complete, its links lead somewhere."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -23,3 +24,49 @@ async def test_an_example_runs(example: str) -> None:
     names: dict[str, Any] = {}
     exec(example, names)  # noqa: S102 - it is our own
     await names["main"]()
+
+
+# --- the tables --------------------------------------------------------------------------------
+
+ROOT = DOCS.parent
+ROW = re.compile(r"^\| ([FD])(\d+) \|(.*)\|$", re.MULTILINE)
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+STATES = ("yes", "partly: ", "no: ", "platform", "theirs")
+
+
+def rows(name: str) -> list[tuple[int, list[str]]]:
+    """The numbered rows of a table, in their order: number, cells."""
+    found = ROW.findall((DOCS / name).read_text())
+    return [(int(number), [cell.strip() for cell in rest.split("|")]) for _, number, rest in found]
+
+
+@pytest.mark.parametrize(("name", "last"), [("features.md", 114), ("defects.md", 61)])
+def test_every_number_stands_once_and_says_how_it_is(name: str, last: int) -> None:
+    """What is there names a test; what is not there says why."""
+    assert sorted(number for number, _ in rows(name)) == list(range(1, last + 1))
+    for number, (*said, tests, state) in rows(name):
+        assert len(said) == 2, number
+        assert state.startswith(STATES), (number, state)
+        if state == "yes":
+            assert TEST.search(tests) or "client suite" in tests, number
+
+
+@pytest.mark.parametrize("name", ["features.md", "defects.md"])
+def test_every_test_that_a_document_names_exists(name: str) -> None:
+    """At the top of the file that is named."""
+    defined: dict[str, set[str]] = {}
+    for path, test in TEST.findall((DOCS / name).read_text()):
+        if path not in defined:
+            tree = ast.parse((ROOT / path).read_text())
+            functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+            defined[path] = {node.name for node in tree.body if isinstance(node, functions)}
+        assert test in defined[path], f"{path}::{test}"
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{one.name}" for one in DOCS.glob("*.md"))])
+def test_every_link_leads_to_a_file(page: str) -> None:
+    """Those within this tree, seen from the page."""
+    for link in LINK.findall((ROOT / page).read_text()):
+        if "://" not in link and not link.startswith("#"):
+            assert ((ROOT / page).parent / link.partition("#")[0]).exists(), link

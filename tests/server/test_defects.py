@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from sandbox_runtime.server.streams import TextPieces
 
 if TYPE_CHECKING:
     import pytest
 
-    from server.conftest import Client
+    from server.conftest import Client, Server
 
 
 def stream(api: Client, session_id: str, command: str, **fields: Any) -> list[Any]:
@@ -201,3 +202,39 @@ def test_events_are_single_lines_of_json(api: Client) -> None:
     told = [json.loads(block[6:]) for block in blocks]
     text = "".join(event["data"] for event in told if event["type"] == "stdout")
     assert text == "a\n\ndata: b\n"
+
+
+def test_d20_an_id_of_a_process_is_no_shell_text(api: Client) -> None:
+    api.session("d20")
+    identity = "x; touch /tmp/d20; #/../$(touch /tmp/d20)"
+    body = {"command": "true", "sessionId": "d20", "options": {"processId": identity}}
+    assert api.post("/api/process/start", body).json["process"]["id"] == identity
+    path = f"/api/process/{quote(identity, safe='')}"
+    assert api.get(path).json["process"]["command"] == "true"
+    with api.events("GET", f"{path}/stream") as events:
+        assert "complete" in [event["type"] for event in events]
+    assert api.run("d20", "test -e /tmp/d20")["exitCode"] == 1
+
+
+def test_d51_a_silent_stream_shows_that_it_lives(
+    api: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox_runtime.server.streams.HEARTBEAT_S", 0.05)
+    api.session("d51")
+    body = {"id": "d51", "command": "sleep 1000"}
+    with api.request("POST", "/api/execute/stream", body) as response:
+        lines = iter(response.readline, b"")
+        assert b'"start"' in next(lines)
+        assert [next(lines) for _ in range(5)] == [b"\n", b": ping\n", b"\n", b": ping\n", b"\n"]
+
+
+def test_d60_an_interpreter_that_does_not_start_is_503_and_says_when(
+    api: Client, server: Server
+) -> None:
+    breaker = server.app.host.breaker("typescript")
+    for _ in range(5):
+        breaker.failed()
+    reply = api.post("/api/contexts", {"language": "typescript"})
+    breaker.succeeded()
+    assert (reply.status, reply.json["status"]) == (503, "circuit_open")
+    assert 0 < int(reply.headers["retry-after"]) <= 30
