@@ -337,6 +337,21 @@ async def test_a_value_that_cannot_be_shown_is_no_error(context: Context) -> Non
         assert execution.text
 
 
+async def test_big_results_are_cut_and_say_so(context: Context) -> None:
+    execution = await context.run("'x'.repeat(3e6)")
+    [shown] = execution.results
+    assert shown.text is not None
+    assert len(shown.text) == 1 << 20
+    assert shown.capped["text/plain"] > 1 << 20
+    execution = await context.run("display.png(Buffer.alloc(20e6)); ({s: 'x'.repeat(2e7)})")
+    assert [list(shown.data) for shown in execution.results] == [[], ["text/plain"]]
+    assert [list(shown.capped) for shown in execution.results] == [
+        ["image/png"],
+        ["text/plain", "application/json"],
+    ]
+    assert (await failure(context, "throw new Error('y'.repeat(1e7))"))[1].endswith("left out]")
+
+
 async def test_display_shows_every_format(context: Context) -> None:
     code = """
         display({a: 1}); display.html('<b>h</b>'); display.markdown('*m*'); display.svg('<svg/>')

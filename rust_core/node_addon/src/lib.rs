@@ -18,7 +18,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
 
 use sys::{Env, Function, Loop, Poll, Prepare, Stopper, Value};
@@ -33,6 +33,8 @@ const RECEIVE_BYTES: usize = 256 * 1024;
 static RUN: AtomicU64 = AtomicU64::new(0);
 /// The number of the run that the last interrupt was for, or 0.
 static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
+/// Whether something was stopped of which JavaScript has not been told yet.
+static STOPPED: AtomicBool = AtomicBool::new(false);
 /// Held while a run is stopped, and while it ends.
 static GATE: Mutex<()> = Mutex::new(());
 
@@ -87,6 +89,7 @@ fn register(env: Env, exports: Value) -> Result<(), sys::Status> {
     env.export(exports, c"drain", |env, _| {
         env.int(errno(&with(|executor| executor.draining.start(on_turn))))
     })?;
+    env.export(exports, c"stop", |env, _| env.int(errno(&with(stop))))?;
     env.export(exports, c"alive", |env, _| {
         let mut is_alive = false;
         let _ = with(|executor| {
@@ -143,6 +146,7 @@ fn start(env: Env, arguments: [Value; 5]) -> Result<Value, sys::Status> {
         let _gate = GATE.lock().unwrap_or_else(PoisonError::into_inner);
         let run = INTERRUPTED.swap(0, SeqCst);
         if run != 0 && run == RUN.load(SeqCst) {
+            STOPPED.store(true, SeqCst);
             if let Some(stopper) = stopper {
                 stopper.stop();
             }
@@ -195,10 +199,18 @@ fn send(executor: &mut Executor, body: &[u8]) -> io::Result<()> {
 fn begin() -> io::Result<()> {
     with(|executor| {
         let _gate = GATE.lock().unwrap_or_else(PoisonError::into_inner);
+        STOPPED.store(false, SeqCst);
         executor.runs += 1;
         RUN.store(executor.runs, SeqCst);
         Ok(())
     })
+}
+
+/// Stops whatever JavaScript the loop runs next, in this turn.
+fn stop(executor: &mut Executor) -> io::Result<()> {
+    let stopper = executor.stopper.ok_or(io::ErrorKind::Unsupported)?;
+    stopper.stop();
+    Ok(())
 }
 
 /// From here on nothing is stopped, also if an interrupt is on its way.
@@ -251,6 +263,7 @@ fn on_interrupt() {
     let called = EXECUTOR.with_borrow(|executor| {
         let executor = executor.as_ref()?;
         sys::calm(executor.woken.as_fd());
+        STOPPED.store(false, SeqCst);
         if let Some(stopper) = executor.stopper {
             stopper.take_back();
         }
@@ -262,9 +275,17 @@ fn on_interrupt() {
 }
 
 /// Each turn of the loop while a run drains: says whether anything but the socket keeps it alive.
+///
+/// What was stopped may have left nothing behind that does; then it is not over by itself.
 fn on_turn() {
+    if STOPPED.load(SeqCst) {
+        return;
+    }
     let called = EXECUTOR.with_borrow(|executor| {
         let executor = executor.as_ref()?;
+        if let Some(stopper) = executor.stopper {
+            stopper.take_back(); // what `stop` has left for the turn that is over
+        }
         Some((executor.on_turn, executor.is_alive()))
     });
     if let Some((on_turn, is_alive)) = called {

@@ -19,20 +19,27 @@ const OPTIONS = {
   allowAwaitOutsideFunction: true,
   allowImportExportEverywhere: true,
   allowHashBang: true,
-  locations: true,
 };
 
-const FIRST = { line: 1, column: 0 };
 /** What has `await`s and `var`s of its own. */
 const IS_FUNCTION = /^(?:Function|Arrow|PropertyDefinition|StaticBlock)/;
 
+let last = { source: null, program: null };
+
 /** Parses a cell; null if it is no JavaScript that the parser knows. */
 export function parseCell(source) {
+  if (last.source === source) return last.program;
+  let program = null;
   try {
-    return parse(source, OPTIONS);
-  } catch {
-    return null;
-  }
+    program = parse(source, OPTIONS);
+  } catch { /* V8 says what is wrong with it */ }
+  last = { source, program };
+  return program;
+}
+
+/** Forgets what was parsed last, which may be large. */
+export function forgetCell() {
+  last = { source: null, program: null };
 }
 
 /**
@@ -48,7 +55,7 @@ export function rewriteCell(source) {
   const program = parseCell(source);
   if (program === null) return { code: source, edits: [], declared: [], constant: [] };
   const cell = new Cell(source);
-  cell.isAsync = hasAwait(program);
+  cell.isAsync = hasAwait(source, program);
   program.body.forEach((node) => cell.statement(node));
   if (source.includes('import.meta')) cell.replaceMeta(program);
   if (cell.isAsync) cell.wrap(program);
@@ -63,14 +70,15 @@ function parseObject(source) {
   const program = parseCell(`(${source}\n)`);
   if (program?.body.length !== 1 || program.body[0].expression?.type !== 'ObjectExpression') return null;
   const cell = new Cell(source);
-  cell.isAsync = hasAwait(program);
-  cell.insert(0, FIRST, cell.isAsync ? '(async () => (' : '(');
-  cell.insert(source.length, cell.end(), cell.isAsync ? '\n))()' : '\n)');
+  cell.isAsync = hasAwait(source, program);
+  cell.insert(0, cell.isAsync ? '(async () => (' : '(');
+  cell.insert(source.length, cell.isAsync ? '\n))()' : '\n)');
   return cell.finish();
 }
 
 /** Whether anything is awaited at the top, outside of functions. */
-function hasAwait(program) {
+function hasAwait(source, program) {
+  if (!/\b(?:await|import|export)\b/.test(source)) return false;
   let found = false;
   walk(program, (node) => {
     if (IS_FUNCTION.test(node.type)) return false;
@@ -90,20 +98,15 @@ class Cell {
     this.isAsync = false;
   }
 
-  end() {
-    const lines = this.source.split('\n');
-    return { line: lines.length, column: lines.at(-1).length };
-  }
-
-  insert(at, position, inserted, { isFirst = false } = {}) {
-    this.replace(at, at, position, inserted);
+  insert(at, inserted, { isFirst = false } = {}) {
+    this.replace(at, at, inserted);
     if (isFirst) this.edits.unshift(this.edits.pop());
   }
 
   /** Line breaks of what is replaced are kept, so that no line moves. */
-  replace(start, end, position, inserted) {
+  replace(start, end, inserted) {
     const breaks = this.source.slice(start, end).match(/\n/g)?.length ?? 0;
-    this.edits.push({ start, end, ...position, length: inserted.length, inserted: inserted + '\n'.repeat(breaks) });
+    this.edits.push({ start, end, length: inserted.length, inserted: inserted + '\n'.repeat(breaks) });
   }
 
   statement(node) {
@@ -125,9 +128,9 @@ class Cell {
     if (node.kind === 'const') this.constant.push(...names);
     for (const one of node.declarations) {
       // `let x` is undefined each time, where `var x` would keep what an earlier cell has set.
-      if (one.init === null && isLexical) this.insert(one.id.end, one.id.loc.end, ' = undefined');
+      if (one.init === null && isLexical) this.insert(one.id.end, ' = undefined');
     }
-    const keyword = [node.start, node.start + node.kind.length, node.loc.start];
+    const keyword = [node.start, node.start + node.kind.length];
     if (!this.isAsync) {
       if (isLexical) this.replace(...keyword, 'var'.padEnd(node.kind.length));
       return;
@@ -140,15 +143,14 @@ class Cell {
   insertBefore(node, text) {
     const hasSemicolon = this.source[node.end - 1] === ';';
     const at = hasSemicolon ? node.end - 1 : node.end;
-    const column = node.loc.end.column - (node.end - at);
-    this.insert(at, { line: node.loc.end.line, column }, hasSemicolon ? text : `${text};`);
+    this.insert(at, hasSemicolon ? text : `${text};`);
   }
 
   /** A `var` within a block or a loop of an async cell is the cell's as well. */
   innerVariables(node, parent) {
     this.declare(node);
     const isHead = /^For/.test(parent.type) && parent.body !== node;
-    const keyword = [node.start, node.start + 'var'.length, node.loc.start];
+    const keyword = [node.start, node.start + 'var'.length];
     if (isHead) return this.replace(...keyword, '   ');
     this.replace(...keyword, ';(');
     this.insertBefore(node, ')');
@@ -156,8 +158,8 @@ class Cell {
 
   classDeclaration(node) {
     this.declared.push(node.id.name);
-    this.insert(node.start, node.loc.start, `${this.isAsync ? '' : 'var '}${node.id.name} = `);
-    this.insert(node.end, node.loc.end, ';');
+    this.insert(node.start, `${this.isAsync ? '' : 'var '}${node.id.name} = `);
+    this.insert(node.end, ';');
   }
 
   importDeclaration(node) {
@@ -180,7 +182,7 @@ class Cell {
 
   exportNamed(node) {
     if (node.declaration) {
-      this.replace(node.start, node.declaration.start, node.loc.start, '');
+      this.replace(node.start, node.declaration.start, '');
       this.statement(node.declaration);
     } else {
       this.replaceNode(node, node.source ? `await ${importCall(node)};` : ';');
@@ -188,7 +190,7 @@ class Cell {
   }
 
   exportDefault(node) {
-    this.replace(node.start, node.declaration.start, node.loc.start, '');
+    this.replace(node.start, node.declaration.start, '');
     if (!this.isExpression(node.declaration)) this.statement(node.declaration);
   }
 
@@ -219,19 +221,19 @@ class Cell {
     const last = program.body.at(-1);
     const value = last?.type === 'ExportDefaultDeclaration' ? last.declaration : last;
     if (last?.type === 'ExpressionStatement' || (value !== last && this.isExpression(value))) {
-      this.insert(value.start, value.loc.start, 'return (');
+      this.insert(value.start, 'return (');
       this.insertBefore(value, ')');
     }
     const names = [...new Set(this.declared)];
     const head = `${names.length ? `var ${names.join(', ')}; ` : ''}(async () => {${functions.join('')} `;
     // Behind `'use strict'` and its like, which have to come first.
     const directives = program.body.filter((node) => node.directive !== undefined).map((node) => node.raw ?? this.source.slice(node.start, node.end));
-    this.insert(0, FIRST, directives.length ? head.replace('{', `{${directives.join(';')};`) : head, { isFirst: true });
-    this.insert(this.source.length, this.end(), '\n})()');
+    this.insert(0, directives.length ? head.replace('{', `{${directives.join(';')};`) : head, { isFirst: true });
+    this.insert(this.source.length, '\n})()');
   }
 
   replaceNode(node, text) {
-    this.replace(node.start, node.end, node.loc.start, text);
+    this.replace(node.start, node.end, text);
   }
 
   declare(node) {
@@ -250,6 +252,15 @@ class Cell {
     }
   }
 
+  /** On which line and in which column each edit is, in the order of the text. */
+  places(edits) {
+    let [line, start] = [1, 0];
+    return edits.map((edit) => {
+      for (let next; (next = this.source.indexOf('\n', start)) >= 0 && next < edit.start; line += 1) start = next + 1;
+      return { line, column: edit.start - start, removed: edit.end - edit.start, length: edit.length };
+    });
+  }
+
   finish() {
     // Stable, so insertions at one place stay in the order in which they were asked for.
     const edits = this.edits.sort((one, other) => one.start - other.start);
@@ -260,8 +271,7 @@ class Cell {
       at = edit.end;
     }
     code += this.source.slice(at);
-    const moved = edits.map(({ start, end, line, column, length }) => ({ line, column, removed: end - start, length }));
-    return { code, edits: moved, declared: this.declared, constant: this.constant };
+    return { code, edits: this.places(edits), declared: this.declared, constant: this.constant };
   }
 }
 

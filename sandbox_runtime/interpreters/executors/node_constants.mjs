@@ -89,7 +89,7 @@ export function childrenOf(node) {
   const children = [];
   for (const key in node) {
     const child = node[key];
-    if (key === 'loc' || typeof child !== 'object' || child === null) continue;
+    if (typeof child !== 'object' || child === null) continue;
     for (const one of Array.isArray(child) ? child : [child]) {
       if (typeof one?.type === 'string') children.push(one);
     }

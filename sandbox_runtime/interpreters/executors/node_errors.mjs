@@ -10,6 +10,9 @@ const PLACE = /\bcell-(\d+)\.[jt]s:(\d+):/;
 const LOCATION = /\bcell-(\d+)\.[jt]s:(\d+):(\d+)/g;
 const MOST_CELLS = 2000;
 const MOST_LINE = 1000;
+/** How much of an error's message is sent, and of each line of its traceback. */
+const MOST_TEXT = 64 * 1024;
+const MOST_LINES = 2000;
 
 /** What is known of a cell: its text, and how places in what V8 ran map back to it. */
 const cells = new Map();
@@ -83,10 +86,24 @@ export function describeError(thrown, excerpt = null) {
     shown = '[an error that cannot be shown]';
   }
   if (!isError(thrown)) {
-    return { type: 'error', name: 'Uncaught', value: shown, traceback: [`Uncaught ${shown}`] };
+    return asFrame('Uncaught', shown, [`Uncaught ${shown}`]);
   }
   const traceback = excerpt === null ? shown.split('\n') : [...excerpt.split('\n'), '', String(thrown)];
-  return { type: 'error', name: textOf(thrown, 'name') || 'Error', value: textOf(thrown, 'message'), traceback };
+  return asFrame(textOf(thrown, 'name') || 'Error', textOf(thrown, 'message'), traceback);
+}
+
+function asFrame(name, value, lines) {
+  let traceback = lines.map(shortened);
+  if (traceback.length > MOST_LINES) {
+    const leftOut = `  [${traceback.length - MOST_LINES} lines left out]`;
+    traceback = [...traceback.slice(0, MOST_LINES / 2), leftOut, ...traceback.slice(-MOST_LINES / 2)];
+  }
+  return { type: 'error', name: shortened(name), value: shortened(value), traceback };
+}
+
+function shortened(text) {
+  if (text.length <= MOST_TEXT) return text;
+  return `${text.slice(0, MOST_TEXT)} [${text.length - MOST_TEXT} characters left out]`;
 }
 
 function isError(thrown) {

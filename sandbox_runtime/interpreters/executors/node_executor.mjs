@@ -18,17 +18,16 @@ import dgram from 'node:dgram';
 import net from 'node:net';
 import vm from 'node:vm';
 
-import { rewriteCell } from './node_cells.mjs';
+import { forgetCell, rewriteCell } from './node_cells.mjs';
 import { declareConstants } from './node_constants.mjs';
 import { describeError, excerptOf, prepareStackTrace, rememberCell } from './node_errors.mjs';
 import { arrangeGlobals, arrangeStreams, makeReplaceable, startIn } from './node_globals.mjs';
 import { endTimers, watchTimers } from './node_timers.mjs';
 import { transpile, warmTypeScript } from './node_typescript.mjs';
-import { describeValue, encodeFrame, makeDisplay } from './node_values.mjs';
+import { capFormats, describeValue, encodeFrame, makeDisplay } from './node_values.mjs';
 
 const language = process.argv[2];
 const extension = language === 'typescript' ? 'ts' : 'js';
-const MOST_FRAME_BYTES = 60 * 1024 * 1024;
 const MOST_STRAYS = 20;
 
 const addon = { exports: {} };
@@ -54,6 +53,7 @@ function evaluate(source, number) {
     let code = source;
     if (language === 'typescript') ({ code, maps: cell.maps } = transpile(source, fileName));
     const rewritten = rewriteCell(code);
+    forgetCell();
     cell.edits = rewritten.edits;
     rewritten.declared.forEach(makeReplaceable);
     script = new Script(rewritten.code, {
@@ -120,7 +120,11 @@ function onTurn(isAlive) {
     for (const handle of process._getActiveHandles()) {
       if (isServing(handle)) handle.unref();
     }
-    if (native.alive()) return;
+    if (native.alive()) {
+      // Chains of callbacks end one by one: of each turn, the first that runs is stopped.
+      if (run.interrupted) native.stop();
+      return;
+    }
   }
   finish();
 }
@@ -196,16 +200,14 @@ function onUncaught(error) {
 // --- frames --------------------------------------------------------------------------------------
 
 function emit(frame) {
-  if (run !== null) send({ ...frame, id: run.id });
+  if (run === null) return;
+  if (frame.data === undefined) return void send({ ...frame, id: run.id });
+  const { data, capped } = capFormats(frame.data);
+  send({ ...frame, data, id: run.id, ...(Object.keys(capped).length ? { capped } : {}) });
 }
 
 function send(frame) {
-  let body = Buffer.from(encodeFrame(frame));
-  if (body.length > MOST_FRAME_BYTES) {
-    const data = { 'text/plain': `[a result of ${body.length} bytes, which is too big to be shown]` };
-    body = Buffer.from(encodeFrame({ ...frame, data, metadata: { 'text/plain': { omitted: 'too big' } } }));
-  }
-  if (native.send(body) !== 0) process.reallyExit(1); // the control process is gone
+  if (native.send(Buffer.from(encodeFrame(frame))) !== 0) process.reallyExit(1); // nobody listens
 }
 
 function onFrame(bytes) {
@@ -220,6 +222,7 @@ function prepare(frame) {
   try {
     for (const [resource, most] of Object.entries(frame.limits ?? {})) native.limit(Number(resource), most);
     startIn(frame.cwd, frame.env);
+    if (frame.prime) rehearse();
   } catch (error) {
     send({ type: 'failed', reason: `the context could not start in ${frame.cwd}: ${error.message}` });
     process.reallyExit(1);
@@ -227,7 +230,7 @@ function prepare(frame) {
   send({ type: 'ready', pid: process.pid });
 }
 
-/** Compiles what cells of each kind need, before anybody waits for it. */
+/** Compiles what cells of each kind need; whoever waits in a pool has the time for it. */
 function rehearse() {
   const cells = [
     '1 + 1',
@@ -253,7 +256,6 @@ process.on('unhandledRejection', (error) => {
   if (process.listenerCount('unhandledRejection') === 1) onUncaught(error);
 });
 subscribe('net.server.socket', ({ socket }) => { socket.unref(); });
-rehearse();
 process.argv.splice(1);
 process.execArgv.splice(0);
 native.start(3, 4, onFrame, onInterrupt, onTurn);

@@ -6,25 +6,70 @@
 
 import { readFileSync } from 'node:fs';
 import { createRequire, SourceMap, stripTypeScriptTypes } from 'node:module';
+import { setFlagsFromString } from 'node:v8';
 
 import { parseCell } from './node_cells.mjs';
 
 const INLINE_MAP = /\n?\/\/# sourceMappingURL=data:application\/json;(?:charset=utf-8;)?base64,([A-Za-z0-9+/=]+)\s*$/;
 
-let babel = null;
+/** What looks as if it needed new code; a wrong guess costs a second attempt. */
+const NEEDS_CODE = /\b(?:enum|namespace|module)\s+[\w$'"]|\bconstructor\s*\([^)]*\b(?:public|private|protected|readonly|override)\b|\bimport\s+[\w$]+\s*=/;
 
-/** Warms the compiler up: its first call takes tens of milliseconds. */
+let babel = null;
+let isLoaded = false;
+
+/**
+ * Loads the compiler, which is WebAssembly, without V8's second compiler for that: on one cell it
+ * gains nothing, and it takes its time just when the first cells run.
+ */
+function load() {
+  if (isLoaded) return;
+  isLoaded = true;
+  setFlagsFromString('--liftoff-only');
+  try {
+    stripTypeScriptTypes('');
+  } finally {
+    setFlagsFromString('--no-liftoff-only');
+  }
+}
+
+const REHEARSAL = `
+import type { A } from 'a'; import { type B, c } from 'b'
+interface I<T extends object = {}> extends J { x?: number; readonly y: string[]; m(a: string): void; [key: string]: any }
+type U<T> = T extends string ? { [K in keyof T]?: T[K] } : 'a' | 1 | null
+abstract class K<T> extends L implements I<T> {
+  private static n: number = 1
+  protected readonly map = new Map<string, number>()
+  constructor(public x: number, private y?: string) { super() }
+  get z(): number { return this.x! }
+  async *walk<V>(v: V, ...rest: unknown[]): AsyncGenerator<V> { for await (const one of v as any) yield one }
+  abstract area(): number
+}
+function over(a: string): string
+function over(this: Window, a: any, b = 2, { c, d }: { c: number, d?: string } = {} as any): a is string { return a }
+const f = <T,>(x: T): T => x satisfies T, o = { a: 1, 'b': [1, 2].map((n: number): number => n * 2), ...{} }
+try { if (o?.a ?? false) throw new Error(\`t \${o.a}\`) } catch (e: unknown) { switch (typeof e) { case 'a': break } }
+for (let i: number = 0; i < 3; i++) { label: while (true) { do { continue label } while (/x/g.test('x')) } }
+let { a, ...b }: any = o, [q, , r = 1]: number[] = [];
+(async () => { await Promise.all([f<number>(1)]) })()
+`;
+const TRANSFORMED = `
+enum E { A = 1, B, C = 'c', D = A | 2 }
+namespace N { export const a = 1; export namespace M { export function f(): void {} } }
+${REHEARSAL}`;
+
+/** Warms the compiler up: it is compiled itself as its parts are used. */
 export function warmTypeScript() {
-  for (let round = 0; round < 20; round += 1) {
-    stripTypeScriptTypes('const x: number = 1; interface I { y?: string }', { mode: 'strip' });
-    stripTypeScriptTypes('enum E { A }; class C { constructor(public x: number) {} }', { mode: 'transform', sourceMap: true });
+  for (let round = 0; round < 3; round += 1) {
+    transpile(REHEARSAL, 'rehearsal.ts');
+    transpile(TRANSFORMED, 'rehearsal.ts');
   }
 }
 
 /**
  * Makes JavaScript of TypeScript.
  *
- * @returns {{code: string, maps: SourceMap[]}} The maps from the result back to the source, the last
+ * @returns {{code: string, maps: object[]}} The maps from the result back to the source, the last
  *   one first.
  * @throws {SyntaxError} It is no TypeScript.
  */
@@ -40,10 +85,13 @@ export function transpile(source, fileName) {
 }
 
 function withoutTypes(source, asSyntaxError) {
-  try {
-    return { code: stripTypeScriptTypes(source, { mode: 'strip' }), maps: [] };
-  } catch (error) {
-    if (error.code !== 'ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX') throw asSyntaxError(error);
+  load();
+  if (!NEEDS_CODE.test(source)) {
+    try {
+      return { code: stripTypeScriptTypes(source, { mode: 'strip' }), maps: [] };
+    } catch (error) {
+      if (error.code !== 'ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX') throw asSyntaxError(error);
+    }
   }
   let code;
   try {
@@ -53,8 +101,22 @@ function withoutTypes(source, asSyntaxError) {
   }
   const map = INLINE_MAP.exec(code);
   if (map === null) return { code, maps: [] };
-  const payload = JSON.parse(Buffer.from(map[1], 'base64').toString());
-  return { code: code.slice(0, map.index), maps: [new SourceMap(payload)] };
+  return { code: code.slice(0, map.index), maps: [new LateMap(map[1])] };
+}
+
+/** A source map that is read when somebody asks it. */
+class LateMap {
+  #encoded;
+  #map = null;
+
+  constructor(encoded) {
+    this.#encoded = encoded;
+  }
+
+  findEntry(line, column) {
+    this.#map ??= new SourceMap(JSON.parse(Buffer.from(this.#encoded, 'base64').toString()));
+    return this.#map.findEntry(line, column);
+  }
 }
 
 /** The compiler's error with nothing of Node's, and with the place where it is. */

@@ -5,11 +5,15 @@
 
 import { inspect } from 'node:util';
 
-const MOST_TEXT = 4 * 1024 * 1024;
-const MOST_STRING = 1024 * 1024;
-const MOST_JSON = 16 * 1024 * 1024;
-const MOST_NODES = 200_000;
-const MOST_DEPTH = 500;
+const MIB = 1024 * 1024;
+/** How much of a result's plain text is sent; the rest is cut off, and its size is told. */
+const MOST_TEXT_BYTES = MIB;
+/** The largest other format: half of an image is no use, so a larger one is left out whole. */
+const MOST_FORMAT_BYTES = 16 * MIB;
+/** The largest sum of a result's formats; those that come first in it are sent. */
+const MOST_RESULT_BYTES = 48 * MIB;
+const MOST_NODES = 1_000_000;
+const MOST_DEPTH = 50;
 /** By which other runtimes' objects say what they look like. */
 const SHOWN_BY = Symbol.for('Jupyter.display');
 
@@ -31,9 +35,7 @@ export function describeValue(value) {
   if (own !== null) return { data: { ...own }, metadata: {} };
   const data = {};
   const metadata = {};
-  const text = inspectSafely(value);
-  data['text/plain'] = text.slice(0, MOST_TEXT);
-  if (text.length > MOST_TEXT) metadata['text/plain'] = { truncated: true, characters: text.length };
+  data['text/plain'] = inspectSafely(value);
   if (typeof value === 'object' && value !== null) addJson(value, data, metadata);
   return { data, metadata };
 }
@@ -47,28 +49,28 @@ function ownBundle(value) {
 
 function inspectSafely(value) {
   try {
-    return inspect(value, { maxStringLength: MOST_STRING });
+    return inspect(value, { maxStringLength: 2 * MOST_TEXT_BYTES });
   } catch (error) {
     return `[a value that cannot be shown: ${String(error)}]`;
   }
 }
 
-function addJson(value, data, metadata) {
+function addJson(value, data, metadata, mime = 'application/json') {
   const state = { converted: new Set(), nodes: 0, characters: 0, path: new Set() };
   try {
     const json = toJson(value, state, 0);
     if (json === undefined) return;
-    data['application/json'] = json;
-    if (state.converted.size) metadata['application/json'] = { converted: [...state.converted] };
+    data[mime] = json;
+    if (state.converted.size) metadata[mime] = { converted: [...state.converted] };
   } catch (error) {
     const reason = error instanceof TooBig || error instanceof RangeError ? 'too big' : String(error);
-    metadata['application/json'] = { omitted: reason };
+    metadata[mime] = { omitted: reason };
   }
 }
 
 function count(state, characters) {
   state.characters += characters;
-  if (++state.nodes > MOST_NODES || state.characters > MOST_JSON) throw new TooBig();
+  if (++state.nodes > MOST_NODES || state.characters > MOST_RESULT_BYTES) throw new TooBig();
 }
 
 function toJson(value, state, depth) {
@@ -166,6 +168,28 @@ function entriesToJson(entries, state, depth) {
   return object;
 }
 
+/** What may be sent of a result's formats, and the full sizes of what is cut or left out. */
+export function capFormats(data) {
+  const kept = {};
+  const capped = {};
+  let room = MOST_RESULT_BYTES;
+  for (const [mime, value] of Object.entries(data)) {
+    const isText = mime === 'text/plain';
+    const limit = Math.min(room, isText ? MOST_TEXT_BYTES : MOST_FORMAT_BYTES);
+    const size = Buffer.byteLength(typeof value === 'string' ? value : stringify(value) ?? '');
+    if (size > limit) {
+      capped[mime] = size;
+      if (!isText || typeof value !== 'string') continue;
+      kept[mime] = Buffer.from(value).subarray(0, limit).toString().replace(/\ufffd$/, '');
+      room -= limit;
+    } else {
+      kept[mime] = value;
+      room -= size;
+    }
+  }
+  return { data: kept, capped };
+}
+
 /** A frame as JSON text; half a surrogate pair, which UTF-8 does not know, becomes U+FFFD. */
 export function encodeFrame(frame) {
   const text = stringify(frame);
@@ -212,8 +236,13 @@ export function makeDisplay(show) {
     return tell({ type: 'update_display', display_id: asText(id) }, describeValue(value));
   };
   display.clear = () => show({ type: 'clear_output' });
-  display.bundle = (data, options) => {
-    show({ type: 'display', data: { ...data }, metadata: { ...options?.metadata }, ...place(options) });
+  display.bundle = (bundle, options) => {
+    const [data, metadata] = [{}, { ...options?.metadata }];
+    for (const [mime, value] of Object.entries(bundle)) {
+      if (typeof value === 'string') data[mime] = value;
+      else addJson(value, data, metadata, mime);
+    }
+    show({ type: 'display', data, metadata, ...place(options) });
   };
   for (const [name, [mime, convert]] of Object.entries(FORMATS)) {
     display[name] = (value, options) => display.bundle({ [mime]: convert(value) }, options);
