@@ -32,6 +32,7 @@ from sandbox_runtime.server.replies import CORS, error_reply, json_reply
 from sandbox_runtime.server.routes import (
     code,
     commands,
+    content,
     files,
     git,
     health,
@@ -74,6 +75,7 @@ ROUTES: Sequence[Route[Any]] = (
     *commands.ROUTES,
     *processes.ROUTES,
     *files.ROUTES,
+    *content.ROUTES,
     *git.ROUTES,
     *code.ROUTES,
 )

@@ -190,3 +190,12 @@ class PortInUseError(RequestError):
     """Something else listens on that port of this machine."""
 
     code = "port_in_use"
+
+
+class RangeError(RequestError):
+    """The file has no such part."""
+
+    code = "range"
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(f"The file has {size_bytes} bytes", sizeBytes=size_bytes)

@@ -23,6 +23,7 @@ _MEANINGS = {
     409: "It is there already",
     410: "It has ended",
     413: "It is larger than the limit",
+    416: "The file has no such part",
     429: "There are as many as there may be",
     500: "It could not be done; `message` says why",
     501: "A program that it needs is missing in the sandbox",

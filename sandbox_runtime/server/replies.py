@@ -80,6 +80,7 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.ContextNotFoundError: Row(404, "CONTEXT_NOT_FOUND", REASON),
     faults.PortNotExposedError: Row(404, "PORT_NOT_EXPOSED", REASON),
     faults.InvalidPortError: Row(400, "INVALID_PORT", REASON),
+    faults.RangeError: Row(416, "RANGE_NOT_SATISFIABLE"),
     faults.PortInUseError: Row(409, "PORT_IN_USE", REASON),
     errors.InvalidArgumentError: Row(400, "VALIDATION_FAILED"),
     errors.NotStartedError: Row(400, "INVALID_COMMAND"),

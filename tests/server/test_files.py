@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -274,3 +275,50 @@ def test_a_large_answer_is_one_json_text(api: Client) -> None:
     content = json.loads(reply.body)
     assert content["content"] == 'é\n"' * 700_000
     assert (content["size"], content["isBinary"]) == (2_800_000, False)
+
+
+def test_a_file_goes_both_ways_as_it_is(api: Client) -> None:
+    content = EVERY_BYTE * 5000
+    sent = api.send("PUT", "/api/file?path=/workspace/raw/file", content)
+    assert (sent.status, sent.json["success"]) == (200, True)
+    whole = api.get("/api/file?path=/workspace/raw/file")
+    assert (whole.status, whole.body) == (200, content)
+    assert whole.headers["content-type"] == "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "expected"),
+    [
+        ("bytes=2-4", 206, b"234"),
+        ("bytes=8-", 206, b"89"),
+        ("bytes=-3", 206, b"789"),
+        ("bytes=5-100", 206, b"56789"),
+        ("bytes=10-", 416, None),
+        ("bytes=1-2,4-5", 200, b"0123456789"),
+        ("lines=1-2", 200, b"0123456789"),
+    ],
+)
+def test_a_part_of_a_file_may_be_asked_for(
+    api: Client, asked: str, status: int, expected: bytes | None
+) -> None:
+    api.send("PUT", "/api/file?path=/workspace/digits", b"0123456789")
+    reply = api.get("/api/file?path=/workspace/digits", Range=asked)
+    assert reply.status == status
+    assert expected is None or reply.body == expected
+
+
+def test_what_is_wrong_with_plain_bytes_has_its_status(api: Client) -> None:
+    assert api.get("/api/file").status == 400
+    assert api.get("/api/file?path=/workspace/no").status == 404
+    assert api.get("/api/file?path=/workspace").status == 400
+    assert api.send("PUT", "/api/file?path=/proc/x", b"").status in {403, 404}
+
+
+def test_a_client_that_leaves_while_it_sends_changes_nothing(api: Client) -> None:
+    write(api, "/workspace/whole", "before")
+    with socket.create_connection(("127.0.0.1", api.port)) as connection:
+        head = (
+            "PUT /api/file?path=/workspace/whole HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+        )
+        connection.sendall(head.encode() + b"half")
+    assert read(api, "/workspace/whole")["content"] == "before"
