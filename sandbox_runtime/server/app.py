@@ -28,6 +28,7 @@ from sandbox_runtime.server.faults import (
 from sandbox_runtime.server.hosting import HostSettings, open_host
 from sandbox_runtime.server.http import Response
 from sandbox_runtime.server.openapi import build_document
+from sandbox_runtime.server.proxy import proxy, route_preview
 from sandbox_runtime.server.replies import CORS, error_reply, json_reply
 from sandbox_runtime.server.routes import (
     code,
@@ -36,6 +37,7 @@ from sandbox_runtime.server.routes import (
     files,
     git,
     health,
+    ports,
     processes,
     sandboxes,
     sessions,
@@ -47,10 +49,12 @@ if TYPE_CHECKING:
 
     from sandbox_runtime.server.hosting import Host, HostedSandbox
     from sandbox_runtime.server.http import Request
+    from sandbox_runtime.server.previews import PreviewSettings
 
 _LOG = logging.getLogger("sandbox_runtime.server")
 _SANDBOXES = "/sandboxes/"
 _MODERN = "/v2"
+_PROXY = "/proxy"
 MIB = 1024 * 1024
 
 
@@ -77,6 +81,7 @@ ROUTES: Sequence[Route[Any]] = (
     *files.ROUTES,
     *content.ROUTES,
     *git.ROUTES,
+    *ports.ROUTES,
     *code.ROUTES,
 )
 """Every endpoint there is."""
@@ -100,12 +105,14 @@ class AppSettings:
         token: The bearer token that requests must have; None asks for none.
         body_limit_bytes: How much body a request may have.
         log_commands: Whether commands may stand in the log, which may hold secrets then.
+        previews: How ports of sandboxes are reached by host names of their own; None has none.
     """
 
     host: HostSettings = field(default_factory=HostSettings)
     token: str | None = None
     body_limit_bytes: int = 128 * MIB
     log_commands: bool = False
+    previews: PreviewSettings | None = None
 
 
 class App:
@@ -125,11 +132,17 @@ class App:
         route: Route[Any] | None = None
         modern = request.headers.get("x-sandbox-id") is not None
         try:
+            preview = await route_preview(request, self.host.living, self._settings.previews)
+            if preview is not None:
+                return preview
             path, sandbox_id, prefixed = _split(request.raw_path.decode("latin-1"))
             modern = modern or prefixed
-            if request.method == "OPTIONS":
+            is_proxied = path == _PROXY or path.startswith(f"{_PROXY}/")
+            if request.method == "OPTIONS" and (not is_proxied or self._settings.token):
                 return Response(status=200, headers=CORS)  # browsers ask it without a token
             self._check_token(request)
+            if is_proxied:
+                return await self._proxy(request, path, sandbox_id)
             methods, params = _TABLE.find(path)
             route = _choose(request.method, methods)
             response = await self._answer(request, route, params, sandbox_id, modern=modern)
@@ -163,6 +176,18 @@ class App:
             return await self.host.default()
         return self.host.get(sandbox_id)
 
+    async def _proxy(self, request: Request, path: str, sandbox_id: str | None) -> Response:
+        hosted = await self._hosted(sandbox_id)
+        with hosted:
+            response = await proxy(
+                request,
+                hosted.sandbox,
+                raw_path=path.encode("latin-1"),
+                sandbox_name=hosted.spec.id,
+                api_token=self._settings.token,
+            )
+            return _holding(hosted, response)
+
     async def _answer(
         self,
         request: Request,
@@ -188,6 +213,7 @@ class App:
             route=route,
             hosted=hosted,
             log_commands=self._settings.log_commands,
+            previews=self._settings.previews,
         )
         if hosted is None:
             return await _handle(route, call, body)

@@ -146,6 +146,7 @@ class Host:
         self._runtime_turn = trio.Lock()
         self._sandboxes: dict[str, HostedSandbox] = {}
         self._making: set[str] = set()
+        self._reserved: set[int] = set()
         self._breakers: dict[str, Breaker] = {}
         self._default_turn = trio.Lock()
 
@@ -193,6 +194,12 @@ class Host:
         """The sandbox with that id, if there is one and it lives."""
         hosted = self._sandboxes.get(sandbox_id)
         return None if hosted is None or hosted.lost else hosted.sandbox
+
+    def reserve(self, port: int) -> None:
+        """Keeps a port of this server from being reached through a sandbox in its network."""
+        self._reserved.add(port)
+        for hosted in self._sandboxes.values():
+            hosted.sandbox.ports.reserve(port)
 
     async def default(self) -> HostedSandbox:
         """The sandbox of the root paths; made if it is not there, or has died."""
@@ -250,6 +257,8 @@ class Host:
         hosted: HostedSandbox | None = None
         try:
             async with self._open(spec) as sandbox:
+                for port in self._reserved:
+                    sandbox.ports.reserve(port)
                 hosted = HostedSandbox(spec, sandbox, self.settings)
                 self._sandboxes[spec.id] = hosted
                 task_status.started(hosted)

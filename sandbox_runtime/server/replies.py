@@ -87,7 +87,12 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.InterpreterUnavailableError: Row(
         503, "INTERPRETER_NOT_READY", REASON, status_word="initializing"
     ),
+    errors.BranchRefusedError: Row(409, "BRANCH_REFUSED", REASON),
+    errors.PortUnreachableError: Row(502, "SERVICE_NOT_RESPONDING", REASON),
     errors.PoolFullError: Row(503, "INTERPRETER_NOT_READY", REASON),
+    errors.BranchRefusedError: Row(409, "BRANCH_REFUSED", REASON),
+    errors.PortUnreachableError: Row(502, "SERVICE_NOT_RESPONDING", REASON),
+    errors.PoolFullError: Row(503, "INTERPRETER_NOT_READY", REASON, status_word="initializing"),
     errors.SandboxClosedError: Row(410, "SANDBOX_CLOSED"),
     errors.SandboxLostError: Row(500, "SANDBOX_LOST"),
     errors.IsolationError: Row(503, "ISOLATION_UNAVAILABLE"),

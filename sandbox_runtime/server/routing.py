@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sandbox_runtime.server.hosting import Host, HostedSandbox
     from sandbox_runtime.server.http import Request, Response
+    from sandbox_runtime.server.previews import PreviewSettings
 
     Answer = Response | msgspec.Struct
 
@@ -40,6 +41,7 @@ class Call:
         route: The endpoint.
         hosted: The sandbox it is about, if it is about one.
         log_commands: Whether commands may stand in the log.
+        previews: How previews are reached, if there are any.
     """
 
     request: Request
@@ -50,6 +52,7 @@ class Call:
     route: Route[Any]
     hosted: HostedSandbox | None = None
     log_commands: bool = False
+    previews: PreviewSettings | None = None
 
     @property
     def sandbox(self) -> HostedSandbox:

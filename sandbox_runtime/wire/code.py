@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from sandbox_runtime.wire.shape import Env, Message, Milliseconds, Text
+from sandbox_runtime.wire.shape import Env, Message, Milliseconds, OwnMessage, Text
 
 
 class CreateContext(Message, frozen=True, kw_only=True):
@@ -63,6 +63,20 @@ class ContextChanged(Message, frozen=True, kw_only=True):
     success: bool = True
     context_id: str
     done: bool
+    timestamp: str
+
+
+class ForkContext(OwnMessage, frozen=True, kw_only=True):
+    """Branch a context: each branch begins with a copy of its live state."""
+
+    count: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+
+
+class ContextsForked(Message, frozen=True, kw_only=True):
+    """The branches are there."""
+
+    success: bool = True
+    contexts: list[ContextInfo]
     timestamp: str
 
 

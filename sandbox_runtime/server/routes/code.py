@@ -107,6 +107,14 @@ async def restart(call: Call, _body: None) -> wire.ContextChanged:
     return wire.ContextChanged(context_id=context.id, done=True, timestamp=iso_moment())
 
 
+async def fork(call: Call, body: wire.ForkContext) -> wire.ContextsForked:
+    context = call.sandbox.sandbox.contexts.get(call.params["context_id"])
+    branches = await context.fork(body.count)
+    return wire.ContextsForked(
+        contexts=[_info(branch) for branch in branches], timestamp=iso_moment()
+    )
+
+
 def interrupt(call: Call, _body: None) -> wire.ContextChanged:
     context = call.sandbox.sandbox.contexts.get(call.params["context_id"])
     return wire.ContextChanged(
@@ -287,6 +295,17 @@ ROUTES = (
         reply=wire.ContextChanged,
         failure="{reason}",
         statuses=(404, 410, 503),
+        own=True,
+    ),
+    Route(
+        method="POST",
+        path="/api/contexts/{context_id}/fork",
+        handle=fork,
+        summary="Branch a context with its live state",
+        request=wire.ForkContext,
+        reply=wire.ContextsForked,
+        failure="{reason}",
+        statuses=(400, 404, 409, 410, 503),
         own=True,
     ),
     Route(
