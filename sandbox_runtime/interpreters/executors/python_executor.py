@@ -141,7 +141,6 @@ class Executor:
         self._description: tuple[str, str, list[str]] | None = None
         self._interrupted = False
         self._style = "plain"
-        self._branches: set[int] = set()
 
     def serve(self) -> None:
         self._detach_output()
@@ -188,9 +187,6 @@ class Executor:
 
     def _fork(self, request: Frame, fds: list[int]) -> None:
         """Makes a copy of this process for each socket, unless something would not survive it."""
-        for pid in self._branches.copy():
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                self._branches.discard(pid)
         tasks: list[str] = []
         own = {self._sock.fileno(), *fds}
         if isinstance(runner := self._shell.loop_runner, LoopRunner):
@@ -204,11 +200,15 @@ class Executor:
             self._send({"type": "refused", "id": request["id"], "data": found})
             return
         for fd in fds:
+            # By way of a process that ends at once: the branch is then a child of init's, and not
+            # one of this context's own, which would be waited for and ended with it.
             pid = os.fork()
             if pid == 0:
+                if os.fork() != 0:
+                    _exit(0)
                 self._become_branch(fd, fds)
                 return
-            self._branches.add(pid)
+            os.waitpid(pid, 0)
         _close(fds)
         self._send({"type": "forked", "id": request["id"]})
 
@@ -220,7 +220,6 @@ class Executor:
             _close([fd for fd in fds if fd != own])
             self._sock = _move_up(socket.socket(fileno=own))
             self._pid = _getpid()
-            self._branches = set()
             refresh_process()
             self._send({"type": "ready", "pid": self._pid})
         except BaseException:  # noqa: BLE001 - its end says it
