@@ -117,6 +117,9 @@ async def _serve(settings: ServeSettings, own: set[int], until_signal: trio.Canc
     listeners = await _listen(settings)
     try:
         async with open_app(settings.app) as app:
+            for listener in listeners:
+                if listener.socket.family != socket.AF_UNIX:
+                    app.host.reserve(listener.socket.getsockname()[1])
             with until_signal:
                 async with open_serving_nursery() as nursery:
                     await nursery.start(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Tell = Callable[[PortEvent], Awaitable[None]]
 
 _ATTEMPT_S = 5.0
+_LEAST_PAUSE_S = 0.01  # each look costs the server a read of the socket table
 _LONGEST_PAUSE_S = 0.05
 _HEAD_BYTES = 64 * 1024
 
@@ -64,7 +65,7 @@ async def watch_port(
         seen.append(status)
         return True
 
-    pause_s = wanted.interval / 1000 if wanted.interval else _LONGEST_PAUSE_S
+    pause_s = max(wanted.interval / 1000, _LEAST_PAUSE_S) if wanted.interval else _LONGEST_PAUSE_S
     limit_s = wanted.timeout_ms / 1000 if wanted.timeout_ms else math.inf
     try:
         with trio.move_on_after(limit_s) as scope:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 15.0
 """How long a stream may be silent. Proxies cut connections that are for some minutes."""
 
+_HOLD_S = 0.005
+_MOST_HELD = 4096
+
 _HEADERS = (
     *CORS,
     ("Content-Type", "text/event-stream"),
@@ -40,9 +43,48 @@ class EventStream:
         self._ascii_only = ascii_only
         self._turn = trio.Lock()
         self._sent_at_s = trio.current_time()
+        self._held = ""
+        self._held_kind: Callable[[str], msgspec.Struct] | None = None
+        self._holds = trio.Event()
 
     async def send(self, event: msgspec.Struct) -> None:
-        """Sends one event; waits while the client does not read."""
+        """Sends one event, after all text that is held; waits while the client does not read."""
+        await self._release()
+        await self._send_event(event)
+
+    async def send_text(self, text: str, kind: Callable[[str], msgspec.Struct]) -> None:
+        """Sends text; what does not end a line waits a moment for the rest of it.
+
+        A `print` of Python writes its text and the end of the line apart; it shall be one event.
+
+        Args:
+            text: What to send.
+            kind: Makes the event of it; text of one kind is joined.
+        """
+        if self._held_kind is not kind:
+            await self._release()
+        self._held_kind = kind
+        self._held += text
+        if self._held.endswith("\n") or len(self._held) >= _MOST_HELD:
+            await self._release()
+        else:
+            self._holds.set()
+
+    async def _release(self) -> None:
+        held, kind = self._held, self._held_kind
+        if held and kind is not None:
+            self._held = ""  # and nothing runs in between before this has its turn
+            await self._send_event(kind(held))
+
+    async def release_in_time(self) -> None:
+        """Sends text that was held for a moment, for as long as the stream lasts."""
+        while True:
+            await self._holds.wait()
+            await trio.sleep(_HOLD_S)
+            self._holds = trio.Event()
+            await self._release()
+
+    async def _send_event(self, event: msgspec.Struct) -> None:
         body = msgspec.json.encode(event)
         if self._ascii_only and not body.isascii():
             body = json.dumps(json.loads(body)).encode()
@@ -81,6 +123,7 @@ def stream_events(
         events = EventStream(write, framing, ascii_only=ascii_only)
         async with open_serving_nursery() as nursery:
             nursery.start_soon(events.beat)
+            nursery.start_soon(events.release_in_time)
             await produce(events)
 
     return Response(headers=_HEADERS, stream=run)

@@ -90,7 +90,7 @@ def test_deleting_a_session_ends_the_command_that_runs(api: Client) -> None:
         assert next(events)["type"] == "start"
         assert api.post("/api/session/delete", {"sessionId": "busy"}).status == 200
     thread.join()
-    assert answers[0].status == 500
+    assert answers[0].status in {410, 500}  # it waited, or it ran
     assert answers[0].json["error"] == "Command execution failed"
 
 

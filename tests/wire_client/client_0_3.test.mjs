@@ -12,7 +12,7 @@ import {
 } from "sandbox-0.3";
 
 function open(name) {
-  const stored = new Map();
+  const stored = new Map([["sandboxName", name]]); // as after its first use: loading it is not awaited here
   const storage = { get: async (key) => stored.get(key), put: async (key, value) => stored.set(key, value) };
   const ctx = { storage, blockConcurrencyWhile: (run) => run() };
   const sandbox = new Sandbox(ctx, {});

@@ -197,9 +197,12 @@ def _forward(
     kind: type[wire.CodeStdout | wire.CodeStderr],
     pieces: TextPieces,
 ) -> Callable[[bytes], Awaitable[None]]:
+    def make(text: str) -> msgspec.Struct:
+        return kind(text=text, timestamp=_now_ms())
+
     async def forward(data: bytes) -> None:
         if text := pieces.feed(data):
-            await events.send(kind(text=text, timestamp=_now_ms()))
+            await events.send_text(text, make)
 
     return forward
 
