@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -268,6 +268,44 @@ def test_a_token_that_is_none_is_refused(tmp_path: Path) -> None:
     assert "SANDBOX_TOKEN" in refusal(SANDBOX_TOKEN="short")[1]
 
 
+def ask(served: Served, path: str, **fields: object) -> Any:
+    """The JSON that a request is answered with."""
+    port = int(served.addresses[0].rpartition(":")[2].rstrip("/"))
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request("POST", path, json.dumps(fields))
+        with connection.getresponse() as response:
+            assert response.status == 200, response.read()
+            return json.loads(response.read())
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="NOT TESTED: needs root, for ids of the sandbox's own"
+)
+def test_d37_the_code_inside_is_not_heard_where_it_shares_the_network() -> None:
+    with serving("--network", "host", "--port", "0") as served:
+        port = served.addresses[0].rpartition(":")[2].rstrip("/")
+        request = "GET /api/ping HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n"
+        command = f"exec 3<>/dev/tcp/127.0.0.1/{port}; printf '{request}' >&3; cat <&3"
+        ask(served, "/api/session/create", id="in")
+        result = ask(served, "/api/execute", id="in", command=command)
+        assert "pong" not in result["stdout"], result
+        served.wait_for("it comes from inside a sandbox")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="NOT TESTED: root's sandboxes have ids of their own")
+def test_d37_without_ids_of_their_own_sandboxes_share_the_network_only_behind_a_token() -> None:
+    status, message = refusal("--network", "host", "--port", "0")
+    assert status == 2
+    assert "--token-file" in message
+
+
+def test_exposed_ports_have_names_below_the_preview_domain() -> None:
+    with serving("--port", "0", "--preview-domain", "preview.test") as served:
+        port = served.addresses[0].rpartition(":")[2].rstrip("/")
+        url = ask(served, "/api/expose-port", port=8080)["url"]
+        assert re.fullmatch(rf"http://8080-default-[a-z0-9]+\.preview\.test:{port}/", url)
+
+
 # -- values
 
 
@@ -279,6 +317,7 @@ def test_a_token_that_is_none_is_refused(tmp_path: Path) -> None:
         ("SANDBOX_GRACE_S", "-1"),
         ("SANDBOX_LOG_LEVEL", "loud"),
         ("SANDBOX_NETWORK", "mars"),
+        ("SANDBOX_PREVIEW_DOMAIN", "a b"),
         ("SANDBOX_MEMORY", "many"),
         ("SANDBOX_MAX_BODY", "0"),
         ("SANDBOX_UNIX_MODE", "999"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sandbox_runtime.cli.failures import OWN_FAILURE, USAGE, say
-from sandbox_runtime.cli.values import parse_memory, parse_mode, parse_size
+from sandbox_runtime.cli.values import parse_domain, parse_memory, parse_mode, parse_size
 from sandbox_runtime.errors import InvalidArgumentError, SandboxError
 
 if TYPE_CHECKING:
@@ -79,6 +79,13 @@ _OPTIONS = [
         default="loopback",
         show_default=True,
         help="What sandboxes can reach: themselves, or what this machine reaches.",
+    ),
+    _option(
+        "--preview-domain",
+        variable="SANDBOX_PREVIEW_DOMAIN",
+        metavar="DOMAIN",
+        callback=parse_domain,
+        help="Exposed ports are reached by names below it: {port}-{sandbox}-{token}.DOMAIN.",
     ),
     _option(
         "--memory",
@@ -224,6 +231,7 @@ def _settings(values: dict[str, Any]) -> ServeSettings:
     from sandbox_runtime.control import ServeSettings
     from sandbox_runtime.server.app import AppSettings
     from sandbox_runtime.server.hosting import HostSettings
+    from sandbox_runtime.server.previews import PreviewSettings
     from sandbox_runtime.settings import Limits
 
     for name in _WITHOUT_EFFECT:
@@ -252,6 +260,9 @@ def _settings(values: dict[str, Any]) -> ServeSettings:
             token=_token(values["token_file"]),
             body_limit_bytes=values["max_body"],
             log_commands=values["log_commands"],
+            previews=None
+            if values["preview_domain"] is None
+            else PreviewSettings(domain=values["preview_domain"]),
         ),
         companion=values["command"],
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 _LEAST_MEMORY = 1 << 20
+_DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)*")
 _MODE = re.compile(r"0?[0-7]{3}")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
@@ -130,6 +131,13 @@ def parse_size(_context: object, _option: object, value: str) -> int:
     if size < 1:
         raise click.BadParameter(f"{value!r} is no size; write it as 64K, 512M or 2G")
     return size
+
+
+def parse_domain(_context: object, _option: object, value: str | None) -> str | None:
+    """The name of a domain, or an address that stands for `localhost`."""
+    if value is not None and (_DOMAIN.fullmatch(value) is None or len(value) > 180):
+        raise click.BadParameter(f"{value!r} is no domain; write it as preview.example.com")
+    return value
 
 
 def parse_mode(_context: object, _option: object, value: str) -> int:

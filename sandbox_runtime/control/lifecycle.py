@@ -36,9 +36,10 @@ from sandbox_runtime.server.http import (
     open_unix_listener,
     serve,
 )
+from sandbox_runtime.server.peers import PeerPolicy, needs_token, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from sandbox_runtime.server.app import App
 
@@ -120,6 +121,7 @@ async def _serve(settings: ServeSettings, own: set[int], until_signal: trio.Canc
             for listener in listeners:
                 if listener.socket.family != socket.AF_UNIX:
                     app.host.reserve(listener.socket.getsockname()[1])
+            refuse = _guard(app, settings)
             with until_signal:
                 async with open_serving_nursery() as nursery:
                     await nursery.start(
@@ -129,6 +131,7 @@ async def _serve(settings: ServeSettings, own: set[int], until_signal: trio.Canc
                             listeners,
                             limits=HttpLimits(body_bytes=settings.app.body_limit_bytes),
                             grace_s=settings.grace_s,
+                            refuse=refuse,
                         )
                     )
                     await _announce(app, settings, listeners, time.monotonic() - started_s)
@@ -140,6 +143,38 @@ async def _serve(settings: ServeSettings, own: set[int], until_signal: trio.Canc
             listener.socket.close()
         if settings.unix is not None:
             _remove(settings.unix)
+
+
+def _guard(app: App, settings: ServeSettings) -> Callable[[socket.socket], str | None]:
+    """What keeps the code inside from this server where it shares this process's network.
+
+    Returns:
+        Says of a connection why it is refused, or None.
+
+    Raises:
+        InvalidArgumentError: Nothing would keep it away.
+    """
+    host = app.host
+    exposed = needs_token(
+        separate_ids=host.separate_ids,
+        shares_network=True,
+        listens_on_tcp=settings.port is not None,
+    )
+    if exposed and settings.app.token is None and not settings.allow_unauthenticated:
+        if host.shares_network:
+            raise InvalidArgumentError("--network", f"'host' lets the code inside in. {_NEEDS}")
+        host.refuse_host_network(_NEEDS)
+
+    def refuse(client: socket.socket) -> str | None:
+        return refusal(client, PeerPolicy(shares_network=host.shares_network))
+
+    return refuse
+
+
+_NEEDS = (
+    "An ordinary user's sandboxes have that user's id, so nothing but a token tells their "
+    "connections apart: give --token-file FILE, or --unix PATH alone"
+)
 
 
 def _remove(path: str) -> None:

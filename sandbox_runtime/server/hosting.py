@@ -20,6 +20,7 @@ from sandbox_runtime.interpreters.breaker import Breaker
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.sandbox import open_runtime, open_sandbox
 from sandbox_runtime.server.faults import (
+    ForbiddenError,
     SandboxExistsError,
     SandboxGoneError,
     SandboxNotFoundError,
@@ -147,6 +148,7 @@ class Host:
         self._sandboxes: dict[str, HostedSandbox] = {}
         self._making: set[str] = set()
         self._reserved: set[int] = set()
+        self._no_host_network = ""
         self._breakers: dict[str, Breaker] = {}
         self._default_turn = trio.Lock()
 
@@ -195,6 +197,20 @@ class Host:
         hosted = self._sandboxes.get(sandbox_id)
         return None if hosted is None or hosted.lost else hosted.sandbox
 
+    @property
+    def shares_network(self) -> bool:
+        """Whether any sandbox has the network of this process."""
+        return any(hosted.spec.network == "host" for hosted in self._sandboxes.values())
+
+    @property
+    def separate_ids(self) -> bool:
+        """Whether sandboxes have user ids that nobody else has."""
+        return self._runtime is not None and self._runtime.supervisor.separate_ids
+
+    def refuse_host_network(self, reason: str) -> None:
+        """Keeps clients from making sandboxes in the network of this process."""
+        self._no_host_network = reason
+
     def reserve(self, port: int) -> None:
         """Keeps a port of this server from being reached through a sandbox in its network."""
         self._reserved.add(port)
@@ -223,11 +239,14 @@ class Host:
 
         Raises:
             SandboxExistsError: The id is taken.
+            ForbiddenError: It may not have the network of this process.
             TooManyError: There are as many as there may be.
             IsolationError: It cannot be made.
         """
         if spec.id in self._sandboxes or spec.id in self._making:
             raise SandboxExistsError(spec.id)
+        if spec.network == "host" and self._no_host_network:
+            raise ForbiddenError("network 'host' is not allowed", remedy=self._no_host_network)
         if len(self._sandboxes) + len(self._making) >= self.settings.most_sandboxes:
             most = self.settings.most_sandboxes
             raise TooManyError(f"The server holds {most} sandboxes already", most=most)
