@@ -145,6 +145,12 @@ class Stream:
                 await handled
         return len(chunk)
 
+    async def read_available(self) -> None:
+        """Reads what lies in the pipe at this moment, and nothing that comes meanwhile."""
+        left = self.available_bytes()
+        while left > 0 and (read := await self.read_some(min(left, _CHUNK_BYTES))):
+            left -= read
+
 
 class EndSignal(Protocol):
     """Tells when a command is over."""
@@ -417,19 +423,20 @@ class Capture:
         if error is not None:
             raise error  # plain, as a callback raised it, not in a group
 
+    async def catch_up(self) -> None:
+        """Reads what is in the pipes at this moment."""
+        for stream in self.streams:
+            await stream.read_available()
+
     async def drain(self) -> None:
         """Reads what is in the pipes at this moment, and sees whether they are at their end."""
         for stream in self.streams:
-            left = stream.available_bytes()
-            while left > 0 and (read := await stream.read_some(min(left, _CHUNK_BYTES))):
-                left -= read
+            await stream.read_available()
             if stream.read_fd is not None:
                 poll = select.poll()
                 poll.register(stream.read_fd, select.POLLIN)
                 if any(event & select.POLLHUP for _, event in poll.poll(0)):
                     # No writer is left, so what came since belongs to the command. Once more and no
                     # further: user code that has kept a reader can open new writers on it for ever.
-                    left = stream.available_bytes()
-                    while left > 0 and (read := await stream.read_some(min(left, _CHUNK_BYTES))):
-                        left -= read
+                    await stream.read_available()
                     await stream.read_some()  # sees the end, if it still is one

@@ -76,6 +76,7 @@ class Interpreter:
         self._reader = FrameReader()
         self._frames: list[tuple[Frame, int]] = []
         self._run: Run | None = None
+        self._capture: Capture | None = None
         self._running: trio.CancelScope | None = None
         self._ended_by: RunEnded = "deadline"
         self._number = 0
@@ -171,6 +172,9 @@ class Interpreter:
         """Notes what the executor says; True when the run is over, or the executor is."""
         self._receive()
         run = self._run
+        if run is not None and run.calls_back and self._capture is not None and self._frames:
+            # What was printed before something was shown is in the pipes by now, and comes first.
+            await self._capture.catch_up()
         while self._frames:
             frame, size_bytes = self._frames.pop(0)
             if run is not None and frame.id == str(self._number):
@@ -199,7 +203,7 @@ class Interpreter:
         """
         started_s = time.monotonic()
         self._number += 1
-        self._run = run
+        self._run, self._capture = run, capture
         self._ended_by = "deadline"
         message = {
             "type": "run",
@@ -230,7 +234,7 @@ class Interpreter:
             await self._end()
             capture.mute()
             await capture.drain()
-        self._run = None
+        self._run = self._capture = None
         return self._execution(run, capture, over=over, wall_s=time.monotonic() - started_s)
 
     async def _send(self, data: bytes, fds: Sequence[int]) -> None:

@@ -26,6 +26,11 @@ class Run:
         self.error: ExecutionError | None = None
         self.done: Frame | None = None
 
+    @property
+    def calls_back(self) -> bool:
+        """Whether somebody is to hear each result."""
+        return self._on_result is not None
+
     def mute(self) -> None:
         """Calls nobody back from here on."""
         self._on_result = None
