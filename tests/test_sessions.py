@@ -384,8 +384,11 @@ async def test_what_a_job_writes_later_is_kept_up_to_a_limit(session: Session) -
     """One megabyte of each stream; the rest is counted only."""
     await session.exec("mkfifo go; (read -r x < go; yes | head -c 3000000) &")
     await session.exec("echo > go; wait")
-    await trio.testing.wait_all_tasks_blocked()
     (job,) = session.background
+    with trio.fail_after(30):
+        while job.stdout_bytes < 3_000_000:  # beyond the limit it is read in steps
+            await trio.testing.wait_all_tasks_blocked(0.005)
+            (job,) = session.background
     assert (len(job.stdout), job.stdout_bytes) == (1024 * 1024, 3_000_000)
 
 
