@@ -17,7 +17,7 @@ from typing import IO, Any
 import pytest
 
 ALL_BYTES = bytes(range(256)) * 1200
-COMMAND = [sys.executable, "-m", "sandbox_runtime"]
+COMMAND = [sys.executable, "-P", "-m", "sandbox_runtime"]
 
 
 def run(

@@ -23,7 +23,7 @@ pytest.importorskip("matplotlib")
 def test_it_analyses_measures_and_withstands(tmp_path: Path) -> None:
     """One run: the table, a chart that is a picture, costs, timings, three refused attacks."""
     done = subprocess.run(
-        [sys.executable, "-m", "sandbox_runtime", "demo", "--out", "new/place"],
+        [sys.executable, "-P", "-m", "sandbox_runtime", "demo", "--out", "new/place"],
         capture_output=True,
         cwd=tmp_path,
         timeout=55,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - that this is refused is tested
-SERVE = [sys.executable, "-m", "sandbox_runtime", "serve"]
+SERVE = [sys.executable, "-P", "-m", "sandbox_runtime", "serve"]
 
 
 class Served:
