@@ -11,6 +11,7 @@ No connection is made for it, so the program does not notice.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import trio
 
-from sandbox_runtime.errors import InvalidArgumentError, NotFoundError, PortUnreachableError
+from sandbox_runtime.errors import InvalidArgumentError, NotFoundError, SandboxError
 from sandbox_runtime.networks import Listening, check_port, connect, read_listening
 from sandbox_runtime.nursery import open_serving_nursery
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from sandbox_runtime import jail as jails
+
+_LOG = logging.getLogger("sandbox_runtime.ports")
 
 _FIRST_LOOK_S = 0.001
 _LONGEST_PAUSE_S = 0.05
@@ -71,7 +74,7 @@ class Ports:
         self._keeper = keeper
         self._nursery = nursery
         self._exposed: dict[int, ExposedPort] = {}
-        self._forwards: dict[int, trio.CancelScope] = {}
+        self._forwards: dict[int, tuple[trio.CancelScope, trio.socket.SocketType]] = {}
         self._reserved: set[int] = set()
 
     def reserve(self, port: int) -> None:
@@ -188,13 +191,15 @@ class Ports:
         except BaseException:
             sock.close()
             raise
-        scope = self._forwards[port] = trio.CancelScope()
+        scope = trio.CancelScope()
+        self._forwards[port] = scope, sock
         self._nursery.start_soon(self._serve_forward, port, trio.SocketListener(sock), scope)
 
     def _stop_forwarding(self, port: int) -> None:
-        scope = self._forwards.pop(port, None)
-        if scope is not None:
+        scope, sock = self._forwards.pop(port, (None, None))
+        if scope is not None and sock is not None:
             scope.cancel()
+            sock.close()  # now, so that the same port can be listened on again
 
     async def _serve_forward(
         self, port: int, listener: trio.SocketListener, scope: trio.CancelScope
@@ -202,7 +207,8 @@ class Ports:
         async def serve(outside: trio.SocketStream) -> None:
             try:
                 inside = await self.connect(port)
-            except PortUnreachableError:
+            except (SandboxError, OSError) as error:  # one connection's, not the sandbox's
+                _LOG.warning("a connection to port %d was not passed on: %s", port, error)
                 return
             async with inside:
                 await exchange(outside, inside)

@@ -270,7 +270,7 @@ class Process:
         match self._outcome.ended:
             case "killed" | "deadline":
                 return "killed"
-            case "session lost":
+            case "session lost" | "sandbox lost":
                 return "error"
             case _:
                 return "completed" if self._outcome.exit_code == 0 else "failed"

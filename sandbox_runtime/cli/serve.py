@@ -110,6 +110,14 @@ _OPTIONS = [
         help="A directory that clients may have shown in a sandbox, read-only. Repeatable.",
     ),
     _option(
+        "--listenable",
+        variable="SANDBOX_LISTENABLE",
+        metavar="ADDRESS",
+        multiple=True,
+        help="An address of this machine on which clients may have exposed ports listened on, "
+        "e.g. 0.0.0.0. Repeatable.",
+    ),
+    _option(
         "--max-sandboxes",
         variable="SANDBOX_MAX_SANDBOXES",
         type=click.IntRange(1),
@@ -246,6 +254,7 @@ def _settings(values: dict[str, Any]) -> ServeSettings:
         pools=_pools(values["python_pool"]),
         most_sandboxes=values["max_sandboxes"],
         mountable=values["mountable"],
+        listenable=values["listenable"],
     )
     port = values["port"]
     return ServeSettings(

@@ -160,7 +160,7 @@ def _guard(app: App, settings: ServeSettings) -> Callable[[socket.socket], str |
         shares_network=True,
         listens_on_tcp=settings.port is not None,
     )
-    if exposed and settings.app.token is None and not settings.allow_unauthenticated:
+    if exposed and settings.app.token is None:
         if host.shares_network:
             raise InvalidArgumentError("--network", f"'host' lets the code inside in. {_NEEDS}")
         host.refuse_host_network(_NEEDS)

@@ -7,7 +7,6 @@ header `X-Sandbox-Id`, which only clients of 0.12 send, does the same.
 
 from __future__ import annotations
 
-import hmac
 import inspect
 import logging
 import time
@@ -28,7 +27,7 @@ from sandbox_runtime.server.faults import (
 from sandbox_runtime.server.hosting import HostSettings, open_host
 from sandbox_runtime.server.http import Response
 from sandbox_runtime.server.openapi import build_document
-from sandbox_runtime.server.proxy import proxy, route_preview
+from sandbox_runtime.server.proxy import bears, proxy, route_preview
 from sandbox_runtime.server.replies import CORS, error_reply, json_reply
 from sandbox_runtime.server.routes import (
     code,
@@ -162,10 +161,7 @@ class App:
         token = self._settings.token
         if token is None:
             return
-        scheme, _, given = (request.headers.get("authorization") or "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(
-            given.encode("latin-1"), token.encode()
-        ):
+        if not bears(request.headers.get("authorization") or "", token):
             raise UnauthorizedError(
                 "Unauthorized", remedy="Send the server's token: `Authorization: Bearer TOKEN`"
             )

@@ -61,6 +61,7 @@ class HostSettings:
         most_sessions: How many each may have.
         most_contexts: How many contexts each may have.
         mountable: Directories of the host that clients may have mounted, with what is below them.
+        listenable: Addresses of this machine on which clients may have exposed ports listened on.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -75,6 +76,7 @@ class HostSettings:
     most_sessions: int = 256
     most_contexts: int = 64
     mountable: Sequence[str] = ()
+    listenable: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,6 +292,8 @@ class Host:
             if hosted is not None:
                 hosted.lost = hosted.lost or not hosted.closing.is_set()
                 hosted.gone.set()
+                if hosted.closing.is_set() and self._sandboxes.get(spec.id) is hosted:
+                    del self._sandboxes[spec.id]
 
     async def _hold_until_over(self, hosted: HostedSandbox) -> None:
         why = await _first_of(
@@ -300,7 +304,6 @@ class Host:
             hosted.lost = True  # it stays in the list, so that its callers learn of it
         elif why == "idle":
             hosted.closing.set()
-            self._sandboxes.pop(hosted.spec.id, None)
 
     @asynccontextmanager
     async def _open(self, spec: SandboxSpec) -> AsyncIterator[Sandbox]:

@@ -129,11 +129,17 @@ async def _forward(
 
 def _secrets(request: Request, api_token: str | None) -> frozenset[bytes]:
     """The fields that hold this server's own token or what only it may say."""
-    given = request.headers.get("authorization")
-    if api_token is None or given is None:
+    if api_token is None:
         return _FORWARDED
-    own = hmac.compare_digest(given.encode("latin-1"), f"Bearer {api_token}".encode())
+    own = any(bears(given, api_token) for given in request.headers.get_all("authorization"))
     return _FORWARDED | {b"authorization"} if own else _FORWARDED
+
+
+def bears(authorization: str, token: str) -> bool:
+    """Whether an `Authorization` is this bearer token; the scheme's letters may be of any case."""
+    scheme, _, given = authorization.strip().partition(" ")
+    same = hmac.compare_digest(given.strip().encode("latin-1"), token.encode())
+    return same and scheme.lower() == "bearer"
 
 
 async def route_preview(

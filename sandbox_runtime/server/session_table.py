@@ -10,7 +10,7 @@ import trio
 
 from sandbox_runtime.errors import InvalidArgumentError
 from sandbox_runtime.jail import quote_word
-from sandbox_runtime.programs import check_env
+from sandbox_runtime.programs import check_env, check_id
 from sandbox_runtime.server.faults import (
     CommandTimeoutError,
     SessionNotFoundError,
@@ -132,29 +132,54 @@ class SessionTable:
             raise InvalidArgumentError(
                 "cwd", f"must be an absolute path starting with '/', got: {cwd}"
             )
+        check_id("session_id", session_id)
         turn = self._turns.setdefault(session_id, trio.Lock())
-        async with turn:
-            if (record := self._records.get(session_id)) is not None:
-                await self._take_over(record, cwd, env or {})
-                record.timeout_s = timeout_s or record.timeout_s
-                return record, True
-            if len(self._records) >= self._most:
-                raise TooManyError(
-                    f"The sandbox has {self._most} sessions already",
-                    remedy="Delete one",
-                    most=self._most,
+        try:
+            async with turn:
+                return await self._create_in_turn(
+                    session_id,
+                    cwd=cwd,
+                    env=env,
+                    name=name,
+                    isolation=isolation,
+                    timeout_s=timeout_s,
                 )
-            session = await self._sandbox.create_session(session_id=session_id, cwd=cwd, env=env)
-            record = self._records[session_id] = SessionRecord(
-                session_id,
-                session,
-                name=name,
-                cwd=cwd or WORKSPACE,
-                env=env or {},
-                isolation=isolation,
-                timeout_s=timeout_s,
+        finally:
+            waits = turn.statistics()
+            if session_id not in self._records and not waits.locked:
+                self._turns.pop(session_id, None)
+
+    async def _create_in_turn(
+        self,
+        session_id: str,
+        *,
+        cwd: str | None,
+        env: Mapping[str, str] | None,
+        name: str | None,
+        isolation: bool,
+        timeout_s: float | None,
+    ) -> tuple[SessionRecord, bool]:
+        if (record := self._records.get(session_id)) is not None:
+            await self._take_over(record, cwd, env or {})
+            record.timeout_s = timeout_s or record.timeout_s
+            return record, True
+        if len(self._records) >= self._most:
+            raise TooManyError(
+                f"The sandbox has {self._most} sessions already",
+                remedy="Delete one",
+                most=self._most,
             )
-            return record, False
+        session = await self._sandbox.create_session(session_id=session_id, cwd=cwd, env=env)
+        record = self._records[session_id] = SessionRecord(
+            session_id,
+            session,
+            name=name,
+            cwd=cwd or WORKSPACE,
+            env=env or {},
+            isolation=isolation,
+            timeout_s=timeout_s,
+        )
+        return record, False
 
     @staticmethod
     async def _take_over(record: SessionRecord, cwd: str | None, env: Mapping[str, str]) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _PIECE_BYTES = 64 * 1024
 _HEAD_LIMIT_BYTES = 256 * 1024
+_MOST_FIELDS = 256
+_LAST_STATUS = 599
 _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding",
      b"upgrade", b"expect")
@@ -47,13 +49,16 @@ class _Answer:
     pieces: deque[bytes] = field(default_factory=deque)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name, value))
+        if not self.has_head:  # what follows are trailers, or another message that nobody asked for
+            self.fields.append((name, value))
 
     def on_body(self, piece: bytes) -> None:
-        self.pieces.append(piece)
+        if not self.is_over:
+            self.pieces.append(piece)
 
     def on_message_begin(self) -> None:
-        self.fields.clear()
+        if not self.has_head:
+            self.fields.clear()
 
     def on_message_complete(self) -> None:
         self.is_over = self.has_head
@@ -87,7 +92,7 @@ class Upstream:
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status == 101 or status >= 200:
+        if (status == 101 or status >= 200) and not self._answer.has_head:
             self._answer.status, self._answer.has_head = status, True
 
     def on_body(self, body: bytes) -> None:
@@ -147,6 +152,10 @@ class Upstream:
             if self._received > _HEAD_LIMIT_BYTES:
                 raise UpstreamError("the head of its answer does not end")
             self._feed(data)
+            if len(self._answer.fields) > _MOST_FIELDS:
+                raise UpstreamError("its answer has too many fields")
+        if self._answer.status > _LAST_STATUS:
+            raise UpstreamError(f"{self._answer.status} is no status")
 
     async def _receive(self) -> bytes:
         try:
@@ -168,12 +177,16 @@ class Upstream:
 
     async def _respond(self, request: Request, is_chunked: bool) -> Response:  # noqa: FBT001
         answer = self._answer
+        left_out = frozenset() if answer.status == 101 else _hop_by_hop(answer.fields)
         fields = tuple(
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in answer.fields
-            if answer.status == 101 or name.lower() not in _hop_by_hop(answer.fields)
+            if name.lower() not in left_out
         )
         if answer.status == 101:
+            if not _was_asked_for(request, answer.fields):
+                # The client would go on in HTTP, and the program would read its next request.
+                raise UpstreamError("it switches to a protocol that nobody asked for")
             return Response(
                 status=101,
                 headers=tuple(pair for pair in fields if pair[0].lower() != "connection"),
@@ -219,6 +232,13 @@ class Upstream:
             if self._rest:
                 await client.send_all(self._rest)
             await exchange(client, self._stream)
+
+
+def _was_asked_for(request: Request, fields: Fields) -> bool:
+    """Whether the protocol of a 101 is one that the client offered (RFC 9110, 7.8)."""
+    offered = {one.strip().lower() for one in (request.headers.get("upgrade") or "").split(",")}
+    chosen = [value.decode("latin-1") for name, value in fields if name.lower() == b"upgrade"]
+    return len(chosen) == 1 and chosen[0].strip().lower() in offered - {""}
 
 
 def _chunk(piece: bytes) -> bytes:

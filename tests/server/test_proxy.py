@@ -59,6 +59,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(b"data: first\\n\\n")
             self.rfile.read(1)
+        elif path == "/fields":
+            self.wfile.write(b"HTTP/1.1 200 OK\\r\\n" + b"a: b\\r\\n" * 40_000 + b"\\r\\n")
         elif path == "/broken":
             self.wfile.write(b"this is no HTTP\\r\\n\\r\\n")
             self.close_connection = True
@@ -176,6 +178,8 @@ async def test_the_servers_own_token_never_reaches_a_program(front: Front) -> No
     ours = await front.get("/proxy/8080/", fields="Authorization: Bearer secret\r\n")
     theirs = await front.get("/proxy/8080/", fields="Authorization: Bearer theirs\r\n")
     assert b"Authorization" not in ours.body
+    spelled = await front.get("/proxy/8080/", fields="Authorization: bEaReR  secret\r\n")
+    assert b"secret" not in spelled.body
     assert b"Authorization: Bearer theirs" in theirs.body
 
 
@@ -222,6 +226,18 @@ async def test_an_upgraded_connection_carries_bytes_both_ways(front: Front) -> N
             received = b""
             while b"world\n" not in received:
                 received += await stream.receive_some()
+
+
+async def test_a_connection_that_nobody_asked_to_upgrade_stays_the_servers(front: Front) -> None:
+    """Else the program would read the client's next request, with its token."""
+    assert (await front.get("/proxy/8080/upgrade")).status == 502
+    other = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    assert (await front.get("/proxy/8080/upgrade", fields=other)).status == 502
+
+
+async def test_an_answer_of_countless_fields_is_a_502_at_once(front: Front) -> None:
+    with trio.fail_after(5):
+        assert (await front.get("/proxy/8080/fields")).status == 502
 
 
 async def test_a_program_that_speaks_no_http_is_a_502(front: Front) -> None:

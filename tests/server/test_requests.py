@@ -148,3 +148,8 @@ def test_a_body_beyond_the_limit_is_refused(api: Client) -> None:
 
 
 SETTINGS = AppSettings(body_limit_bytes=1024 * 1024)
+
+
+def test_an_encoding_that_takes_for_ever_is_refused(api: Client) -> None:
+    body = {"command": "true", "encoding": "punycode"}
+    assert api.post("/api/process/start", body).status == 400

@@ -142,3 +142,22 @@ def test_a_sandbox_that_is_busy_is_not_idle(api: Client, made: Any) -> None:
     inside = api.below("/sandboxes/busy/v2")
     body = {"sessionId": "s", "command": "sleep 1; echo still"}
     assert inside.post("/api/execute", body).json["stdout"] == "still\n"
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"network": "host"},
+        {"limits": {"memoryBytes": 1 << 50}},
+        {"limits": {"processes": 1_000_000}},
+    ],
+)
+def test_no_client_overrules_the_operator(api: Client, wish: dict[str, Any]) -> None:
+    reply = api.post("/sandboxes", wish)
+    assert (reply.status, reply.json["code"]) == (403, "FORBIDDEN")
+
+
+def test_no_client_listens_on_this_machine_unless_the_operator_lets_it(api: Client) -> None:
+    reply = api.post("/api/expose-port", {"port": 8000, "listen": "0.0.0.0"})  # noqa: S104
+    assert reply.status == 403
+    assert "--listenable" in reply.json["suggestion"]

@@ -121,6 +121,12 @@ class _Server:
                     await trio.lowlevel.checkpoint()
 
     def _begin(self, client: socket.socket, address: object) -> None:
+        try:
+            self._admit(client, address)
+        except OSError:  # it has gone already, and whoever serves the others goes on
+            client.close()
+
+    def _admit(self, client: socket.socket, address: object) -> None:
         client.setblocking(False)
         if self._refuse is not None and (why := self._refuse(client)) is not None:
             _LOG.warning("a connection was refused: %s", why)
@@ -233,6 +239,7 @@ async def open_unix_listener(path: str, *, mode: int = 0o600) -> trio.SocketList
         sock.setblocking(False)
         os.fchmod(sock.fileno(), mode)  # the file is made with it: no moment is open to others
         sock.bind(path)
+        os.chmod(path, mode)  # noqa: PTH101 - what the umask took away; it never waits
         sock.listen(_BACKLOG)
         await trio.lowlevel.checkpoint()
         return trio.SocketListener(trio.socket.from_stdlib_socket(sock))

@@ -10,6 +10,7 @@ from msgspec import UNSET
 from sandbox_runtime.errors import InvalidArgumentError, NotFoundError
 from sandbox_runtime.server.faults import (
     FieldError,
+    ForbiddenError,
     InvalidPortError,
     PortInUseError,
     PortNotExposedError,
@@ -54,6 +55,11 @@ def _url(call: Call, exposed: ExposedPort) -> str | None:
 
 def expose(call: Call, body: wire.ExposePort) -> wire.PortExposed:
     port = _check(body.port)
+    if body.listen is not None and body.listen not in call.host.settings.listenable:
+        raise ForbiddenError(
+            f"{body.listen!r} may not be listened on",
+            remedy="The operator allows addresses with --listenable",
+        )
     try:
         exposed = call.sandbox.sandbox.ports.expose(port, name=body.name, listen=body.listen)
     except InvalidArgumentError as error:
@@ -125,7 +131,7 @@ ROUTES = (
         reply=wire.PortExposed,
         failure="Failed to expose port",
         required=_TEXTS,
-        statuses=(400, 409, 500),
+        statuses=(400, 403, 409, 500),
     ),
     Route(
         method="DELETE",

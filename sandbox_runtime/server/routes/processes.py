@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import signal as signals
 from typing import TYPE_CHECKING
 
@@ -72,12 +73,29 @@ def _encoding(name: str | None) -> str:
     """
     if name is None:
         return "utf-8"
-    try:
-        "".encode(name)  # what translates no text, as hex does, is refused here
-        codecs.getincrementaldecoder(name)
-    except (LookupError, UnicodeError, ValueError):
-        raise FieldError("encoding", f"{name!r} is no text encoding; use 'utf-8'") from None
-    return name
+    with contextlib.suppress(LookupError, ValueError):
+        if (known := codecs.lookup(name).name) in _ENCODINGS:
+            return known
+    raise FieldError("encoding", f"{name!r} is no encoding of output; use 'utf-8'")
+
+
+# Those that programs print, and that take a time in proportion to the text.
+_ENCODINGS = frozenset(
+    (
+        *(
+            "ascii",
+            "utf-8",
+            "utf-16",
+            "utf-16-be",
+            "utf-16-le",
+            "utf-32",
+            "iso8859-1",
+            "iso8859-15",
+        ),
+        *("cp437", "cp850", "cp1251", "cp1252", "koi8-r", "shift_jis", "euc_jp", "euc_kr"),
+        *("big5", "gbk", "gb18030"),
+    )
+)
 
 
 async def start(call: Call, body: wire.StartProcess) -> wire.ProcessStarted:

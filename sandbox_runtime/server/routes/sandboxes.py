@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import posixpath
 import uuid
 from typing import TYPE_CHECKING
@@ -27,6 +28,10 @@ def _limits(usual: Limits, wanted: wire.LimitsRequest | None) -> Limits:
     if wanted is None:
         return usual
     given = {name: value for name, value in msgspec.structs.asdict(wanted).items() if value}
+    for name, value in given.items():
+        if value > (most := getattr(usual, name)):
+            remedy = f"The operator allows {most}"
+            raise ForbiddenError(f"limits.{name}: {value} is too much", remedy=remedy)
     return msgspec.structs.replace(usual, **given)
 
 
@@ -42,7 +47,11 @@ def _mounts(wanted: Sequence[wire.Mount], mountable: Sequence[str]) -> tuple[str
             raise FieldError(
                 "mounts", f"{mount.path!r} must be absolute, without '.', '..' or a '/' at its end"
             )
-        if not any(_lies_in(mount.path, allowed) for allowed in mountable):
+        real = os.path.realpath(mount.path)
+        if not any(
+            _lies_in(mount.path, allowed) and _lies_in(real, os.path.realpath(allowed))
+            for allowed in mountable
+        ):
             raise ForbiddenError(
                 f"{mount.path!r} may not be mounted",
                 remedy="The operator allows directories with --mountable",
@@ -83,6 +92,11 @@ def _reply(hosted: HostedSandbox) -> wire.SandboxReply:
 
 async def create(call: Call, body: wire.CreateSandbox) -> wire.SandboxReply:
     settings = call.host.settings
+    if body.network == "host" and settings.network != "host":
+        raise ForbiddenError(
+            "network: 'host' is not offered here",
+            remedy="The operator offers it by serving with --network host",
+        )
     spec = SandboxSpec(
         id=body.id or f"sb-{uuid.uuid4().hex[:16]}",
         name=body.name,
