@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Literal, Self
 import msgspec
 import trio
 
-from sandbox_runtime import jail as jails
+from sandbox_runtime.channel import Channel, close_all, packet_pair
 from sandbox_runtime.errors import FileAccessError, SandboxClosedError, SandboxLostError
+from sandbox_runtime.messages import ServeFiles
 from sandbox_runtime.settings import BREAK_GRACE_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from sandbox_runtime import jail as jails
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -172,7 +175,7 @@ class PendingCall:
     def __exit__(self, *_exc: object) -> None:
         self._connection.waiting.pop(self._number, None)
         for _, fds in self._replies:
-            jails.close_all(fds)
+            close_all(fds)
 
     def put(self, reply: Reply, fds: list[int]) -> None:
         """An answer has come."""
@@ -207,13 +210,13 @@ class PendingCall:
             contextlib.suppress(FileAccessError, SandboxLostError, SandboxClosedError),
         ):
             _, fds = await self.answer()
-            jails.close_all(fds)
+            close_all(fds)
 
 
 class _Connection:
     """One running service."""
 
-    def __init__(self, jail: jails.Jail, channel: jails.Channel[_Answer]) -> None:
+    def __init__(self, jail: jails.Jail, channel: Channel[_Answer]) -> None:
         self.jail = jail
         self.channel = channel
         self.waiting: dict[int, PendingCall] = {}
@@ -227,7 +230,7 @@ class _Connection:
                 if (call := self.waiting.get(answer.id)) is not None:
                     call.put(answer.reply, fds)
                 else:
-                    jails.close_all(fds)  # its caller was cancelled
+                    close_all(fds)  # its caller was cancelled
         except (SandboxLostError, SandboxClosedError) as error:
             self.lost = error
         finally:
@@ -270,10 +273,10 @@ class FileService:
         return connection
 
     async def _start(self) -> _Connection:
-        ours, theirs = jails.packet_pair()
+        ours, theirs = packet_pair()
         try:
             with theirs:
-                jail = await self._keeper.create_jail(jails.FileService(), [theirs.fileno()])
+                jail = await self._keeper.create_jail(ServeFiles(), [theirs.fileno()])
             try:
                 await jail.wait_started()
             except BaseException:
@@ -282,7 +285,7 @@ class FileService:
         except BaseException:
             ours.close()
             raise
-        return _Connection(jail, jails.Channel(ours, _Answer))
+        return _Connection(jail, Channel(ours, _Answer))
 
     async def begin(self, path: str, request: Request, fds: Sequence[int] = ()) -> PendingCall:
         """Asks, and returns what waits for the answer. The descriptors stay the caller's.

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, cast, get_args
 import msgspec
 import trio
 
-from sandbox_runtime import jail as jails
 from sandbox_runtime.errors import InvalidArgumentError, IsolationError, PortUnreachableError
+from sandbox_runtime.messages import LOOPBACK, HostNetwork, LoopbackNetwork
 from sandbox_runtime.settings import ContextNetwork, Network
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+
+    from sandbox_runtime.jail import Keeper
 
 _NAME_SERVICE = (Path("/etc/resolv.conf"), Path("/etc/hosts"))
 _NAME_SERVICE_BYTES = 16 * 1024 * 1024
@@ -57,16 +59,16 @@ def check_port(field: str, value: object) -> int:
     return value
 
 
-def describe(network: Network) -> jails.LoopbackNetwork | jails.HostNetwork:
+def describe(network: Network) -> LoopbackNetwork | HostNetwork:
     """What the native side needs to know to make such a network.
 
     Raises:
         IsolationError: A file of the name service cannot be shown inside.
     """
     if network == "loopback":
-        return jails.LOOPBACK
+        return LOOPBACK
     resolv_conf, hosts = (_read_small(path) for path in _NAME_SERVICE)
-    return jails.HostNetwork(resolv_conf=resolv_conf, hosts=hosts + _OWN_NAME)
+    return HostNetwork(resolv_conf=resolv_conf, hosts=hosts + _OWN_NAME)
 
 
 def _read_small(path: Path) -> bytes:
@@ -92,7 +94,7 @@ def _read_small(path: Path) -> bytes:
     return content
 
 
-async def connect(keeper: jails.Keeper, port: int) -> trio.SocketStream:
+async def connect(keeper: Keeper, port: int) -> trio.SocketStream:
     """A TCP connection to a port of the sandbox's loopback: 127.0.0.1, then ::1.
 
     The sockets are opened inside by the sandbox's keeper, as its own, and handed over. A socket
@@ -150,7 +152,7 @@ _LISTEN = b"0A"
 _OWN_USER = b"1000"
 
 
-def read_listening(keeper: jails.Keeper) -> tuple[Listening, ...]:
+def read_listening(keeper: Keeper) -> tuple[Listening, ...]:
     """The TCP sockets of the sandbox's network that listen; see `Ports.listening`."""
     found = {
         Listening(address=read_address(fields[1])[0], port=read_address(fields[1])[1])

@@ -16,6 +16,7 @@ import trio
 
 from sandbox_runtime import jail as jails
 from sandbox_runtime.capture import Capture
+from sandbox_runtime.channel import memory_file
 from sandbox_runtime.errors import (
     InvalidArgumentError,
     ProcessEndedError,
@@ -23,6 +24,7 @@ from sandbox_runtime.errors import (
     SandboxLostError,
 )
 from sandbox_runtime.logs import LinePattern, find_line
+from sandbox_runtime.messages import Execute, Exited, encode_env
 from sandbox_runtime.programs import (
     check_argv,
     check_bytes,
@@ -147,9 +149,9 @@ class Process:
             argv: tuple[bytes, ...] = (b"bash", b"-c", check_text("command", command))
         else:
             argv = check_argv("command", command)
-        program = jails.Execute(
+        program = Execute(
             argv=argv,
-            env=jails.encode_env(DEFAULT_ENV | check_env(env)),
+            env=encode_env(DEFAULT_ENV | check_env(env)),
             cwd=os.fsencode(check_cwd(cwd, start_cwd)),
         )
         data = check_bytes("stdin", stdin)
@@ -158,7 +160,7 @@ class Process:
         capture = Capture(limit_bytes, on_stdout, on_stderr, log=log)
         try:
             with open(
-                jails.memory_file("stdin", data) if data else os.devnull, "rb", buffering=0
+                memory_file("stdin", data) if data else os.devnull, "rb", buffering=0
             ) as stdin_file:
                 fds = [stdin_file.fileno(), *capture.write_fds]
                 jail = await keeper.create_jail(program, fds)
@@ -228,7 +230,7 @@ class Process:
         await trio.sleep(BREAK_GRACE_S)  # the output is read meanwhile, which ends this task
         self._scope.cancel()  # whoever was called back does not come back
 
-    def _make_outcome(self, exited: jails.Exited | None) -> CommandResult:
+    def _make_outcome(self, exited: Exited | None) -> CommandResult:
         if exited is not None and exited.signal in self._sent_signals:
             self._killed = self._killed or "killed"
         ended: Ended = "sandbox lost"

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from sandbox_runtime import jail as jails
 from sandbox_runtime.background import Processes
 from sandbox_runtime.errors import AlreadyExistsError, InvalidArgumentError, SandboxClosedError
 from sandbox_runtime.files import Files
@@ -45,10 +44,12 @@ from sandbox_runtime.settings import (
     Network,
 )
 from sandbox_runtime.shown import check_read_only
+from sandbox_runtime.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
+    from sandbox_runtime import jail as jails
     from sandbox_runtime.capture import OutputHandler
     from sandbox_runtime.interpreters.contexts import Context
     from sandbox_runtime.interpreters.execution import Execution
@@ -71,7 +72,7 @@ class Runtime:
 
     def __init__(
         self,
-        supervisor: jails.Supervisor,
+        supervisor: Supervisor,
         nursery: trio.Nursery,
         python: str,
         preloads: Mapping[str, Preload],
@@ -89,7 +90,7 @@ class Runtime:
         }
 
     @property
-    def supervisor(self) -> jails.Supervisor:
+    def supervisor(self) -> Supervisor:
         """The native process below."""
         return self._supervisor
 
@@ -159,7 +160,7 @@ async def open_runtime(
         raise InvalidArgumentError("node", f"{node!r} is no absolute path")
     nodes = node_candidates(node)
     shown = [*read_only, *read_only_paths(python), *node_read_only_paths(nodes)]
-    supervisor = jails.Supervisor()
+    supervisor = Supervisor()
     try:
         await supervisor.start(shown)
         async with open_serving_nursery() as nursery:

@@ -1,22 +1,10 @@
-"""Sessions: a bash that stays, in a jail of its own.
-
-The shell runs a builtin of ours that takes one command a packet, with the command's own pipes
-as descriptors, and answers with one packet when it is over. So the end of a command is exact, no
-text is looked for in its output, and no file is written. What a packet looks like stands in
-`rust_core/shell_builtin/src/frame.rs`.
-
-What belongs to a command, when it has to be ended: every process of the jail but init, the shell,
-and what was there when the command began, which trio reads from the kernel's `children` files
-just before it sends the command.
-"""
+"""Sessions: a bash that stays; commands run in it one after another."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
-import select
-import struct
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -24,14 +12,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from sandbox_runtime import jail as jails
 from sandbox_runtime.capture import Capture
 from sandbox_runtime.errors import (
     CommandFailedError,
-    InvalidArgumentError,
-    NotStartedError,
     SandboxClosedError,
-    SandboxError,
     SandboxLostError,
 )
 from sandbox_runtime.programs import (
@@ -53,188 +37,19 @@ from sandbox_runtime.settings import (
     OUTPUT_LIMIT_BYTES,
     WORKSPACE,
 )
+from sandbox_runtime.shell import Shell, start_shell
+from sandbox_runtime.shell_protocol import why_not_run
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Mapping, Sequence
 
     from sandbox_runtime.capture import OutputHandler
+    from sandbox_runtime.jail import Keeper
+    from sandbox_runtime.messages import Exited
 
-_REQUEST = struct.Struct("<BBHIQII")
-_REPLY = struct.Struct("<BBHiQQQQIiII")
-_TEXT, _ARGV = 1, 2
-_BODY_IN_MEMFD, _HAS_CWD = 1, 2
-_READY, _END = 129, 130
-_INTERRUPTED, _OWN_PEAK = 1, 2
-_INLINE_BYTES = 60 * 1024
-_MAX_BODY_BYTES = 64 * 1024 * 1024
-_MAX_ENV = 65_535
-_NOT_RUN_DIRECTORY, _NOT_RUN_ENV_READONLY, _NOT_RUN_ENV_NAME = 2, 3, 4
-_SETUP = b"enable -f /proc/self/fd/4 sandbox_session; sandbox_session 3 4\n"
-_BASH = "A session needs bash 4.4 or newer that can load builtins, as distributions build it"
 _RESEND_BREAK_S = 0.05
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _BACKGROUND_STREAMS = 64
-
-
-class _End(msgspec.Struct, frozen=True, kw_only=True):
-    """What the shell said when a command was over."""
-
-    status: int
-    interrupted: bool
-    error: int
-    errno: int
-    detail: int
-    user_us: int
-    system_us: int
-    max_rss_bytes: int
-    peak_is_own: bool
-
-
-def _encode_request(
-    seq: int,
-    command: bytes | tuple[bytes, ...],
-    cwd: str | None,
-    env: Mapping[str, str],
-) -> tuple[bytes, bytes]:
-    """Header and body of a request."""
-    cwd_bytes = b"" if cwd is None else os.fsencode(cwd)
-    parts = [cwd_bytes]
-    for name, value in env.items():
-        name_bytes, value_bytes = os.fsencode(name), os.fsencode(value)
-        parts += [struct.pack("<II", len(name_bytes), len(value_bytes)), name_bytes, value_bytes]
-    if isinstance(command, bytes):
-        kind, count = _TEXT, 0
-        parts.append(command)
-    else:
-        kind, count = _ARGV, len(command)
-        for argument in command:
-            parts += [struct.pack("<I", len(argument)), argument]
-    body = b"".join(parts)
-    if len(body) > _MAX_BODY_BYTES:
-        limit = f"{_MAX_BODY_BYTES} bytes with its variables"
-        raise InvalidArgumentError("command", f"is longer than {limit}; use standard input")
-    if len(env) > _MAX_ENV:
-        raise InvalidArgumentError("env", f"has more than {_MAX_ENV} variables")
-    flags = (_HAS_CWD if cwd_bytes else 0) | (_BODY_IN_MEMFD if len(body) > _INLINE_BYTES else 0)
-    header = _REQUEST.pack(kind, flags, len(env), count, seq, len(cwd_bytes), len(body))
-    return header, body
-
-
-def _not_run(end: _End, cwd: str | None, env: Mapping[str, str]) -> SandboxError:
-    """Why the shell did not run a command."""
-    if end.error == _NOT_RUN_DIRECTORY:
-        return NotStartedError("change_directory", end.errno, cwd or ".")
-    if end.error in {_NOT_RUN_ENV_READONLY, _NOT_RUN_ENV_NAME}:
-        names = list(env)
-        name = names[end.detail] if end.detail < len(names) else "?"  # the shell may be user code's
-        if end.error == _NOT_RUN_ENV_READONLY:
-            return InvalidArgumentError("env", f"{name!r} is readonly in the session's shell")
-        hint = "give the command as a list of arguments"
-        return InvalidArgumentError("env", f"{name!r} is no name that a shell can hold; {hint}")
-    return NotStartedError("execute", end.errno, "the command")
-
-
-class _Shell:
-    """One bash in its jail, from its start to its end; never used again after that."""
-
-    def __init__(self, jail: jails.Jail, sock: socket.socket, pid: int) -> None:
-        sock.setblocking(False)
-        self._socket = sock
-        # What every command needs is made once: an epoll that waits for the shell, and the standard
-        # input of those that have none (its open file has no state that they could leave behind).
-        self.epoll = select.epoll()
-        self.epoll.register(sock, select.EPOLLIN)
-        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self._seq = 0
-        self._end: _End | None = None
-        self.jail = jail
-        self.pid = pid
-        self.lost = False
-        self.hung_up = False
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    async def take(self) -> bool:
-        """Receives one packet, if there is one. True: the command is over, or the shell is."""
-        try:
-            packet = self._socket.recv(4096)
-        except BlockingIOError:
-            return False
-        except OSError:
-            packet = b""
-        return self.accept(packet)
-
-    def accept(self, answer: bytes) -> bool:
-        """Takes one packet; True when the command is over, or the shell is."""
-        if len(answer) != _REPLY.size:
-            self.lost, self.hung_up = True, not answer
-            return True
-        kind, flags, error, status, seq, user, system, peak, _, errno, detail, _ = _REPLY.unpack(
-            answer
-        )
-        if kind == _READY:
-            return True
-        if kind != _END or seq != self._seq:
-            return False  # not an answer to what was asked; the deadline still holds
-        self._end = _End(
-            status=status,
-            interrupted=bool(flags & _INTERRUPTED),
-            error=error,
-            errno=errno,
-            detail=detail,
-            user_us=user,
-            system_us=system,
-            max_rss_bytes=peak,
-            peak_is_own=bool(flags & _OWN_PEAK),
-        )
-        return True
-
-    def mark(self) -> bytes:
-        """Which processes are there now: init's and the shell's children, see `marked`."""
-        return jails.read_children(self.jail.children_fds)
-
-    def marked(self, mark: bytes) -> tuple[int, ...]:
-        """The pids of a mark but for the shell: the roots of earlier jobs."""
-        return tuple(sorted(set(map(int, mark.split())) - {self.pid}))
-
-    def encode(
-        self, command: bytes | tuple[bytes, ...], cwd: str | None, env: Mapping[str, str]
-    ) -> tuple[bytes, bytes]:
-        """The next request; InvalidArgumentError if it is beyond what one can hold."""
-        self._seq += 1
-        return _encode_request(self._seq, command, cwd, env)
-
-    async def send(self, header: bytes, body: bytes, stdin: memoryview) -> jails.Command:
-        """Asks the shell to run what `encode` made."""
-        self._end = None
-        stdin_fd, body_fd = self._null, None
-        files: list[int] = []
-        try:
-            if stdin:
-                stdin_fd = jails.memory_file("stdin", stdin)
-                files.append(stdin_fd)
-            if len(body) > _INLINE_BYTES:
-                body_fd = jails.memory_file("command", body)
-                files.append(body_fd)
-            packet = header + body if body_fd is None else header
-            return await jails.send_command(self._socket, self.epoll, packet, stdin_fd, body_fd)
-        finally:
-            jails.close_all(files)
-
-    @property
-    def end(self) -> _End | None:
-        """The answer, once the command is over; None when the shell is."""
-        return self._end
-
-    async def aclose(self) -> None:
-        if self._null >= 0:
-            os.close(self._null)
-            self._null = -1
-        self.epoll.close()
-        self._socket.close()
-        await self.jail.aclose()
 
 
 class BackgroundOutput(msgspec.Struct, frozen=True, kw_only=True):
@@ -281,7 +96,7 @@ class Session:
 
     def __init__(
         self,
-        keeper: jails.Keeper,
+        keeper: Keeper,
         nursery: trio.Nursery,
         *,
         session_id: str | None = None,
@@ -296,7 +111,7 @@ class Session:
         self._env = DEFAULT_ENV | check_env(env)
         self.id = make_id("session") if session_id is None else check_id("session_id", session_id)
         self._turn = trio.Lock()
-        self._shell: _Shell | None = None
+        self._shell: Shell | None = None
         self._stop: Callable[[], None] | None = None
         self._killed = False
         self._closed = False
@@ -309,7 +124,7 @@ class Session:
         return dict(self._env)
 
     @property
-    def keeper(self) -> jails.Keeper:
+    def keeper(self) -> Keeper:
         """The native process below."""
         return self._keeper
 
@@ -337,59 +152,13 @@ class Session:
         async with self._turn:
             await self._open_shell()
 
-    async def _open_shell(self) -> _Shell:
+    async def _open_shell(self) -> Shell:
         if self._closed:
             raise SandboxClosedError("the session is closed")
-        if self._shell is not None and not self._shell.lost:
-            return self._shell
-        await self._drop_shell()
-        program = jails.Execute(
-            argv=(b"bash", b"--norc", b"--noprofile"),
-            env=jails.encode_env(self._env),
-            cwd=os.fsencode(self._cwd),
-            watch_children=True,
-        )
-        async with contextlib.AsyncExitStack() as undo:
-            ours, theirs = jails.packet_pair()
-            undo.callback(ours.close)
-            with contextlib.ExitStack() as given:
-                given.callback(theirs.close)
-                script_read, script_write = os.pipe2(os.O_CLOEXEC)
-                given.callback(os.close, script_read)
-                with open(script_write, "wb", buffering=0) as script:
-                    script.write(_SETUP)
-                null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-                given.callback(os.close, null)
-                builtin = jails.shell_builtin()
-                given.callback(os.close, builtin)
-                fds = [script_read, null, null, theirs.fileno(), builtin]
-                jail = await self._keeper.create_jail(program, fds)
-                undo.push_async_callback(jail.aclose)
-            shell = _Shell(jail, ours, await self._started(jail))
-            undo.push_async_callback(shell.aclose)
-            while not await shell.take():
-                await trio.lowlevel.wait_readable(ours)
-            if shell.lost:
-                await jail.wait_exited()  # or it was not bash that failed, but the sandbox
-                raise NotStartedError(
-                    "execute",
-                    0,
-                    "bash",
-                    why="it did not load the builtin of a session",
-                    remedy=_BASH,
-                )
-            undo.pop_all()
-        self._shell = shell
-        return shell
-
-    @staticmethod
-    async def _started(jail: jails.Jail) -> int:
-        try:
-            return await jail.wait_started()
-        except NotStartedError as error:
-            if error.step == "execute":
-                error.add_note("a session needs bash: install it where the sandbox sees it (/usr)")
-            raise
+        if self._shell is None or self._shell.lost:
+            await self._drop_shell()
+            self._shell = await start_shell(self._keeper, self._cwd, self._env)
+        return self._shell
 
     async def _drop_shell(self) -> None:
         shell, self._shell = self._shell, None
@@ -470,7 +239,7 @@ class Session:
 
     async def _run(
         self,
-        shell: _Shell,
+        shell: Shell,
         capture: Capture,
         command: bytes | tuple[bytes, ...],
         cwd: str | None,
@@ -506,11 +275,11 @@ class Session:
             raise
         if shell.end is not None and shell.end.error:
             capture.close()
-            raise _not_run(shell.end, cwd, env)
+            raise why_not_run(shell.end, cwd, env)
         return await self._result(shell, capture, ended, time.monotonic() - started_s)
 
     async def _attempt(
-        self, shell: _Shell, capture: Capture, header: bytes, body: bytes, stdin: memoryview
+        self, shell: Shell, capture: Capture, header: bytes, body: bytes, stdin: memoryview
     ) -> bool:
         """Has the shell run a command. False: it was stopped before the command was over."""
         try:
@@ -528,7 +297,7 @@ class Session:
         return not scope.cancelled_caught
 
     async def _end_command(
-        self, shell: _Shell, capture: Capture, mark: bytes, since_ticks: int
+        self, shell: Shell, capture: Capture, mark: bytes, since_ticks: int
     ) -> None:
         """Ends a command's processes and makes the shell give it up, or ends the shell too."""
         capture.go_on()
@@ -560,7 +329,7 @@ class Session:
         await capture.drain()
 
     async def _result(
-        self, shell: _Shell, capture: Capture, ended: Ended, wall_s: float
+        self, shell: Shell, capture: Capture, ended: Ended, wall_s: float
     ) -> CommandResult:
         end = shell.end
         exit_code: int | None = None
@@ -620,7 +389,7 @@ class Session:
             self._keep_background(capture)
         return result
 
-    async def _bury(self, shell: _Shell) -> jails.Exited | None:
+    async def _bury(self, shell: Shell) -> Exited | None:
         """How a shell ended that is lost; its jail is gone afterwards, the next one is fresh."""
         exited = shell.jail.exited
         if exited is None:

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from sandbox_runtime import open_runtime, open_sandbox
-from sandbox_runtime.jail import Execute, encode_env
+from sandbox_runtime.messages import Execute, encode_env
 from sandbox_runtime.settings import DEFAULT_ENV
 
 if TYPE_CHECKING:

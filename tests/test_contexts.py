@@ -29,7 +29,7 @@ from sandbox_runtime.interpreters.zygote import Zygote
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Sequence
 
-    from sandbox_runtime.jail import Supervisor
+    from sandbox_runtime.supervisor import Supervisor
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(16)).decode()
 

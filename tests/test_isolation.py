@@ -36,7 +36,7 @@ from sandbox_runtime.interpreters.zygote import Zygote
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from sandbox_runtime.jail import Supervisor
+    from sandbox_runtime.supervisor import Supervisor
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in {"x86_64", "aarch64"},

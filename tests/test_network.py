@@ -20,11 +20,13 @@ from sandbox_runtime import (
     Sandbox,
     open_sandbox,
 )
-from sandbox_runtime import jail as jails
 from sandbox_runtime.interpreters.zygote import Zygote
+from sandbox_runtime.messages import Execute
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Sequence
+
+    from sandbox_runtime.supervisor import Supervisor
 
 OWN_NETWORK = os.readlink("/proc/self/ns/net")  # noqa: PTH115 - no path, a name of the kernel's
 
@@ -35,7 +37,7 @@ def _light_zygote(monkeypatch: pytest.MonkeyPatch) -> None:
     make = Zygote.open
 
     def open_light(
-        supervisor: jails.Supervisor,
+        supervisor: Supervisor,
         python: str,
         _preload: Sequence[str] = (),
         *,
@@ -253,7 +255,7 @@ async def test_the_hosts_network_and_a_network_of_ones_own_exclude_each_other(
 async def test_closing_ends_the_processes_of_both_networks(runtime: Runtime) -> None:
     async with open_sandbox(runtime=runtime, network="host") as sandbox:
         await sandbox.exec("sleep infinity & true")
-        forever = jails.Execute(argv=(b"sleep", b"infinity"), env=(), cwd=b"/")
+        forever = Execute(argv=(b"sleep", b"infinity"), env=(), cwd=b"/")
         with open(os.devnull, "rb") as null:
             jail = await sandbox._keeper.create_jail(
                 forever, [null.fileno()] * 3, inner_network=True

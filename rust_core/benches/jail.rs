@@ -157,7 +157,7 @@ impl LiveJail<'_> {
     }
 }
 
-/// A session's shell, driven as `sandbox_runtime/sessions.py` drives it.
+/// A session's shell, driven as `sandbox_runtime/shell.py` drives it.
 struct LiveSession<'a> {
     socket: OwnedFd,
     epoll: OwnedFd,

@@ -1,4 +1,4 @@
-//! What is said over the sockets, as plain data. Python's side of it is `sandbox_runtime/jail.py`.
+//! What is said over the sockets, as plain data. Python's side of it is `sandbox_runtime/messages.py`.
 
 use std::ffi::CString;
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from sandbox_runtime.jail import launchers
+from sandbox_runtime.supervisor import launchers
 
 _TASKS = Path("/proc/self/task")
 

@@ -8,7 +8,6 @@ ended with the whole jail. What is started besides is ended by sweeps of the jai
 
 from __future__ import annotations
 
-import array
 import signal
 import socket
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from sandbox_runtime.channel import send_some
 from sandbox_runtime.errors import (
     BranchRefusedError,
     InterpreterUnavailableError,
@@ -242,7 +242,7 @@ class Interpreter:
         try:
             while view:
                 try:
-                    view = view[_send_with_descriptors(self._socket, view, fds) :]
+                    view = view[send_some(self._socket, view, fds) :]
                     fds = ()
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(self._socket)
@@ -352,9 +352,3 @@ class Interpreter:
         if self._socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
-
-
-def _send_with_descriptors(sock: socket.socket, data: memoryview, fds: Sequence[int]) -> int:
-    """Sends what fits of `data`, with descriptors on its first byte."""
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    return sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)

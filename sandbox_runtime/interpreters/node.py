@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from sandbox_runtime import jail as jails
+from sandbox_runtime.channel import close_all
 from sandbox_runtime.errors import (
     InterpreterUnavailableError,
     InvalidArgumentError,
@@ -24,6 +25,7 @@ from sandbox_runtime.errors import (
 )
 from sandbox_runtime.interpreters.execution import Death
 from sandbox_runtime.interpreters.interpreter import Interpreter
+from sandbox_runtime.messages import Execute, encode_env
 from sandbox_runtime.programs import check_cwd, check_env
 from sandbox_runtime.settings import DEFAULT_ENV, MIB, WORKSPACE
 
@@ -209,9 +211,9 @@ async def _start(
         usable_bytes = min(usable_bytes, wanted.limits.memory_bytes)
     heap_mib = max(16, int(usable_bytes * _HEAP_SHARE / MIB))
     argv = [node.path, f"--max-old-space-size={heap_mib}", *_FLAGS, str(_EXECUTOR), wanted.language]
-    program = jails.Execute(
+    program = Execute(
         argv=tuple(map(os.fsencode, argv)),
-        env=jails.encode_env(DEFAULT_ENV),
+        env=encode_env(DEFAULT_ENV),
         cwd=b"/",
     )
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -223,7 +225,7 @@ async def _start(
             inner_network=wanted.network == "loopback",
         )
     finally:
-        jails.close_all([null, addon])
+        close_all([null, addon])
 
 
 async def _wait_started(jail: jails.Jail, node: NodeProgram) -> None:

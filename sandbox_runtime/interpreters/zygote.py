@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from sandbox_runtime import jail as jails
+from sandbox_runtime.channel import send_packet
 from sandbox_runtime.errors import InterpreterUnavailableError, SandboxLostError
 from sandbox_runtime.interpreters.execution import Death
 from sandbox_runtime.interpreters.installation import EXECUTORS
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from sandbox_runtime.settings import Limits
+    from sandbox_runtime.supervisor import Supervisor
 
 _START_S = 120.0
 _DATAGRAM_BYTES = 1 << 20
@@ -66,7 +68,7 @@ class Zygote:
     @classmethod
     async def open(
         cls,
-        supervisor: jails.Supervisor,
+        supervisor: Supervisor,
         python: str = sys.executable,
         preload: Sequence[str] = (),
         *,
@@ -98,7 +100,7 @@ class Zygote:
     @classmethod
     async def _try_open(
         cls,
-        supervisor: jails.Supervisor,
+        supervisor: Supervisor,
         python: str,
         modules: Sequence[str],
         host_network: bool,  # noqa: FBT001
@@ -128,7 +130,7 @@ class Zygote:
         return zygote
 
     async def _send(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
-        await jails.send_packet(self._socket, json.dumps(message).encode(), fds)
+        await send_packet(self._socket, json.dumps(message).encode(), fds)
 
     async def _receive(self) -> dict[str, Any]:
         while True:

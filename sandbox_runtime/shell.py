@@ -1,0 +1,182 @@
+"""The bash of a session, in a jail of its own.
+
+The shell runs a builtin of ours that takes one command a packet, with the command's own pipes
+as descriptors, and answers with one packet when it is over. So the end of a command is exact, no
+text is looked for in its output, and no file is written.
+
+What belongs to a command, when it has to be ended: every process of the jail but init, the shell,
+and what was there when the command began, which trio reads from the kernel's `children` files
+just before it sends the command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from typing import TYPE_CHECKING
+
+import trio
+
+from sandbox_runtime import jail as jails
+from sandbox_runtime.channel import close_all, memory_file, packet_pair
+from sandbox_runtime.errors import NotStartedError
+from sandbox_runtime.messages import Execute, encode_env
+from sandbox_runtime.shell_protocol import (
+    ANSWER_BYTES,
+    INLINE_BYTES,
+    End,
+    decode_answer,
+    encode_request,
+)
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+
+_SETUP = b"enable -f /proc/self/fd/4 sandbox_session; sandbox_session 3 4\n"
+_BASH = "A session needs bash 4.4 or newer that can load builtins, as distributions build it"
+
+
+class Shell:
+    """One bash in its jail, from its start to its end; never used again after that."""
+
+    def __init__(self, jail: jails.Jail, sock: socket.socket, pid: int) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        # What every command needs is made once: an epoll that waits for the shell, and the standard
+        # input of those that have none (its open file has no state that they could leave behind).
+        self.epoll = select.epoll()
+        self.epoll.register(sock, select.EPOLLIN)
+        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._seq = 0
+        self._end: End | None = None
+        self.jail = jail
+        self.pid = pid
+        self.lost = False
+        self.hung_up = False
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    async def take(self) -> bool:
+        """Receives one packet, if there is one. True: the command is over, or the shell is."""
+        try:
+            packet = self._socket.recv(4096)
+        except BlockingIOError:
+            return False
+        except OSError:
+            packet = b""
+        return self.accept(packet)
+
+    def accept(self, answer: bytes) -> bool:
+        """Takes one packet; True when the command is over, or the shell is."""
+        if len(answer) != ANSWER_BYTES:
+            self.lost, self.hung_up = True, not answer
+            return True
+        said = decode_answer(answer)
+        if said is None or (isinstance(said, End) and said.seq != self._seq):
+            return False  # not an answer to what was asked; the deadline still holds
+        if isinstance(said, End):
+            self._end = said
+        return True
+
+    def mark(self) -> bytes:
+        """Which processes are there now: init's and the shell's children, see `marked`."""
+        return jails.read_children(self.jail.children_fds)
+
+    def marked(self, mark: bytes) -> tuple[int, ...]:
+        """The pids of a mark but for the shell: the roots of earlier jobs."""
+        return tuple(sorted(set(map(int, mark.split())) - {self.pid}))
+
+    def encode(
+        self, command: bytes | tuple[bytes, ...], cwd: str | None, env: Mapping[str, str]
+    ) -> tuple[bytes, bytes]:
+        """The next request; InvalidArgumentError if it is beyond what one can hold."""
+        self._seq += 1
+        return encode_request(self._seq, command, cwd, env)
+
+    async def send(self, header: bytes, body: bytes, stdin: memoryview) -> jails.Command:
+        """Asks the shell to run what `encode` made."""
+        self._end = None
+        stdin_fd, body_fd = self._null, None
+        files: list[int] = []
+        try:
+            if stdin:
+                stdin_fd = memory_file("stdin", stdin)
+                files.append(stdin_fd)
+            if len(body) > INLINE_BYTES:
+                body_fd = memory_file("command", body)
+                files.append(body_fd)
+            packet = header + body if body_fd is None else header
+            return await jails.send_command(self._socket, self.epoll, packet, stdin_fd, body_fd)
+        finally:
+            close_all(files)
+
+    @property
+    def end(self) -> End | None:
+        """The answer, once the command is over; None when the shell is."""
+        return self._end
+
+    async def aclose(self) -> None:
+        if self._null >= 0:
+            os.close(self._null)
+            self._null = -1
+        self.epoll.close()
+        self._socket.close()
+        await self.jail.aclose()
+
+
+async def start_shell(keeper: jails.Keeper, cwd: str, env: Mapping[str, str]) -> Shell:
+    """Starts a bash in a jail of its own and waits until it takes commands.
+
+    Raises:
+        NotStartedError: There is no such directory, or no bash that can serve a session.
+        SandboxLostError: The sandbox has died.
+    """
+    program = Execute(
+        argv=(b"bash", b"--norc", b"--noprofile"),
+        env=encode_env(env),
+        cwd=os.fsencode(cwd),
+        watch_children=True,
+    )
+    async with contextlib.AsyncExitStack() as undo:
+        ours, theirs = packet_pair()
+        undo.callback(ours.close)
+        with contextlib.ExitStack() as given:
+            given.callback(theirs.close)
+            script_read, script_write = os.pipe2(os.O_CLOEXEC)
+            given.callback(os.close, script_read)
+            with open(script_write, "wb", buffering=0) as script:
+                script.write(_SETUP)
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            given.callback(os.close, null)
+            builtin = jails.shell_builtin()
+            given.callback(os.close, builtin)
+            fds = [script_read, null, null, theirs.fileno(), builtin]
+            jail = await keeper.create_jail(program, fds)
+            undo.push_async_callback(jail.aclose)
+        shell = Shell(jail, ours, await _started(jail))
+        undo.push_async_callback(shell.aclose)
+        while not await shell.take():
+            await trio.lowlevel.wait_readable(ours)
+        if shell.lost:
+            await jail.wait_exited()  # or it was not bash that failed, but the sandbox
+            raise NotStartedError(
+                "execute",
+                0,
+                "bash",
+                why="it did not load the builtin of a session",
+                remedy=_BASH,
+            )
+        undo.pop_all()
+    return shell
+
+
+async def _started(jail: jails.Jail) -> int:
+    try:
+        return await jail.wait_started()
+    except NotStartedError as error:
+        if error.step == "execute":
+            error.add_note("a session needs bash: install it where the sandbox sees it (/usr)")
+        raise
