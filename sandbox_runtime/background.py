@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from sandbox_runtime.jail import Keeper
     from sandbox_runtime.sessions import Session
 
-_KILLS_AT_ONCE = 16
-
 
 class Processes:
     """The background processes of one sandbox, `Sandbox.processes`."""
@@ -141,6 +139,11 @@ class Processes:
         """What has ended, in that order."""
         ended = [process for process in self._by_id.values() if process.ended_at is not None]
         return sorted(ended, key=lambda process: process.ended_at or process.started_at)
+
+    @property
+    def running(self) -> int:
+        """How many have not ended."""
+        return sum(process.ended_at is None for process in self._by_id.values())
 
     def get(self, process_id: str) -> Process:
         """The process with that id.

@@ -58,8 +58,8 @@ class ExposedPort(msgspec.Struct, frozen=True, kw_only=True):
 class EndingProcess(Protocol):
     """Something that ends, and says so."""
 
-    async def wait(self) -> object:
-        """Waits for the end."""
+    async def wait_ended(self) -> None:
+        """Waits for the end, whatever it is."""
 
 
 class Ports:
@@ -248,7 +248,7 @@ async def until(
     ended = trio.Event()
 
     async def watch(process: EndingProcess) -> None:
-        await process.wait()
+        await process.wait_ended()
         ended.set()
 
     async with open_serving_nursery() as nursery:

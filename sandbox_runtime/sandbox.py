@@ -225,6 +225,10 @@ class Sandbox:
         """Its sessions by their ids, in the order in which they were made."""
         return dict(self._sessions)
 
+    def find_session(self, session_id: str) -> Session | None:
+        """The session with that id, if there is one."""
+        return self._sessions.get(session_id)
+
     def _check_open(self) -> None:
         if self._closed:
             raise SandboxClosedError("the sandbox is closed")

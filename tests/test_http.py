@@ -35,7 +35,7 @@ from sandbox_runtime.server.http.parsing import parse_head
 from sandbox_runtime.server.http.sockets import EagerStream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from sandbox_runtime.server.http import Handler, Write
 
@@ -104,13 +104,23 @@ class Answer:
 
 @asynccontextmanager
 async def serving(
-    handler: Handler, limits: HttpLimits | None = None, grace_s: float = 5
+    handler: Handler,
+    limits: HttpLimits | None = None,
+    grace_s: float = 5,
+    refuse: Callable[[socket.socket], str | None] | None = None,
 ) -> AsyncIterator[Server]:
     (listener,) = await open_tcp_listeners("127.0.0.1", 0)
     port = listener.socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
         await nursery.start(
-            partial(serve, handler, [listener], limits=limits or HttpLimits(), grace_s=grace_s)
+            partial(
+                serve,
+                handler,
+                [listener],
+                limits=limits or HttpLimits(),
+                grace_s=grace_s,
+                refuse=refuse,
+            )
         )
         server = Server(port, nursery.cancel_scope)
         try:
@@ -193,6 +203,38 @@ async def test_a_client_that_goes_cancels_its_handler() -> None:
         )  # it resets
         await client.stream.aclose()
         await cancelled.wait()
+
+
+async def test_a_client_that_resets_in_mid_body_is_no_failure_of_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ended = trio.Event()
+
+    async def handler(request: Request) -> Response:
+        try:
+            return Response(body=await request.read())
+        except MalformedBodyError:
+            return Response(status=400)
+        finally:
+            ended.set()
+
+    async with serving(handler) as server:
+        client = await server.connect()
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nhalf")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        await client.stream.aclose()
+        await ended.wait()
+    assert not caplog.records
+
+
+async def test_refused_connections_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(echo, refuse=lambda _: "nobody may") as server:
+        for _ in range(20):
+            assert await (await server.connect()).read_rest() == b""
+    assert [record.getMessage() for record in caplog.records] == [
+        "a connection was refused: nobody may"
+    ]
 
 
 async def test_a_protocol_is_upgraded_and_bytes_behind_the_head_are_not_lost() -> None:

@@ -126,6 +126,30 @@ _OPTIONS = [
         help="How many sandboxes there may be.",
     ),
     _option(
+        "--max-sessions",
+        variable="SANDBOX_MAX_SESSIONS",
+        type=click.IntRange(1),
+        default=256,
+        show_default=True,
+        help="How many sessions a sandbox may have.",
+    ),
+    _option(
+        "--max-processes",
+        variable="SANDBOX_MAX_PROCESSES",
+        type=click.IntRange(1),
+        default=128,
+        show_default=True,
+        help="How many background processes of a sandbox may run.",
+    ),
+    _option(
+        "--max-contexts",
+        variable="SANDBOX_MAX_CONTEXTS",
+        type=click.IntRange(1),
+        default=64,
+        show_default=True,
+        help="How many contexts a sandbox may have.",
+    ),
+    _option(
         "--python-pool",
         variable="SANDBOX_PYTHON_POOL PYTHON_POOL_MIN_SIZE",
         type=click.IntRange(0, 1000),
@@ -139,6 +163,12 @@ _OPTIONS = [
         type=click.IntRange(1),
         help="The time limit of commands that state none; by default what clients of each "
         "generation expect.",
+    ),
+    _option(
+        "--code-timeout-ms",
+        variable="SANDBOX_CODE_TIMEOUT_MS INTERPRETER_EXECUTION_TIMEOUT_MS",
+        type=click.IntRange(1),
+        help="Likewise, of runs of code.",
     ),
     _option(
         "--max-body",
@@ -244,15 +274,18 @@ def _settings(values: dict[str, Any]) -> ServeSettings:
 
     for name in _WITHOUT_EFFECT:
         _check_count(name)
-    timeout_ms, memory_bytes = values["command_timeout_ms"], values["memory"]
+    memory_bytes = values["memory"]
     host = HostSettings(
         limits=Limits() if memory_bytes is None else Limits(memory_bytes=memory_bytes),
         network=values["network"],
         require=values["require"],
-        command_timeout_s=None if timeout_ms is None else timeout_ms / 1000,
-        python_pool=values["python_pool"],
+        command_timeout_s=_seconds(values["command_timeout_ms"]),
+        code_timeout_s=_seconds(values["code_timeout_ms"]),
         pools=_pools(values["python_pool"]),
         most_sandboxes=values["max_sandboxes"],
+        most_sessions=values["max_sessions"],
+        most_processes=values["max_processes"],
+        most_contexts=values["max_contexts"],
         mountable=values["mountable"],
         listenable=values["listenable"],
     )
@@ -275,6 +308,10 @@ def _settings(values: dict[str, Any]) -> ServeSettings:
         ),
         companion=values["command"],
     )
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def _check_count(name: str) -> None:

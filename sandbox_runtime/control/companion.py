@@ -50,10 +50,21 @@ async def run_companion(argv: Sequence[str], own: set[int], grace_s: float) -> N
             raise
     finally:
         os.close(pidfd)
-        status = program.wait()
-        own.discard(program.pid)
-        how = {"exit_code": status} if status >= 0 else {"signal": signal.Signals(-status).name}
-        record_event(_LOG, "program ended", program=argv[0], **how)
+        status = program.poll()
+        if status is None:  # not even SIGKILL ended it: whoever comes after us reaps it
+            _LOG.error("%s (pid %d) does not end", argv[0], program.pid)
+        else:
+            own.discard(program.pid)
+            how = {"exit_code": status} if status >= 0 else {"signal": signal_name(-status)}
+            record_event(_LOG, "program ended", program=argv[0], **how)
+
+
+def signal_name(number: int) -> str:
+    """What people call a signal; some have a number only."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
 
 
 async def _end(group: int, pidfd: int, grace_s: float) -> None:

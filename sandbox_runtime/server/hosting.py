@@ -54,11 +54,11 @@ class HostSettings:
         command_timeout_s: The time limit of commands that state none; None is 30 s for clients of
             0.3 and none for those of 0.12, as each of them expects.
         code_timeout_s: Likewise, of runs of code.
-        python_pool: How many Python contexts each sandbox keeps ready.
-        node_pool: Likewise, of JavaScript and of TypeScript.
-        pools: The same with limits, by language; what it says of Python counts more.
+        pools: How many interpreters each sandbox keeps ready, by language; one of each that is
+            not named.
         most_sandboxes: How many there may be.
         most_sessions: How many each may have.
+        most_processes: How many background processes of each may run.
         most_contexts: How many contexts each may have.
         mountable: Directories of the host that clients may have mounted, with what is below them.
         listenable: Addresses of this machine on which clients may have exposed ports listened on.
@@ -69,11 +69,10 @@ class HostSettings:
     require: Collection[str] = ()
     command_timeout_s: float | None = None
     code_timeout_s: float | None = None
-    python_pool: int = 1
-    node_pool: int = 1
     pools: Mapping[str, PoolSize] = field(default_factory=dict)
     most_sandboxes: int = 100
     most_sessions: int = 256
+    most_processes: int = 128
     most_contexts: int = 64
     mountable: Sequence[str] = ()
     listenable: Sequence[str] = ()
@@ -102,6 +101,7 @@ class HostedSandbox:
         used_s: When something was last asked of it.
         lost: Whether it has died.
         contexts_opening: How many contexts are being made.
+        processes_starting: How many background processes are being started.
         encodings: How the output of its background processes becomes text.
     """
 
@@ -112,6 +112,7 @@ class HostedSandbox:
         self.created_s = self.used_s = time.time()
         self.lost = False
         self.contexts_opening = 0
+        self.processes_starting = 0
         self.encodings: WeakKeyDictionary[Process, str] = WeakKeyDictionary()
         self.closing = trio.Event()
         self.gone = trio.Event()
@@ -249,15 +250,23 @@ class Host:
             raise SandboxExistsError(spec.id)
         if spec.network == "host" and self._no_host_network:
             raise ForbiddenError("network 'host' is not allowed", remedy=self._no_host_network)
-        if len(self._sandboxes) + len(self._making) >= self.settings.most_sandboxes:
+        living = sum(not hosted.lost for hosted in self._sandboxes.values())
+        if living + len(self._making) >= self.settings.most_sandboxes:
             most = self.settings.most_sandboxes
             raise TooManyError(f"The server holds {most} sandboxes already", most=most)
+        self._forget_lost()
         self._making.add(spec.id)
         try:
             hosted: HostedSandbox = await self._nursery.start(self._hold, spec)
         finally:
             self._making.discard(spec.id)
         return hosted
+
+    def _forget_lost(self) -> None:
+        """Those that died stay, so that their callers learn of it, but not more than may live."""
+        lost = [one for one in self._sandboxes.values() if one.lost and one.gone.is_set()]
+        for hosted in lost[: max(len(lost) - self.settings.most_sandboxes, 0)]:
+            del self._sandboxes[hosted.spec.id]
 
     async def delete(self, sandbox_id: str) -> None:
         """Ends a sandbox; returns when it and everything in it are gone.
@@ -314,8 +323,6 @@ class Host:
                 network=spec.network,
                 require=settings.require,
                 read_only=spec.mounts,
-                python_pool=settings.python_pool,
-                node_pool=settings.node_pool,
                 pools=settings.pools,
             ) as sandbox:
                 yield sandbox
@@ -325,8 +332,6 @@ class Host:
             limits=spec.limits,
             network=spec.network,
             require=settings.require,
-            python_pool=settings.python_pool,
-            node_pool=settings.node_pool,
             pools=settings.pools,
         ) as sandbox:
             yield sandbox

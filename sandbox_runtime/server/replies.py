@@ -23,7 +23,7 @@ from sandbox_runtime.wire.errors import ErrorBody
 from sandbox_runtime.wire.moments import iso_moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from sandbox_runtime.server.routing import Route
 
@@ -87,9 +87,6 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.InterpreterUnavailableError: Row(
         503, "INTERPRETER_NOT_READY", REASON, status_word="initializing"
     ),
-    errors.BranchRefusedError: Row(409, "BRANCH_REFUSED", REASON),
-    errors.PortUnreachableError: Row(502, "SERVICE_NOT_RESPONDING", REASON),
-    errors.PoolFullError: Row(503, "INTERPRETER_NOT_READY", REASON),
     errors.BranchRefusedError: Row(409, "BRANCH_REFUSED", REASON),
     errors.PortUnreachableError: Row(502, "SERVICE_NOT_RESPONDING", REASON),
     errors.PoolFullError: Row(503, "INTERPRETER_NOT_READY", REASON, status_word="initializing"),
@@ -238,16 +235,14 @@ def error_body(error: Exception, route: Route[Any] | None, *, modern: bool) -> E
 
 
 def error_reply(error: Exception, route: Route[Any] | None, *, modern: bool) -> Response:
-    """The answer to an error. What nobody expected is logged, and told to nobody else."""
+    """The answer to an error."""
     match error:
         case faults.UnknownPathError():
             return text_reply(404, "Not Found")
         case faults.WrongMethodError():
             allow = ("Allow", ", ".join((*error.allowed, "OPTIONS")))
             return text_reply(405, "Method Not Allowed", allow)
-    body = error_body(error, route, modern=modern)
-    if body.code == _UNEXPECTED.code:
-        _LOG.error("%s %s failed", *_named(route), exc_info=error)
+    body = told_error(error, route, modern=modern)
     headers: list[tuple[str, str]] = [*_JSON_HEADERS]
     if body.retry_after is not UNSET:
         headers.append(("Retry-After", str(int(-(-body.retry_after // 1)))))
@@ -260,9 +255,12 @@ def _named(route: Route[Any] | None) -> tuple[str, str]:
     return ("a", "request") if route is None else (route.method, route.path)
 
 
-def event_error(error: Exception, route: Route[Any], make: Callable[[ErrorBody], Any]) -> Any:
-    """The last event of a stream that an error ends; logged as an answer would be."""
-    body = error_body(error, route, modern=False)
+def told_error(error: Exception, route: Route[Any] | None, *, modern: bool) -> ErrorBody:
+    """What an answer or the last event of a stream says of an error.
+
+    What nobody expected is logged, and told to nobody else.
+    """
+    body = error_body(error, route, modern=modern)
     if body.code == _UNEXPECTED.code:
         _LOG.error("%s %s failed", *_named(route), exc_info=error)
-    return make(body)
+    return body

@@ -1,4 +1,4 @@
-"""The sessions of one sandbox by the ids that clients gave them."""
+"""What clients asked of the sessions of a sandbox; which there are, the sandbox knows."""
 
 from __future__ import annotations
 
@@ -78,12 +78,19 @@ class SessionTable:
     @property
     def records(self) -> list[SessionRecord]:
         """All of them, in the order they were made."""
-        return list(self._records.values())
+        found = map(self._find, self._sandbox.sessions)
+        return [record for record in found if record is not None]
 
     @property
     def ids(self) -> list[str]:
         """Their ids."""
-        return list(self._records)
+        return [record.id for record in self.records]
+
+    def _find(self, session_id: str) -> SessionRecord | None:
+        record = self._records.get(session_id)
+        if record is None or record.session is not self._sandbox.find_session(session_id):
+            return None
+        return record
 
     def get(self, session_id: str) -> SessionRecord:
         """The session with that id.
@@ -91,7 +98,7 @@ class SessionTable:
         Raises:
             SessionNotFoundError: There is none.
         """
-        record = self._records.get(session_id)
+        record = self._find(session_id)
         if record is None:
             raise SessionNotFoundError(session_id, self.ids)
         record.used_s = time.time()
@@ -99,7 +106,7 @@ class SessionTable:
 
     async def get_or_make(self, session_id: str) -> SessionRecord:
         """The session with that id; made with nothing special if it is not there."""
-        record = self._records.get(session_id)
+        record = self._find(session_id)
         if record is None:
             record, _ = await self.create(session_id)
         record.used_s = time.time()
@@ -145,9 +152,12 @@ class SessionTable:
                     timeout_s=timeout_s,
                 )
         finally:
-            waits = turn.statistics()
-            if session_id not in self._records and not waits.locked:
-                self._turns.pop(session_id, None)
+            self._end_turn(session_id, turn)
+
+    def _end_turn(self, session_id: str, turn: trio.Lock) -> None:
+        """Forgets a turn that nobody waits for."""
+        if not turn.locked():
+            self._turns.pop(session_id, None)
 
     async def _create_in_turn(
         self,
@@ -159,11 +169,11 @@ class SessionTable:
         isolation: bool,
         timeout_s: float | None,
     ) -> tuple[SessionRecord, bool]:
-        if (record := self._records.get(session_id)) is not None:
+        if (record := self._find(session_id)) is not None:
             await self._take_over(record, cwd, env or {})
             record.timeout_s = timeout_s or record.timeout_s
             return record, True
-        if len(self._records) >= self._most:
+        if len(self._sandbox.sessions) >= self._most:  # with those that are being made
             raise TooManyError(
                 f"The sandbox has {self._most} sessions already",
                 remedy="Delete one",
@@ -212,10 +222,10 @@ class SessionTable:
         """
         turn = self._turns.setdefault(session_id, trio.Lock())
         async with turn:
-            record = self._records.pop(session_id, None)
+            record = self._find(session_id)
             if record is not None:
                 await record.session.aclose()
-        if turn.statistics().tasks_waiting == 0 and session_id not in self._records:
-            self._turns.pop(session_id, None)
+                del self._records[session_id]
+        self._end_turn(session_id, turn)
         if record is None:
             raise SessionNotFoundError(session_id, self.ids)

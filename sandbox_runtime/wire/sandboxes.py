@@ -63,6 +63,18 @@ class ProtectionInfo(Message, frozen=True, kw_only=True):
     detail: str
 
 
+class LimitsInfo(Message, frozen=True, kw_only=True):
+    """What a sandbox may use."""
+
+    memory_bytes: int
+    processes: int
+    open_files: int
+    file_size_bytes: int
+    workspace_bytes: int
+    tmp_bytes: int
+    shm_bytes: int
+
+
 class SandboxInfo(Message, frozen=True, kw_only=True):
     """What a sandbox is."""
 
@@ -71,7 +83,7 @@ class SandboxInfo(Message, frozen=True, kw_only=True):
     status: Literal["running", "lost"]
     network: str
     mounts: list[str]
-    limits: dict[str, int]
+    limits: LimitsInfo
     idle_ms: float | None
     created_at: str
     last_used: str

@@ -47,7 +47,6 @@ class SessionCreated(Message, frozen=True, kw_only=True):
     message: str
     reused: bool
     data: SessionInfo
-    container_placement_id: str | None = None
     timestamp: str
 
 

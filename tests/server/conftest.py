@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import trio
 
+from sandbox_runtime.interpreters.pool_sizes import PoolSize
 from sandbox_runtime.server.app import AppSettings, open_app
 from sandbox_runtime.server.hosting import HostSettings
 from sandbox_runtime.server.http import HttpLimits, open_tcp_listeners, serve
@@ -169,10 +170,11 @@ class Server:
         return Client(self.port)
 
 
+NO_POOLS = {language: PoolSize(min=0) for language in ("python", "javascript", "typescript")}
+"""Nothing is kept ready, so that a test has the machine to itself."""
+
 SETTINGS = AppSettings(
-    host=HostSettings(
-        limits=Limits(processes=256), command_timeout_s=20, python_pool=0, node_pool=0
-    )
+    host=HostSettings(limits=Limits(processes=256), command_timeout_s=20, pools=NO_POOLS)
 )
 
 

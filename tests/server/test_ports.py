@@ -9,6 +9,7 @@ import pytest
 from sandbox_runtime.server.app import AppSettings
 from sandbox_runtime.server.hosting import HostSettings
 from sandbox_runtime.server.previews import PreviewSettings
+from server.conftest import NO_POOLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 NUMBER = "Port is required and must be a number"
 SETTINGS = AppSettings(
-    host=HostSettings(python_pool=0, node_pool=0),
+    host=HostSettings(pools=NO_POOLS),
     previews=PreviewSettings(domain="preview.test"),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,8 @@ import trio
 from sandbox_runtime.server.app import AppSettings
 from sandbox_runtime.server.hosting import HostSettings
 from sandbox_runtime.settings import MIB
+from server.conftest import NO_POOLS
+from server.victims import descendants, kill, launcher, name_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +21,11 @@ if TYPE_CHECKING:
 
 SETTINGS = AppSettings(
     host=HostSettings(
-        python_pool=0, node_pool=0, most_sandboxes=4, most_sessions=3, mountable=["/usr/share"]
+        pools=NO_POOLS,
+        most_sandboxes=4,
+        most_sessions=3,
+        most_processes=2,
+        mountable=["/usr/share"],
     )
 )
 
@@ -44,7 +51,7 @@ def test_a_sandbox_is_made_shown_listed_and_deleted(api: Client, made: Any) -> N
     sandbox = made(id="one", name="first", limits=limits).json["sandbox"]
     assert (sandbox["id"], sandbox["name"], sandbox["status"]) == ("one", "first", "running")
     assert sandbox["limits"]["processes"] == 100
-    assert sandbox["limits"]["workspace_bytes"] == 8 * MIB
+    assert sandbox["limits"]["workspaceBytes"] == 8 * MIB
     shown = api.get("/sandboxes/one").json
     assert shown["sandbox"]["id"] == "one"
     assert "pid_namespace" in [one["name"] for one in shown["protections"]]
@@ -109,6 +116,42 @@ def test_there_are_no_more_than_the_operator_wants(api: Client, made: Any) -> No
     for number in range(3):
         api.session(f"s{number}")
     assert api.post("/api/session/create", {"id": "s3"}).status == 429
+
+
+def test_sessions_made_at_once_are_counted_before_they_are_there(api: Client, made: Any) -> None:
+    made(id="crowd")
+    inside = api.below("/sandboxes/crowd")
+
+    def create(number: int) -> int:
+        return inside.post("/api/session/create", {"id": f"s{number}"}).status
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sorted(threads.map(create, range(8))) == [200] * 3 + [429] * 5
+
+
+def test_no_more_processes_run_than_the_operator_wants(api: Client, made: Any) -> None:
+    made(id="busy")
+    inside = api.below("/sandboxes/busy")
+
+    def start(command: str) -> Any:
+        return inside.post("/api/process/start", {"command": command})
+
+    ids = [start("sleep 1000").json["processId"] for _ in range(2)]
+    refused = start("true")
+    assert (refused.status, refused.json["code"]) == (429, "TOO_MANY")
+    assert "2 background processes" in refused.json["message"]
+    inside.delete(f"/api/process/{ids[0]}")
+    assert start("true").status == 200
+
+
+def test_a_sandbox_that_died_takes_nobodys_place(api: Client, made: Any, server: Server) -> None:
+    for number in range(4):
+        before = set(descendants(launcher(server)))
+        made(id=f"dies-{number}")
+        fresh = set(descendants(launcher(server))) - before
+        kill(server, next(pid for pid in fresh if name_of(pid) == "sbx-keeper"))
+    assert made(id="next").status == 201
+    assert api.get("/sandboxes/dies-3").json["sandbox"]["status"] == "lost"
 
 
 def test_only_what_the_operator_allows_is_mounted(made: Any, api: Client, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from schemathesis.specs.openapi.checks import (
 from sandbox_runtime.server.app import AppSettings, document
 from sandbox_runtime.server.hosting import HostSettings
 from sandbox_runtime.settings import MIB, Limits
+from server.conftest import NO_POOLS
 
 if TYPE_CHECKING:
     from schemathesis import Case
@@ -29,8 +30,7 @@ SETTINGS = AppSettings(
         limits=Limits(processes=64, workspace_bytes=16 * MIB, tmp_bytes=16 * MIB),
         command_timeout_s=5,
         code_timeout_s=5,
-        python_pool=0,
-        node_pool=0,
+        pools=NO_POOLS,
         most_sandboxes=4,
         most_sessions=8,
         most_contexts=3,

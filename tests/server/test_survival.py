@@ -2,67 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import trio
+
+from server.victims import descendants, find, kill, launcher, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from server.conftest import Client, Server
-
-
-def children(pid: int) -> list[int]:
-    try:
-        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
-
-
-def descendants(pid: int) -> Iterator[int]:
-    for child in children(pid):
-        yield child
-        yield from descendants(child)
-
-
-def launcher(server: Server) -> int:
-    runtime = server.app.host._runtime
-    assert runtime is not None
-    return runtime.supervisor._launcher_pid
-
-
-def find(server: Server, wanted: str) -> int:
-    """The process of that name; a zygote is the supervisor's child that has none of ours."""
-    if wanted == "launcher":
-        return launcher(server)
-    if wanted == "zygote":
-        supervisor = find(server, "sbx-supervisor")
-        return next(pid for pid in children(supervisor) if not name(pid).startswith("sbx-"))
-    return next(pid for pid in descendants(launcher(server)) if name(pid) == wanted)
-
-
-def kill(server: Server, pid: int) -> None:
-    """Ends a process, and waits until it is gone and the server has heard of it."""
-    fd = os.pidfd_open(pid)
-    os.kill(pid, signal.SIGKILL)
-
-    async def wait() -> None:
-        await trio.lowlevel.wait_readable(fd)
-        await trio.testing.wait_all_tasks_blocked(0.02)
-
-    server.inside(wait)
-    os.close(fd)
 
 
 def use_everything(api: Client, tag: str) -> None:
@@ -139,7 +86,7 @@ def test_one_sandbox_dies_and_the_others_go_on(api: Client, server: Server) -> N
     keeper = next(
         pid
         for pid in descendants(launcher(server))
-        if pid not in before and name(pid) == "sbx-keeper"
+        if pid not in before and name_of(pid) == "sbx-keeper"
     )
     inside = api.below("/sandboxes/dies")
     inside.session("s")

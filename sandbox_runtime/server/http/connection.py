@@ -217,17 +217,20 @@ class Connection:
             await self._answer(head, response, body)
 
     async def _receive_body(self) -> bytes:
-        data = self._stream.receive_nowait(_BODY_PART_BYTES)
-        if data is None:
-            with trio.move_on_after(self._limits.body_s):
-                data = await self._stream.receive_some(_BODY_PART_BYTES)
+        try:
+            data = self._stream.receive_nowait(_BODY_PART_BYTES)
             if data is None:
-                self._closing = True
-                raise RequestTimeoutError(
-                    f"nothing of the body of the request came for {self._limits.body_s:g} s"
-                )
-        else:
-            await self._stream.take_turn()
+                with trio.move_on_after(self._limits.body_s):
+                    data = await self._stream.receive_some(_BODY_PART_BYTES)
+                if data is None:
+                    self._closing = True
+                    raise RequestTimeoutError(
+                        f"nothing of the body of the request came for {self._limits.body_s:g} s"
+                    )
+            else:
+                await self._stream.take_turn()
+        except trio.BrokenResourceError:  # a reset is an early end too, and no failure of ours
+            data = b""
         if not data:
             self.client_gone()
             await trio.lowlevel.checkpoint()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import socket
 import struct
@@ -28,11 +29,30 @@ _BACKLOG = 1024
 _ACCEPTS_BETWEEN_CHECKPOINTS = 16
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _OUT_OF_RESOURCES_PAUSE_S = 0.1
+_REFUSALS_SILENT_S = 10.0
 _DEFAULT_LIMITS = HttpLimits()
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n"
     b"connection: close\r\n\r\n"
 )
+
+
+class _Refusals:
+    """Says in the log that connections are refused, and does not fill it for whoever tries on."""
+
+    def __init__(self) -> None:
+        self._silent_until_s = -math.inf
+        self._untold = 0
+
+    def tell(self, why: str) -> None:
+        """Logs one at once, and then how many there were, once in a while."""
+        now_s = trio.current_time()
+        if now_s < self._silent_until_s:
+            self._untold += 1
+            return
+        more = f" ({self._untold} more since the last line)" if self._untold else ""
+        _LOG.warning("a connection was refused: %s%s", why, more)
+        self._silent_until_s, self._untold = now_s + _REFUSALS_SILENT_S, 0
 
 
 class _Server:
@@ -52,6 +72,7 @@ class _Server:
         self._handler = handler
         self._limits = limits
         self._refuse = refuse
+        self._refusals = _Refusals()
         self._nursery: trio.Nursery
         self._departures = Departures()
         self._connections: set[Connection] = set()
@@ -129,7 +150,7 @@ class _Server:
     def _admit(self, client: socket.socket, address: object) -> None:
         client.setblocking(False)
         if self._refuse is not None and (why := self._refuse(client)) is not None:
-            _LOG.warning("a connection was refused: %s", why)
+            self._refusals.tell(why)
             client.close()
             return
         if len(self._connections) >= self._limits.connections:

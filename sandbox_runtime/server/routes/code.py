@@ -12,7 +12,7 @@ from sandbox_runtime.errors import ContextNotFoundError, InterpreterUnavailableE
 from sandbox_runtime.interpreters.chart_shapes import as_wire
 from sandbox_runtime.interpreters.languages import known_language
 from sandbox_runtime.server.faults import CircuitOpenError, FieldError, TooManyError
-from sandbox_runtime.server.replies import error_body
+from sandbox_runtime.server.replies import told_error
 from sandbox_runtime.server.routes.sessions import given_env
 from sandbox_runtime.server.routing import Route
 from sandbox_runtime.server.streams import TextPieces, stream_events
@@ -157,7 +157,7 @@ def run(call: Call, body: wire.RunCode) -> Response:
         try:
             await events.send(await _streamed(events, context, body.code, limit_s))
         except Exception as error:  # noqa: BLE001 - the last event says it
-            told = error_body(error, call.route, modern=call.modern)
+            told = told_error(error, call.route, modern=call.modern)
             await events.send(_code_error("InternalError", told.message, survived=False))
 
     # Clients of 0.3 ask for a stream of events and read bare lines; those of 0.12 do not ask.

@@ -15,7 +15,7 @@ from sandbox_runtime.server.faults import (
     RequestError,
     SessionEndedError,
 )
-from sandbox_runtime.server.replies import error_body
+from sandbox_runtime.server.replies import told_error
 from sandbox_runtime.server.routes.sessions import given_env
 from sandbox_runtime.server.routing import Route
 from sandbox_runtime.server.session_table import DEFAULT_SESSION
@@ -151,7 +151,7 @@ async def execute_stream(call: Call, body: wire.Execute) -> Response:
         try:
             await events.send(await _streamed(events, record, body, call, limit_s))
         except Exception as error:  # noqa: BLE001 - the last event says it
-            told = error_body(error, call.route, modern=call.modern)
+            told = told_error(error, call.route, modern=call.modern)
             code = told.context.get("exitCode")
             await events.send(
                 wire.CommandError(

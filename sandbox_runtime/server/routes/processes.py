@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from sandbox_runtime.errors import InvalidArgumentError
-from sandbox_runtime.server.faults import FieldError
+from sandbox_runtime.server.faults import FieldError, TooManyError
 from sandbox_runtime.server.routes.commands import log_command
 from sandbox_runtime.server.routes.sessions import given_env
 from sandbox_runtime.server.routing import Route
@@ -98,6 +98,19 @@ _ENCODINGS = frozenset(
 )
 
 
+def _check_room(call: Call) -> None:
+    """Refuses one more process than may run; those that have ended take no room.
+
+    Raises:
+        TooManyError: As many run.
+    """
+    most = call.host.settings.most_processes
+    if call.sandbox.sandbox.processes.running + call.sandbox.processes_starting >= most:
+        raise TooManyError(
+            f"The sandbox runs {most} background processes already", remedy="End one", most=most
+        )
+
+
 async def start(call: Call, body: wire.StartProcess) -> wire.ProcessStarted:
     options = body.options or wire.ProcessOptions()
     session_id = body.session_id
@@ -109,15 +122,20 @@ async def start(call: Call, body: wire.StartProcess) -> wire.ProcessStarted:
     cleanup = body.auto_cleanup if body.auto_cleanup is not None else options.auto_cleanup
     encoding = _encoding(body.encoding or options.encoding)
     log_command(call, record.id, body.command)
-    process = await call.sandbox.sandbox.start_process(
-        body.command,
-        process_id=body.process_id or options.process_id,
-        session=record.session,
-        cwd=cwd,
-        env=given_env(options.env) | given_env(body.env),
-        deadline_s=None if timeout_ms is None else timeout_ms / 1000,
-        auto_cleanup=bool(cleanup),
-    )
+    _check_room(call)
+    call.sandbox.processes_starting += 1
+    try:
+        process = await call.sandbox.sandbox.start_process(
+            body.command,
+            process_id=body.process_id or options.process_id,
+            session=record.session,
+            cwd=cwd,
+            env=given_env(options.env) | given_env(body.env),
+            deadline_s=None if timeout_ms is None else timeout_ms / 1000,
+            auto_cleanup=bool(cleanup),
+        )
+    finally:
+        call.sandbox.processes_starting -= 1
     call.sandbox.encodings[process] = encoding
     return wire.ProcessStarted(
         process=_info(process),
@@ -289,7 +307,7 @@ ROUTES = (
         reply=wire.ProcessStarted,
         failure="Failed to start process",
         required={"command": _REQUIRED},
-        statuses=(400, 404, 409, 500),
+        statuses=(400, 404, 409, 429, 500),
     ),
     Route(
         method="GET",

@@ -72,12 +72,12 @@ def _info(hosted: HostedSandbox) -> wire.SandboxInfo:
         status="lost" if hosted.lost else "running",
         network=spec.network,
         mounts=list(spec.mounts),
-        limits=msgspec.structs.asdict(spec.limits),
+        limits=wire.LimitsInfo(**msgspec.structs.asdict(spec.limits)),
         idle_ms=None if math.isinf(spec.idle_s) else spec.idle_s * 1000,
         created_at=iso_moment(hosted.created_s),
         last_used=iso_moment(hosted.used_s),
         sessions=len(hosted.sessions.ids),
-        processes=sum(one.ended_at is None for one in hosted.sandbox.processes.list()),
+        processes=hosted.sandbox.processes.running,
         contexts=len(hosted.sandbox.contexts.list()),
     )
 
