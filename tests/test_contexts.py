@@ -242,7 +242,7 @@ async def test_output_of_python_of_c_and_of_programs_is_captured(context: Contex
     [
         ("1 / 0", "ZeroDivisionError", "division by zero"),
         ("def", "SyntaxError", "invalid syntax"),
-        ("  x = 1\n y = 2", "IndentationError", "unindent"),
+        ("  x = 1\n y = 2", "IndentationError", "unexpected indent"),
         ("undefined", "NameError", "undefined"),
         ("import no_such_module", "ModuleNotFoundError", "no_such_module"),
         ("raise ValueError('grüße \\ud800')", "ValueError", "grüße"),

@@ -46,16 +46,44 @@ _VEGA_VERSION = re.compile(r"/vega-lite/v(\d+)")
 # --- what is shown -----------------------------------------------------------------------------
 
 
+_PLAIN_TYPES = frozenset({bool, bytes, complex, dict, float, int, list, set, str, tuple})
+"""What has no format but text, unless somebody has registered one."""
+_NONE: Bundle = {}
+
+
 class Displays(DisplayFormatter):
     """All formats of an object."""
 
     def format(self, obj: Any, include: Any = None, exclude: Any = None) -> tuple[Bundle, Bundle]:
-        data, metadata = super().format(obj, include=include, exclude=exclude)
+        if not include and not exclude and type(obj) in _PLAIN_TYPES and self._only_text(obj):
+            text = self.formatters["text/plain"](obj)
+            data: Bundle = {} if text is None else {"text/plain": text}
+            metadata: Bundle = {}
+        else:
+            data, metadata = super().format(obj, include=include, exclude=exclude)
         if not include and ("image/png" in data or "image/svg+xml" in data) and _is_figure(obj):
             data[CHART] = describe_figure(obj)
         if not include and type(obj) in {dict, list} and (plain := _as_json(obj)) is not None:
             data.setdefault("application/json", plain)
         return data, metadata
+
+    def _only_text(self, obj: Any) -> bool:
+        """Whether no other formatter was told of it: asking them all is a third of a short cell."""
+        classes = type(obj).__mro__
+        names = [_name(cls) for cls in classes]
+        others = [self.ipython_display_formatter, self.mimebundle_formatter]
+        others += [one for kind, one in self.formatters.items() if kind != "text/plain"]
+        for formatter in others:
+            told = getattr(formatter, "_trait_values", None)
+            if told is None:
+                return False  # of somebody's own making
+            if not (
+                told.get("type_printers", _NONE).keys().isdisjoint(classes)
+                and told.get("deferred_printers", _NONE).keys().isdisjoint(names)
+                and id(obj) not in told.get("singleton_printers", _NONE)
+            ):
+                return False
+        return True
 
 
 def _as_json(obj: Any) -> Any:
@@ -229,8 +257,13 @@ def adopt_pyplot(shell: Shell) -> None:
     shell.pyplot_adopted = True
 
 
-def show_open_figures(shell: Shell) -> None:
-    """Displays and closes the figures a cell has left open, in the order of their making."""
+def show_open_figures(shell: Shell, begin: Callable[[], object]) -> None:
+    """Displays and closes the figures a cell has left open, in the order of their making.
+
+    Args:
+        shell: The one whose cell it was.
+        begin: Called before the first of them is drawn.
+    """
     if "matplotlib.pyplot" not in sys.modules:
         return
     from IPython.display import display
@@ -239,6 +272,7 @@ def show_open_figures(shell: Shell) -> None:
     shell.user_code_depth += 1  # so that a figure that fails to draw says so on stderr
     try:
         for manager in Gcf.get_all_fig_managers():
+            begin()
             Gcf.destroy(manager)
             display(manager.canvas.figure)
     finally:

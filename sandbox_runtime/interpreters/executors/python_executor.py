@@ -65,16 +65,19 @@ NO_INPUT = (
 )
 
 _HEADER = struct.Struct(">I")
+_RECEIVE_BYTES = 16 * 1024
 _OUTPUT_FDS = (1, 2)
 _LIBC = ctypes.CDLL(None)
 _IONBF = 2
-_ALL_SIGNALS = signal.valid_signals()
+_ALL_SIGNALS = tuple(map(int, signal.valid_signals()))
 _MUTABLE_SIGNALS = sorted(
     {*_ALL_SIGNALS} & {*range(1, 32)} - {signal.SIGKILL, signal.SIGSTOP, signal.SIGINT}
 )
-# The C functions, without the wrappers that turn every number into an enum member.
-_sigmask: Any = getattr(signal.pthread_sigmask, "__wrapped__", signal.pthread_sigmask)
-_getsignal: Any = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+# The C functions: the wrappers turn every number into an enum member, a third of a short cell.
+_c_signal: Any = importlib.import_module("_signal")
+_sigmask, _getsignal, _set_signal = _c_signal.pthread_sigmask, _c_signal.getsignal, _c_signal.signal
+_BLOCK, _SET = int(signal.SIG_BLOCK), int(signal.SIG_SETMASK)
+_SIGINT = int(signal.SIGINT)
 _LIVE_BUILTINS = vars(builtins)
 _KNOWN_BUILTINS: dict[str, Any] = {}
 _LOWEST_RECURSION_LIMIT = 1000
@@ -82,6 +85,7 @@ _LOWEST_RECURSION_LIMIT = 1000
 # Bound early: user code may replace attributes of `os` (pyfakefs does) while frames must go on.
 _write, _getpid, _dup2, _exit = os.write, os.getpid, os.dup2, os._exit
 _loads = json.loads
+_getrusage = resource.getrusage
 
 
 def prepare_process() -> None:
@@ -141,11 +145,12 @@ class Executor:
         self._description: tuple[str, str, list[str]] | None = None
         self._interrupted = False
         self._style = "plain"
+        self._held = b""
 
     def serve(self) -> None:
         self._detach_output()
         _dup2(self._null_fd, 0)
-        signal.signal(signal.SIGINT, self._on_sigint)
+        _set_signal(_SIGINT, self._on_sigint)
         self._send({"type": "ready", "pid": _getpid()})
         while (received := self._receive()) is not None:
             request, fds = received
@@ -181,7 +186,15 @@ class Executor:
             if text := frame.get("data", {}).get("text/plain"):
                 print(text)
         elif self._run_id is not None:  # else: a thread that outlived its cell
-            self._send({**frame, "id": self._run_id})
+            # A cell's own result is the last thing that it does: it waits for `done` to go along,
+            # which spares the other end a wake-up.
+            hold = frame["type"] == "result" and self._shell.is_last_expression
+            self._send({**frame, "id": self._run_id}, hold=hold)
+
+    def show_held(self) -> None:
+        """Sends what waits for `done`, since that may take a while."""
+        if self._held:
+            self._write(b"")
 
     # --- branches --------------------------------------------------------------------------
 
@@ -275,7 +288,7 @@ class Executor:
         if _getpid() != self._pid:
             self._leave_fork(failure)
         self._detach_state()
-        _sigmask(signal.SIG_SETMASK, mask)
+        _sigmask(_SET, mask)
         if failure is not None:
             # An interrupt within IPython's own code may come out as some other error of it.
             if self._interrupted and not raised_in_cell(failure):
@@ -290,14 +303,14 @@ class Executor:
     def _run_cell(self, code: str) -> BaseException | None:
         """Runs a cell; SIGINT raises KeyboardInterrupt in here, and the user's handlers run."""
         for signum, handler in self._muted.items():
-            signal.signal(signum, handler)
+            _set_signal(signum, handler)
         self._muted = {}
         shell = self._shell
         run: Any = shell.run_cell
         result = run(code, store_history=True)
         error: BaseException | None = result.error_before_exec or result.error_in_exec
         if error is None and _getpid() == self._pid:
-            show_open_figures(shell)
+            show_open_figures(shell, self.show_held)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
@@ -331,9 +344,9 @@ class Executor:
             streams.append(stream if usable else text_writer(fd))
         self._streams = (streams[0], streams[1], streams[2])
         sys.stdin, sys.stdout, sys.stderr = self._streams
-        signal.signal(signal.SIGINT, self._on_sigint)
-        _sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        mask: set[int] = _sigmask(signal.SIG_BLOCK, ())
+        _set_signal(_SIGINT, self._on_sigint)
+        _sigmask(signal.SIG_UNBLOCK, (_SIGINT,))
+        mask: set[int] = _sigmask(_BLOCK, ())
         return mask
 
     def _detach_state(self) -> None:
@@ -350,8 +363,8 @@ class Executor:
             handler = _getsignal(signum)
             if callable(handler) and handler is not _ignore_signal:
                 self._muted[signum] = handler
-                signal.signal(signum, _ignore_signal)
-        signal.signal(signal.SIGINT, self._on_sigint)
+                _set_signal(signum, _ignore_signal)
+        _set_signal(_SIGINT, self._on_sigint)
 
     def _detach_output(self) -> None:
         """Flushes what C code has buffered and points 1 and 2 at `/dev/null`."""
@@ -375,30 +388,42 @@ class Executor:
 
     # --- frames ----------------------------------------------------------------------------
 
-    def _send(self, frame: Frame) -> None:
+    def _send(self, frame: Frame, *, hold: bool = False) -> None:
         body = encode(frame)
-        data = memoryview(_HEADER.pack(len(body)) + body)
+        data = _HEADER.pack(len(body)) + body
+        if hold:
+            with self._lock:
+                self._held += data
+        else:
+            self._write(data)
+
+    def _write(self, frame: bytes) -> None:
         with self._lock:
             # With signals blocked one write takes the frame whole: an interrupt or a timer of
             # the user's raises before a frame or after it, never inside.
             # The first call changes nothing: each of them may raise for a signal just before it.
-            previous = _sigmask(signal.SIG_BLOCK, ())
+            previous = _sigmask(_BLOCK, ())
             try:
-                _sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+                _sigmask(_BLOCK, _ALL_SIGNALS)
+                data, self._held = memoryview(self._held + frame), b""
                 while data:
                     data = data[_write(self._sock.fileno(), data) :]
             finally:
-                _sigmask(signal.SIG_SETMASK, previous)
+                _sigmask(_SET, previous)
 
     def _receive(self) -> tuple[Frame, list[int]] | None:
         """Waits for a frame and the descriptors that ride on its first byte; None at EOF."""
         try:
-            header, fds, _, _ = socket.recv_fds(
-                self._sock, _HEADER.size, MOST_BRANCHES, socket.MSG_CMSG_CLOEXEC
+            # Nothing follows a frame before it was answered, so that more may be asked for.
+            data, fds, _, _ = socket.recv_fds(
+                self._sock, _RECEIVE_BYTES, MOST_BRANCHES, socket.MSG_CMSG_CLOEXEC
             )
-            header += self._receive_exactly(_HEADER.size - len(header))
-            (size,) = _HEADER.unpack(header)
-            return _loads(self._receive_exactly(size)), fds
+            if len(data) < _HEADER.size:
+                data += self._receive_exactly(_HEADER.size - len(data))
+            end = _HEADER.size + _HEADER.unpack_from(data)[0]
+            if len(data) < end:
+                data += self._receive_exactly(end - len(data))
+            return _loads(data[_HEADER.size : end]), fds
         except (EOFError, ConnectionError):
             return None
 
@@ -439,7 +464,7 @@ def _hold_signals() -> None:
     comes after this, whether or not the call has raised.
     """
     try:  # noqa: SIM105 - `suppress` would be Python code, in which more may happen
-        _sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+        _sigmask(_BLOCK, _ALL_SIGNALS)
     except BaseException:  # noqa: BLE001, S110
         pass
     try:
@@ -469,16 +494,16 @@ def _move_up(sock: socket.socket) -> socket.socket:
     return socket.socket(fileno=_fd_above(sock.detach()))
 
 
-def _usage() -> tuple[float, float]:
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + children.ru_utime, own.ru_stime + children.ru_stime
-
-
-def _usage_since(before: tuple[float, float]) -> dict[str, int]:
-    user_s, system_s = _usage()
+def _usage() -> tuple[float, float, int]:
+    own = _getrusage(resource.RUSAGE_SELF)
+    children = _getrusage(resource.RUSAGE_CHILDREN)
     # For a process that has not exec'ed this is VmHWM, without the price of reading /proc.
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_kib = own.ru_maxrss
+    return own.ru_utime + children.ru_utime, own.ru_stime + children.ru_stime, peak_kib
+
+
+def _usage_since(before: tuple[float, float, int]) -> dict[str, int]:
+    user_s, system_s, peak_kib = _usage()
     return {
         "user_us": round((user_s - before[0]) * 1e6),
         "system_us": round((system_s - before[1]) * 1e6),

@@ -27,12 +27,13 @@ _DEEPEST_JSON = 50
 
 # Bound early: user code may replace them, and frames must go on.
 _dumps = json.dumps
+_encode_strictly = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def encode(frame: Any) -> bytes:
     """Returns a frame as strict JSON: no NaN, no lone surrogates, nothing that is no data."""
     try:
-        text = _dumps(frame, ensure_ascii=False, allow_nan=False)
+        text = _encode_strictly(frame)
     except (TypeError, ValueError, RecursionError):
         text = _dumps(_plain(frame, 0), ensure_ascii=False)
     return text.encode("utf-8", "json-surrogates")

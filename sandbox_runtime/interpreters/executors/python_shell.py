@@ -30,6 +30,7 @@ from IPython.core.autocall import ExitAutocall
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.error import UsageError
+from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets import default
 from traitlets.config import Config
@@ -51,6 +52,9 @@ _INTERNAL_DIRECTORIES = tuple(f"{Path(file).parent}/" for file in (IPython.__fil
 _CELL_LOCATION = re.compile(r'File "(<ipython-input-[^"]+>)", line (\d+)(?:, in <module>)?')
 _write = os.write  # user code may replace it
 _CELL_NAME = re.compile(r"<ipython-input-[^>]+>")
+_MAGIC = re.compile(r"[%!?]|^\s*[,;/]")
+"""What the transformers of tokens begin with: magics, commands, help, quoted calls."""
+_USUAL_TRANSFORMERS = len(TransformerManager().token_transformers)
 
 
 # --- text streams --------------------------------------------------------------------------
@@ -118,7 +122,8 @@ class ResultHook(DisplayHook):
 
     def quiet(self) -> bool:
         try:
-            return bool(super().quiet())
+            cell = self.shell.history_manager.input_hist_parsed[-1]
+            return ";" in cell and bool(super().quiet())
         except Exception:  # noqa: BLE001 - the tokenizer gave up: there is no `;` to find
             return False
 
@@ -194,6 +199,16 @@ class LoopRunner:
             self._loop = None
 
 
+class CellTransformer(TransformerManager):
+    """Makes Python of a cell, and looks for magics only where one can be."""
+
+    def do_token_transforms(self, lines: list[str]) -> list[str]:
+        usual = len(self.token_transformers) == _USUAL_TRANSFORMERS
+        if usual and not any(map(_MAGIC.search, lines)):
+            return lines
+        return list(super().do_token_transforms(lines))
+
+
 class Shell(InteractiveShell):
     """An InteractiveShell that reports through `emit` instead of a terminal."""
 
@@ -204,6 +219,15 @@ class Shell(InteractiveShell):
     interrupt_deferred = False
     pyplot_adopted = False
     user_code_depth = 0
+
+    @property
+    def is_last_expression(self) -> bool:
+        """Whether what is shown now as a result is the value of the whole cell."""
+        return self.user_code_depth == 1 and self.ast_node_interactivity == "last_expr"
+
+    @default("input_transformer_manager")
+    def _default_input_transformer_manager(self) -> CellTransformer:
+        return CellTransformer()
 
     @default("exiter")
     def _default_exiter(self) -> Exiter:
@@ -219,6 +243,13 @@ class Shell(InteractiveShell):
         for path in self.late_import_paths:
             if sys.path_importer_cache.get(path, self) is None:
                 del sys.path_importer_cache[path]
+
+    def should_run_async(self, raw_cell: str, **known: Any) -> bool:
+        """Whether a cell awaits something; most are not compiled once more to find that out."""
+        cell = known.get("transformed_cell") or raw_cell
+        if "await" not in cell and "async" not in cell:
+            return False
+        return bool(super().should_run_async(raw_cell, **known))
 
     async def run_code(
         self, code_obj: CodeType, result: Any = None, *, async_: bool = False
