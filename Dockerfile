@@ -52,6 +52,7 @@ COPY startup.sh /container-server/startup.sh
 
 ENV SANDBOX_HOST=0.0.0.0 \
     SANDBOX_ALLOW_UNAUTHENTICATED=1 \
+    SANDBOX_NETWORK=auto \
     LANG=C.UTF-8
 WORKDIR /workspace
 EXPOSE 3000

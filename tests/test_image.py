@@ -31,6 +31,7 @@ def test_the_image_has_what_its_documents_say() -> None:
         '["/container-server/startup.sh"]'
     ]
     assert re.findall(r"^WORKDIR (.*)", text, re.MULTILINE) == ["/workspace"]
+    assert "SANDBOX_NETWORK=auto" in text
     installed = set(text.split())
     assert {"git", "python3", "python3-dev", "python3-pip", "python3-venv", "strace"} <= installed
     assert not {"sudo", "yarn", "pnpm"} & installed

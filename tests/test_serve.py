@@ -268,13 +268,13 @@ def test_a_token_that_is_none_is_refused(tmp_path: Path) -> None:
     assert "SANDBOX_TOKEN" in refusal(SANDBOX_TOKEN="short")[1]
 
 
-def ask(served: Served, path: str, **fields: object) -> Any:
+def ask(served: Served, path: str, status: int = 200, **fields: object) -> Any:
     """The JSON that a request is answered with."""
     port = int(served.addresses[0].rpartition(":")[2].rstrip("/"))
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         connection.request("POST", path, json.dumps(fields))
         with connection.getresponse() as response:
-            assert response.status == 200, response.read()
+            assert response.status == status, response.read()
             return json.loads(response.read())
 
 
@@ -285,7 +285,7 @@ def test_d37_the_code_inside_is_not_heard_where_it_shares_the_network() -> None:
     with serving("--network", "host", "--port", "0") as served:
         port = served.addresses[0].rpartition(":")[2].rstrip("/")
         request = "GET /api/ping HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n"
-        command = f"exec 3<>/dev/tcp/127.0.0.1/{port}; printf '{request}' >&3; cat <&3"
+        command = f"(exec 3<>/dev/tcp/127.0.0.1/{port}; printf '{request}' >&3; cat <&3)"
         ask(served, "/api/session/create", id="in")
         result = ask(served, "/api/execute", id="in", command=command)
         assert "pong" not in result["stdout"], result
@@ -297,6 +297,34 @@ def test_d37_without_ids_of_their_own_sandboxes_share_the_network_only_behind_a_
     status, message = refusal("--network", "host", "--port", "0")
     assert status == 2
     assert "--token-file" in message
+
+
+def network_of(served: Served) -> str:
+    found = re.search(r"network=(\w+)", served.log)
+    assert found is not None
+    return found[1]
+
+
+def test_auto_is_the_hosts_network_where_the_code_inside_can_be_told_apart() -> None:
+    with serving("--network", "auto", "--port", "0") as served:
+        assert network_of(served) == ("host" if os.geteuid() == 0 else "loopback")
+        made = ask(served, "/sandboxes", status=201)
+        assert made["sandbox"]["network"] == network_of(served)
+
+
+def test_auto_is_the_hosts_network_behind_a_token_or_a_unix_socket(tmp_path: Path) -> None:
+    token = {"SANDBOX_TOKEN": "0123456789abcdef"}
+    with serving("--network", "auto", "--port", "0", env=token) as served:
+        assert network_of(served) == "host"
+    with serving("--network", "auto", "--unix", str(tmp_path / "socket")) as served:
+        assert network_of(served) == "host"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root's sandboxes have own ids")
+def test_who_may_come_by_way_of_others_is_said_in_the_log() -> None:
+    options = ("--network", "host", "--port", "0", "--host", EVERYWHERE, "--allow-unauthenticated")
+    with serving(*options) as served:
+        served.wait_for("by way of others")
 
 
 def test_exposed_ports_have_names_below_the_preview_domain() -> None:

@@ -75,10 +75,11 @@ _OPTIONS = [
     _option(
         "--network",
         variable="SANDBOX_NETWORK",
-        type=click.Choice(["loopback", "host"]),
+        type=click.Choice(["loopback", "host", "auto"]),
         default="loopback",
         show_default=True,
-        help="What sandboxes can reach: themselves, or what this machine reaches.",
+        help="What sandboxes can reach: themselves, or what this machine reaches; auto is the "
+        "latter where the code inside can be kept from the control port.",
     ),
     _option(
         "--preview-domain",

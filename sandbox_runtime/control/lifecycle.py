@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,7 +117,7 @@ async def _serve(settings: ServeSettings, own: set[int], until_signal: trio.Canc
     started_s = time.monotonic()
     listeners = await _listen(settings)
     try:
-        async with open_app(settings.app) as app:
+        async with open_app(_with_network(settings)) as app:
             for listener in listeners:
                 if listener.socket.family != socket.AF_UNIX:
                     app.host.reserve(listener.socket.getsockname()[1])
@@ -143,6 +143,17 @@ async def _serve(settings: ServeSettings, own: set[int], until_signal: trio.Canc
             listener.socket.close()
         if settings.unix is not None:
             _remove(settings.unix)
+
+
+def _with_network(settings: ServeSettings) -> AppSettings:
+    """`auto` is `host` where the code inside is no client: it knows no token, and no Unix socket.
+
+    Elsewhere it is for the host to see whether connections of the code inside can be told apart.
+    """
+    host = settings.app.host
+    if host.network != "auto" or (settings.app.token is None and settings.port is not None):
+        return settings.app
+    return replace(settings.app, host=replace(host, network="host"))
 
 
 def _guard(app: App, settings: ServeSettings) -> Callable[[socket.socket], str | None]:
@@ -187,21 +198,29 @@ async def _check_reach(settings: ServeSettings) -> None:
             raise InvalidArgumentError("--port", "there is nothing to listen on")
         return
     try:
-        found = await trio.socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        is_local = await _is_local(settings)
     except OSError as error:
         raise InvalidArgumentError("--host", f"{settings.host!r}: {error.strerror}") from None
     if settings.app.token is not None or settings.allow_unauthenticated:
         return
-    addresses = [str(address[0]).partition("%")[0] for *_, address in found]
-    if not all(ipaddress.ip_address(address).is_loopback for address in addresses):
+    if not is_local:
         raise InvalidArgumentError(
             "--host",
             f"{settings.host!r} can be reached from other machines, and no token protects the "
             "server. Give --token-file FILE, or --allow-unauthenticated if something in front of "
             "the server decides who may connect",
         )
+
+
+async def _is_local(settings: ServeSettings) -> bool:
+    """Whether only this machine can connect."""
+    if settings.port is None:
+        return True
+    found = await trio.socket.getaddrinfo(
+        settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    addresses = [str(address[0]).partition("%")[0] for *_, address in found]
+    return all(ipaddress.ip_address(address).is_loopback for address in addresses)
 
 
 async def _listen(settings: ServeSettings) -> list[trio.SocketListener]:
@@ -257,11 +276,18 @@ async def _announce(
         addresses=",".join(addresses),
         pid=os.getpid(),
         authentication="token" if settings.app.token is not None else "none",
-        network=settings.app.host.network,
+        network=app.host.network,
         isolation_level=report.level,
         missing=",".join(row.name for row in report.missing) or "none",
         took_ms=round(took_s * 1000),
     )
+    if settings.app.host.network == "auto" and app.host.network == "loopback":
+        record_event(_LOG, "sandboxes reach themselves alone", remedy=_NEEDS)
+    if app.host.network == "host" and settings.app.token is None and not await _is_local(settings):
+        _LOG.warning(
+            "the code inside is not heard on this machine's addresses, but it can come by way of "
+            "others that reach the port: let none of them, or set a token"
+        )
     for row in report.missing:
         record_event(
             _LOG,

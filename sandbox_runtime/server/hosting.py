@@ -11,7 +11,7 @@ import math
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
 import trio
@@ -49,7 +49,8 @@ class HostSettings:
 
     Attributes:
         limits: What each may use, unless it was created with others.
-        network: What each can reach: `loopback` or `host`.
+        network: What each can reach: `loopback`, `host`, or `auto`: `host` if sandboxes have user
+            ids of their own, by which the server tells their connections apart, else `loopback`.
         require: Protections without which there shall be no sandbox.
         command_timeout_s: The time limit of commands that state none; None is 30 s for clients of
             0.3 and none for those of 0.12, as each of them expects.
@@ -65,7 +66,7 @@ class HostSettings:
     """
 
     limits: Limits = field(default_factory=Limits)
-    network: Network = "loopback"
+    network: Network | Literal["auto"] = "loopback"
     require: Collection[str] = ()
     command_timeout_s: float | None = None
     code_timeout_s: float | None = None
@@ -141,7 +142,12 @@ class HostedSandbox:
 
 
 class Host:
-    """All sandboxes of a server. `open_host` makes it."""
+    """All sandboxes of a server. `open_host` makes it.
+
+    Attributes:
+        settings: What the operator chose.
+        network: What sandboxes can reach that were not made with another network.
+    """
 
     def __init__(self, settings: HostSettings, nursery: trio.Nursery) -> None:
         self.settings = settings
@@ -154,6 +160,7 @@ class Host:
         self._no_host_network = ""
         self._breakers: dict[str, Breaker] = {}
         self._default_turn = trio.Lock()
+        self.network: Network = "loopback"
 
     async def start(self) -> None:
         """Starts the runtime and the default sandbox.
@@ -161,6 +168,11 @@ class Host:
         Raises:
             IsolationError: No sandbox can be made here; it says why and what to do.
         """
+        if self.settings.network == "auto":
+            runtime = await self._living_runtime()
+            self.network = "host" if runtime.supervisor.separate_ids else "loopback"
+        else:
+            self.network = self.settings.network
         await self.default()
 
     @property
@@ -231,9 +243,7 @@ class Host:
                 await self.delete(DEFAULT_ID)
                 hosted = None
             if hosted is None:
-                spec = SandboxSpec(
-                    id=DEFAULT_ID, limits=self.settings.limits, network=self.settings.network
-                )
+                spec = SandboxSpec(id=DEFAULT_ID, limits=self.settings.limits, network=self.network)
                 hosted = await self.create(spec)
             return hosted
 

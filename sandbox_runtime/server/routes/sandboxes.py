@@ -92,7 +92,7 @@ def _reply(hosted: HostedSandbox) -> wire.SandboxReply:
 
 async def create(call: Call, body: wire.CreateSandbox) -> wire.SandboxReply:
     settings = call.host.settings
-    if body.network == "host" and settings.network != "host":
+    if body.network == "host" and call.host.network != "host":
         raise ForbiddenError(
             "network: 'host' is not offered here",
             remedy="The operator offers it by serving with --network host",
@@ -101,7 +101,7 @@ async def create(call: Call, body: wire.CreateSandbox) -> wire.SandboxReply:
         id=body.id or f"sb-{uuid.uuid4().hex[:16]}",
         name=body.name,
         limits=_limits(settings.limits, body.limits),
-        network=body.network or settings.network,
+        network=body.network or call.host.network,
         mounts=_mounts(body.mounts, settings.mountable),
         idle_s=math.inf if body.idle_ms is None else body.idle_ms / 1000,
     )
