@@ -8,6 +8,7 @@ ended with the whole jail. What is started besides is ended by sweeps of the jai
 
 from __future__ import annotations
 
+import select
 import signal
 import socket
 import time
@@ -72,6 +73,8 @@ class Interpreter:
         self._jail = self._shared.jail
         self._branches = branches
         self._socket = sock
+        self._epoll = select.epoll()  # one for each run would cost four calls more
+        self._epoll.register(sock.fileno(), select.EPOLLIN)
         self.exited: Callable[[], Awaitable[Death | None]] | None = None
         self._reader = FrameReader()
         self._frames: list[tuple[Frame, int]] = []
@@ -218,7 +221,7 @@ class Interpreter:
                 await self._send(encode(message), capture.write_fds)
                 capture.close_write_ends()
                 if not self.lost:
-                    await capture.read_until(self)
+                    await capture.read_until(self, self._epoll)
                 over = True
             if not over:
                 await self._interrupt(capture)
@@ -274,7 +277,7 @@ class Interpreter:
                     # One is lost if it comes between Python's last look and a long system call.
                     await self._jail.signal(self.pid, self._interrupt_signal, group=True)
                     with trio.move_on_after(_RESEND_INTERRUPT_S):
-                        await capture.read_until(self)
+                        await capture.read_until(self, self._epoll)
             if run.done is None:
                 self.lost = True
             else:
@@ -352,3 +355,5 @@ class Interpreter:
         if self._socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
+            trio.lowlevel.notify_closing(self._epoll)
+            self._epoll.close()

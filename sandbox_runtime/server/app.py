@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.server.faults import (
     UnauthorizedError,
     UnknownPathError,
@@ -28,6 +29,7 @@ from sandbox_runtime.server.hosting import HostSettings, open_host
 from sandbox_runtime.server.http import Response
 from sandbox_runtime.server.openapi import build_document
 from sandbox_runtime.server.proxy import bears, proxy, route_preview
+from sandbox_runtime.server.pulse import Pulse
 from sandbox_runtime.server.replies import CORS, error_reply, json_reply
 from sandbox_runtime.server.routes import (
     code,
@@ -121,8 +123,9 @@ class App:
         host: What holds the sandboxes.
     """
 
-    def __init__(self, settings: AppSettings, host: Host) -> None:
+    def __init__(self, settings: AppSettings, host: Host, pulse: Pulse) -> None:
         self._settings = settings
+        self._pulse = pulse
         self.host = host
 
     async def handle(self, request: Request) -> Response:
@@ -203,6 +206,7 @@ class App:
         call = Call(
             request=request,
             host=self.host,
+            pulse=self._pulse,
             modern=modern,
             params=params,
             query=_query(request.query),
@@ -289,5 +293,7 @@ async def open_app(settings: AppSettings) -> AsyncIterator[App]:
     Raises:
         IsolationError: No sandbox can be made here; it says why and what to do.
     """
-    async with open_host(settings.host) as host:
-        yield App(settings, host)
+    pulse = Pulse()
+    async with open_host(settings.host) as host, open_serving_nursery() as nursery:
+        nursery.start_soon(pulse.run)
+        yield App(settings, host, pulse)

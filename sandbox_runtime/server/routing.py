@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.server.hosting import Host, HostedSandbox
     from sandbox_runtime.server.http import Request, Response
     from sandbox_runtime.server.previews import PreviewSettings
+    from sandbox_runtime.server.pulse import Pulse
 
     Answer = Response | msgspec.Struct
 
@@ -35,6 +36,7 @@ class Call:
     Attributes:
         request: As it came.
         host: What holds all sandboxes.
+        pulse: What looks after all streams.
         modern: Whether the client is one of 0.12, see `app`.
         params: The variable segments of its path, decoded.
         query: Its query; the first value of each name.
@@ -46,6 +48,7 @@ class Call:
 
     request: Request
     host: Host
+    pulse: Pulse
     modern: bool
     params: Mapping[str, str]
     query: Mapping[str, str]

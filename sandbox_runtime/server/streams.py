@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import trio
 
-from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.server.http import Response
 from sandbox_runtime.server.replies import CORS
 
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from sandbox_runtime.server.http import Write
+    from sandbox_runtime.server.pulse import Pulse
 
 HEARTBEAT_S = 15.0
 """How long a stream may be silent. Proxies cut connections that are for some minutes."""
 
 _HOLD_S = 0.005
+_HOLD_EVENT_S = 0.001
 _MOST_HELD = 4096
 
 _HEADERS = (
@@ -35,22 +37,36 @@ Framing = Literal["sse", "lines"]
 
 
 class EventStream:
-    """One stream of events. Any task may send; events stay whole."""
+    """One stream of events. Any task may send; events stay whole and in order.
 
-    def __init__(self, write: Write, framing: Framing, *, ascii_only: bool) -> None:
+    What is worth waiting for goes out together: each packet wakes the client, which costs more
+    than all else that is done for it.
+    """
+
+    def __init__(self, write: Write, framing: Framing, pulse: Pulse, *, ascii_only: bool) -> None:
         self._write = write
         self._framing = framing
+        self._pulse = pulse
         self._ascii_only = ascii_only
-        self._turn = trio.Lock()
         self._sent_at_s = trio.current_time()
+        self._out: list[bytes] = []
         self._held = ""
         self._held_kind: Callable[[str], msgspec.Struct] | None = None
-        self._holds = trio.Event()
+        self._held_until_s = self._sent_at_s + _HOLD_S  # what is held at first is the head
+        self._beating = self._over = False
+        pulse.add(self)
 
     async def send(self, event: msgspec.Struct) -> None:
-        """Sends one event, after all text that is held; waits while the client does not read."""
-        await self._release()
-        await self._send_event(event)
+        """Sends one event, after all that is held; waits while the client does not read."""
+        self._frame_text()
+        self._out.append(self._frame(event))
+        await self._flush()
+
+    def post(self, event: msgspec.Struct) -> None:
+        """Sends one event together with what follows at once, or in a millisecond."""
+        self._frame_text()
+        self._out.append(self._frame(event))
+        self._hold(_HOLD_EVENT_S)
 
     async def send_text(self, text: str, kind: Callable[[str], msgspec.Struct]) -> None:
         """Sends text; what does not end a line waits a moment for the rest of it.
@@ -62,50 +78,74 @@ class EventStream:
             kind: Makes the event of it; text of one kind is joined.
         """
         if self._held_kind is not kind:
-            await self._release()
+            self._frame_text()
         self._held_kind = kind
         self._held += text
         if self._held.endswith("\n") or len(self._held) >= _MOST_HELD:
-            await self._release()
+            self._frame_text()
+            await self._flush()
         else:
-            self._holds.set()
+            self._hold(_HOLD_S)
 
-    async def _release(self) -> None:
-        held, kind = self._held, self._held_kind
-        if held and kind is not None:
-            self._held = ""  # and nothing runs in between before this has its turn
-            await self._send_event(kind(held))
+    def end(self) -> None:
+        """Leaves what is held to the end of the answer, which follows."""
+        self._frame_text()
+        self._write.keep(b"".join(self._out))
+        self.abandon()
 
-    async def release_in_time(self) -> None:
-        """Sends text that was held for a moment, for as long as the stream lasts."""
-        while True:
-            await self._holds.wait()
-            await trio.sleep(_HOLD_S)
-            self._holds = trio.Event()
-            await self._release()
+    def abandon(self) -> None:
+        """Sends nothing any more."""
+        self._over = True
+        self._pulse.remove(self)
 
-    async def _send_event(self, event: msgspec.Struct) -> None:
+    def _hold(self, for_s: float) -> None:
+        until_s = trio.current_time() + for_s
+        if until_s < self._held_until_s:
+            self._held_until_s = until_s
+            self._pulse.expect(until_s)
+
+    def _frame_text(self) -> None:
+        if self._held and self._held_kind is not None:
+            text, self._held = self._held, ""
+            self._out.append(self._frame(self._held_kind(text)))
+
+    def _frame(self, event: msgspec.Struct) -> bytes:
         body = msgspec.json.encode(event)
         if self._ascii_only and not body.isascii():
             body = json.dumps(json.loads(body)).encode()
-        await self._send(b"data: " + body + b"\n\n" if self._framing == "sse" else body + b"\n")
+        return b"data: " + body + b"\n\n" if self._framing == "sse" else body + b"\n"
 
-    async def _send(self, data: bytes) -> None:
-        async with self._turn:
-            await self._write(data)
-            self._sent_at_s = trio.current_time()
+    async def _flush(self) -> None:
+        out, self._out = self._out, []
+        self._held_until_s = math.inf
+        self._sent_at_s = trio.current_time()
+        await self._write(out[0] if len(out) == 1 else b"".join(out))
+
+    @property
+    def due_s(self) -> float:
+        """When `beat` has something to send."""
+        if self._beating or self._over:
+            return math.inf
+        return min(self._held_until_s, self._sent_at_s + HEARTBEAT_S)
 
     async def beat(self) -> None:
-        """Sends what clients skip, whenever nothing else was sent for a while."""
-        comment = b": ping\n\n" if self._framing == "sse" else b"\n"
-        while True:
-            await trio.sleep_until(self._sent_at_s + HEARTBEAT_S)
-            if trio.current_time() >= self._sent_at_s + HEARTBEAT_S:
-                await self._send(comment)
+        """Sends what is held; if there is nothing, what clients skip."""
+        if self.due_s > trio.current_time():
+            return  # it was sent meanwhile
+        self._beating = True
+        try:
+            if self._held_until_s == math.inf:
+                self._out.append(b": ping\n\n" if self._framing == "sse" else b"\n")
+            self._frame_text()
+            await self._flush()
+        finally:
+            self._beating = False
+            self._pulse.expect(self.due_s)
 
 
 def stream_events(
     produce: Callable[[EventStream], Awaitable[None]],
+    pulse: Pulse,
     *,
     framing: Framing = "sse",
     ascii_only: bool = False,
@@ -114,19 +154,21 @@ def stream_events(
 
     Args:
         produce: Sends the events; cancelled when the client is gone.
+        pulse: Sends what is due while `produce` does not.
         framing: `sse`: `data: ` and a blank line; `lines`: one JSON text a line.
         ascii_only: Escape all else, for clients that decode each piece for itself and so would
             break a character that two pieces share.
     """
 
     async def run(write: Write) -> None:
-        events = EventStream(write, framing, ascii_only=ascii_only)
-        async with open_serving_nursery() as nursery:
-            nursery.start_soon(events.beat)
-            nursery.start_soon(events.release_in_time)
+        events = EventStream(write, framing, pulse, ascii_only=ascii_only)
+        try:
             await produce(events)
+            events.end()
+        finally:
+            events.abandon()
 
-    return Response(headers=_HEADERS, stream=run)
+    return Response(headers=_HEADERS, stream=run, head_waits=True)
 
 
 class TextPieces:

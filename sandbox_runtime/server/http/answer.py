@@ -162,37 +162,73 @@ FAILED = Response(
 
 
 class StreamedBody:
-    """Sends a body that comes in parts, several tasks at a time if need be."""
+    """Sends a body that comes in parts, several tasks at a time if need be; a `Write`.
+
+    Args:
+        send: Sends bytes.
+        framing: How the body is framed; its head is sent by somebody else.
+        on_broken: Called when nobody takes what is sent.
+        before: What goes out with the first part.
+    """
 
     def __init__(
-        self, send: Callable[..., Awaitable[None]], *, chunked: bool, length: int | None
+        self,
+        send: Callable[..., Awaitable[None]],
+        framing: Framing,
+        on_broken: Callable[[], None],
+        before: bytes = b"",
     ) -> None:
         self._send = send
-        self._chunked = chunked
-        self._left = length
+        self._chunked = framing.chunked
+        self._left = framing.length
+        self._on_broken = on_broken
+        self._kept = before  # framed already
         self._sending = trio.Lock()
 
-    async def write(self, data: bytes) -> None:
+    async def __call__(self, data: bytes) -> None:
         """Sends a part.
 
         Raises:
             ValueError: There is more than the given length.
         """
-        if not data:
+        if not data and not self._kept:
             await trio.lowlevel.checkpoint()
             return
-        async with self._sending:
-            if self._chunked:
-                if len(data) <= _COPIED_BYTES:
-                    await self._send(b"%x\r\n%b\r\n" % (len(data), data))
-                else:
-                    await self._send(b"%x\r\n" % len(data), data, b"\r\n")
-                return
-            if self._left is not None:
-                self._left -= len(data)
-                if self._left < 0:
-                    raise ValueError("a stream wrote more than its Content-Length")
-            await self._send(data)
+        try:
+            self._sending.acquire_nowait()  # which costs less than a checkpoint
+        except trio.WouldBlock:
+            await self._sending.acquire()
+        try:
+            await self._write(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._on_broken()
+            await trio.lowlevel.checkpoint()
+        finally:
+            self._sending.release()
+
+    def keep(self, data: bytes) -> None:
+        """Sends a part together with the next one, or with the end."""
+        if data:
+            self._kept += b"".join(self._framed(data))
+
+    async def _write(self, data: bytes) -> None:
+        kept, self._kept = self._kept, b""
+        parts = self._framed(data) if data else ()
+        if len(kept) + len(data) <= _COPIED_BYTES:
+            await self._send(kept + b"".join(parts))
+        else:
+            await self._send(*(part for part in (kept, *parts) if part))
+
+    def _framed(self, data: bytes) -> tuple[bytes, ...]:
+        if self._chunked:
+            if len(data) <= _COPIED_BYTES:
+                return (b"%x\r\n%b\r\n" % (len(data), data),)
+            return (b"%x\r\n" % len(data), data, b"\r\n")
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                raise ValueError("a stream wrote more than its Content-Length")
+        return (data,)
 
     async def end(self) -> None:
         """Sends what says that nothing follows.
@@ -200,7 +236,10 @@ class StreamedBody:
         Raises:
             ValueError: There was less than the given length.
         """
-        if self._chunked:
-            await self._send(b"0\r\n\r\n")
-        elif self._left:
+        if not self._chunked and self._left:
             raise ValueError("a stream wrote less than its Content-Length")
+        if self._chunked:
+            self._kept += b"0\r\n\r\n"
+        if self._kept:
+            async with self._sending:
+                await self._write(b"")

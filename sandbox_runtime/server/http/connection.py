@@ -34,10 +34,9 @@ from sandbox_runtime.server.http.parsing import Head, check_beginning, parse_hea
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from sandbox_runtime.server.http.answer import Framing
     from sandbox_runtime.server.http.departures import Departures
     from sandbox_runtime.server.http.limits import HttpLimits
-    from sandbox_runtime.server.http.messages import Handler, Peer, Write
+    from sandbox_runtime.server.http.messages import Handler, Peer
     from sandbox_runtime.server.http.sockets import EagerStream
 
 _LOG = logging.getLogger("sandbox_runtime.http")
@@ -252,9 +251,14 @@ class Connection:
             await body.invite()  # it may read while it writes; later it would be too late to say
         self._answered = True
         if response.stream is not None:
-            await self._send(framing.head)
+            waits = response.head_waits and framing.has_body
+            if not waits:
+                await self._send(framing.head)
             if framing.has_body:
-                await self._run_stream(response.stream, framing)
+                before = framing.head if waits else b""
+                writer = StreamedBody(self._send, framing, self.client_gone, before)
+                await response.stream(writer)
+                await writer.end()
         elif not framing.has_body or not response.body:
             await self._send(framing.head)
         elif len(response.body) <= _COPIED_BODY_BYTES:
@@ -266,21 +270,6 @@ class Connection:
                 await body.receive_some()
         elif not body.ended or self._stream.unread:
             await self._linger()
-
-    async def _run_stream(
-        self, stream: Callable[[Write], Awaitable[None]], framing: Framing
-    ) -> None:
-        writer = StreamedBody(self._send, chunked=framing.chunked, length=framing.length)
-
-        async def write(data: bytes) -> None:
-            try:
-                await writer.write(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self.client_gone()
-                await trio.lowlevel.checkpoint()
-
-        await stream(write)
-        await writer.end()
 
     async def _send(self, *parts: bytes) -> None:
         """Sends all of it, or raises `trio.BrokenResourceError` if the client takes nothing."""

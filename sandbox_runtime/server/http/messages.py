@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -13,9 +13,18 @@ if TYPE_CHECKING:
     from sandbox_runtime.server.http.body import Body
     from sandbox_runtime.server.http.parsing import Head
 
-Write = Callable[[bytes], Awaitable[None]]
-"""Sends a part of a body and waits until the client takes it. If the client has gone, the calling
-task is cancelled."""
+
+class Write(Protocol):
+    """Sends a body in parts; any task may."""
+
+    async def __call__(self, data: bytes) -> None:
+        """Sends a part and waits until the client takes it.
+
+        If the client has gone, the task of its request is cancelled.
+        """
+
+    def keep(self, data: bytes) -> None:
+        """Sends a part together with the next one, or with the end."""
 
 
 class Headers:
@@ -145,6 +154,8 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
         body: The whole body.
         stream: Writes the body in parts: it is chunked, unless its length is given. It runs in the
             task of the request and is cancelled if the client goes. It is not called for HEAD.
+        head_waits: Whether the head goes out with the first part of the stream, which sees to it
+            that this comes soon.
         upgrade: What speaks on the connection from here on, after a status of 101 and the given
             header fields (`Upgrade` among them). The connection ends when it returns.
     """
@@ -153,6 +164,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     headers: Sequence[tuple[str, str]] = ()
     body: bytes = b""
     stream: Callable[[Write], Awaitable[None]] | None = None
+    head_waits: bool = False
     upgrade: Callable[[trio.abc.Stream], Awaitable[None]] | None = None
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.interpreters.execution import Execution, Result
     from sandbox_runtime.server.http import Response
     from sandbox_runtime.server.routing import Call
-    from sandbox_runtime.server.streams import EventStream
+    from sandbox_runtime.server.streams import EventStream, Framing
 
 _OLD_TIMEOUT_S = 30.0
 _FORMATS = (
@@ -155,15 +155,16 @@ def run(call: Call, body: wire.RunCode) -> Response:
 
     async def produce(events: EventStream) -> None:
         try:
-            await events.send(await _streamed(events, context, body.code, limit_s))
+            events.post(await _streamed(events, context, body.code, limit_s))
         except Exception as error:  # noqa: BLE001 - the last event says it
             told = told_error(error, call.route, modern=call.modern)
-            await events.send(_code_error("InternalError", told.message, survived=False))
+            events.post(_code_error("InternalError", told.message, survived=False))
 
     # Clients of 0.3 ask for a stream of events and read bare lines; those of 0.12 do not ask.
     accepts = call.request.headers.get("accept") or ""
     lines = not call.modern and "text/event-stream" in accepts
-    return stream_events(produce, framing="lines" if lines else "sse", ascii_only=True)
+    framing: Framing = "lines" if lines else "sse"
+    return stream_events(produce, call.pulse, framing=framing, ascii_only=True)
 
 
 async def _streamed(
@@ -174,8 +175,8 @@ async def _streamed(
         await context.restart()  # the run that lost it has said so
     out, err = TextPieces(), TextPieces()
 
-    async def show(result: Result) -> None:
-        await events.send(_shown(result))
+    def show(result: Result) -> None:
+        events.post(_shown(result))
 
     execution = await context.run(
         code,

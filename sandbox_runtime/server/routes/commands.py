@@ -165,7 +165,7 @@ async def execute_stream(call: Call, body: wire.Execute) -> Response:
                 )
             )
 
-    return stream_events(produce)
+    return stream_events(produce, call.pulse)
 
 
 def _forward(

@@ -237,7 +237,7 @@ async def read_stream(call: Call, body: wire.StreamFile) -> Response:
             reason = f"File not found: {body.path}" if missing else told.message
             await events.send(wire.FileError(error=reason, code=told.code))
 
-    return stream_events(produce)
+    return stream_events(produce, call.pulse)
 
 
 async def _told(events: EventStream, call: Call, path: str, cwd: str) -> wire.FileComplete:

@@ -134,7 +134,7 @@ async def checkout_stream(call: Call, body: wire.Checkout) -> Response:
             told = error_body(error, call.route, modern=call.modern)
             await events.send(wire.CloneError(error=told.message, code=told.code))
 
-    return stream_events(produce)
+    return stream_events(produce, call.pulse)
 
 
 ROUTES = (

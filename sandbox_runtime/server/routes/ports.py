@@ -118,7 +118,7 @@ def watch(call: Call, body: wire.WatchPort) -> Response:
             exit_code=lambda: None if process is None else process.exit_code,
         )
 
-    return stream_events(produce)
+    return stream_events(produce, call.pulse)
 
 
 ROUTES = (

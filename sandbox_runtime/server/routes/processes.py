@@ -258,7 +258,7 @@ def stream_logs(call: Call, _body: None) -> Response:
             )
         )
 
-    return stream_events(produce)
+    return stream_events(produce, call.pulse)
 
 
 async def _follow(events: EventStream, process: Process, since: int, encoding: str) -> None:
