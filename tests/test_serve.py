@@ -126,14 +126,14 @@ def test_a_server_under_nohup_outlives_its_terminal() -> None:
 
 def test_a_connection_that_is_idle_does_not_hold_the_end_up() -> None:
     with serving("--port", "0") as served, served.connect() as idle:
-        idle.sendall(b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n")
+        idle.sendall(b"GET /api/ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle.recv(100)
         assert served.end() < 1
 
 
 def send_post(client: socket.socket, path: str, **fields: str) -> None:
     content = json.dumps(fields).encode()
-    head = f"POST /api/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+    head = f"POST /api/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
     client.sendall(head.encode() + content)
 
 
@@ -208,7 +208,7 @@ def test_a_unix_socket_is_for_its_owner_and_goes_with_the_server(tmp_path: Path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
-            client.sendall(b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.sendall(b"GET /api/ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
         assert "http://" not in served.log  # no port besides
         served.end()
@@ -284,7 +284,7 @@ def ask(served: Served, path: str, status: int = 200, **fields: object) -> Any:
 def test_d37_the_code_inside_is_not_heard_where_it_shares_the_network() -> None:
     with serving("--network", "host", "--port", "0") as served:
         port = served.addresses[0].rpartition(":")[2].rstrip("/")
-        request = "GET /api/ping HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n"
+        request = "GET /api/ping HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n"
         command = f"(exec 3<>/dev/tcp/127.0.0.1/{port}; printf '{request}' >&3; cat <&3)"
         ask(served, "/api/session/create", id="in")
         result = ask(served, "/api/execute", id="in", command=command)

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sandbox_runtime.cli.failures import OWN_FAILURE, USAGE, say
-from sandbox_runtime.cli.values import parse_domain, parse_memory, parse_mode, parse_size
+from sandbox_runtime.cli.values import (
+    parse_domain,
+    parse_memory,
+    parse_mode,
+    parse_origins,
+    parse_size,
+)
 from sandbox_runtime.errors import InvalidArgumentError, SandboxError
 
 if TYPE_CHECKING:
@@ -71,6 +77,23 @@ _OPTIONS = [
         variable="SANDBOX_ALLOW_UNAUTHENTICATED",
         is_flag=True,
         help="Serve other machines without a token.",
+    ),
+    _option(
+        "--allow-origin",
+        variable="SANDBOX_ALLOW_ORIGIN",
+        metavar="ORIGIN",
+        multiple=True,
+        callback=parse_origins,
+        help="Web pages from there may use a server without a token, e.g. https://app.example.com, "
+        "or * for all. Repeatable.",
+    ),
+    _option(
+        "--allow-host",
+        variable="SANDBOX_ALLOW_HOST",
+        metavar="NAME",
+        multiple=True,
+        help="A name by which clients call a server without a token that only this machine can "
+        "reach, besides this machine's own, or * for any. Repeatable.",
     ),
     _option(
         "--network",
@@ -269,6 +292,7 @@ def _end_early(_number: int, _frame: object) -> None:
 def _settings(values: dict[str, Any]) -> ServeSettings:
     from sandbox_runtime.control import ServeSettings
     from sandbox_runtime.server.app import AppSettings
+    from sandbox_runtime.server.browsers import BrowserPolicy
     from sandbox_runtime.server.hosting import HostSettings
     from sandbox_runtime.server.previews import PreviewSettings
     from sandbox_runtime.settings import Limits
@@ -296,11 +320,13 @@ def _settings(values: dict[str, Any]) -> ServeSettings:
         port=PORT if port is None and values["unix"] is None else port,
         unix=values["unix"],
         unix_mode=values["unix_mode"],
+        allowed_hosts=values["allow_host"],
         allow_unauthenticated=values["allow_unauthenticated"],
         grace_s=values["grace_s"],
         app=AppSettings(
             host=host,
             token=_token(values["token_file"]),
+            browsers=BrowserPolicy(origins=values["allow_origin"]),
             body_limit_bytes=values["max_body"],
             log_commands=values["log_commands"],
             previews=None

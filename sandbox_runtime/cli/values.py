@@ -14,6 +14,7 @@ import click
 
 _LEAST_MEMORY = 1 << 20
 _DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)*")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+|null|\*")
 _MODE = re.compile(r"0?[0-7]{3}")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
@@ -152,3 +153,11 @@ def _size(value: str) -> int:
     if match is None:
         return 0
     return int(float(match[1]) * 1024 ** "_KMGT".index(match[2].upper() or "_"))
+
+
+def parse_origins(_context: object, _option: object, values: tuple[str, ...]) -> tuple[str, ...]:
+    """`--allow-origin`: as browsers write it, without a path."""
+    for value in values:
+        if not _ORIGIN.fullmatch(value):
+            raise click.BadParameter(f"{value!r} is not like https://app.example.com")
+    return values

@@ -57,6 +57,8 @@ class ServeSettings:
         port: The port, 0 for any, or None for none.
         unix: The path of a Unix socket, or None for none.
         unix_mode: Who may connect to that, as permissions of a file.
+        allowed_hosts: Names by which this server is known besides those of this machine, where
+            only this machine can connect; `*` is any.
         allow_unauthenticated: Whether other machines may connect though there is no token.
         grace_s: How long requests may go on after the server was told to end.
         app: What is served.
@@ -67,6 +69,7 @@ class ServeSettings:
     port: int | None = 3000
     unix: str | None = None
     unix_mode: int = 0o600
+    allowed_hosts: Sequence[str] = ()
     allow_unauthenticated: bool = False
     grace_s: float = 5.0
     app: AppSettings = field(default_factory=AppSettings)
@@ -117,7 +120,11 @@ async def _serve(settings: ServeSettings, own: set[int], until_signal: trio.Canc
     started_s = time.monotonic()
     listeners = await _listen(settings)
     try:
-        async with open_app(_with_network(settings)) as app:
+        browsers = settings.app.browsers
+        if await _is_local(settings):
+            hosts = {name.lower() for name in (settings.host, *settings.allowed_hosts)}
+            browsers = replace(browsers, hosts=hosts)
+        async with open_app(replace(_with_network(settings), browsers=browsers)) as app:
             for listener in listeners:
                 if listener.socket.family != socket.AF_UNIX:
                     app.host.reserve(listener.socket.getsockname()[1])

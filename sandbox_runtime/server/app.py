@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from sandbox_runtime.nursery import open_serving_nursery
+from sandbox_runtime.server.browsers import BrowserPolicy, check_browser
 from sandbox_runtime.server.faults import (
     UnauthorizedError,
     UnknownPathError,
@@ -104,6 +105,7 @@ class AppSettings:
     Attributes:
         host: What the sandboxes are like.
         token: The bearer token that requests must have; None asks for none.
+        browsers: Which web pages may use it where there is no token.
         body_limit_bytes: How much body a request may have.
         log_commands: Whether commands may stand in the log, which may hold secrets then.
         previews: How ports of sandboxes are reached by host names of their own; None has none.
@@ -111,6 +113,7 @@ class AppSettings:
 
     host: HostSettings = field(default_factory=HostSettings)
     token: str | None = None
+    browsers: BrowserPolicy = field(default_factory=BrowserPolicy)
     body_limit_bytes: int = 128 * MIB
     log_commands: bool = False
     previews: PreviewSettings | None = None
@@ -140,6 +143,8 @@ class App:
             path, sandbox_id, prefixed = _split(request.raw_path.decode("latin-1"))
             modern = modern or prefixed
             is_proxied = path == _PROXY or path.startswith(f"{_PROXY}/")
+            if self._settings.token is None and request.peer.address is not None:
+                check_browser(request.headers, self._settings.browsers, is_proxied=is_proxied)
             if request.method == "OPTIONS" and (not is_proxied or self._settings.token):
                 return Response(status=200, headers=CORS)  # browsers ask it without a token
             self._check_token(request)

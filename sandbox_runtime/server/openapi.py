@@ -31,7 +31,7 @@ _MEANINGS = {
     503: "Not now; `Retry-After` says when",
     507: "The sandbox is full",
 }
-_ALWAYS = (401, 410, 503)
+_ALWAYS = (401, 403, 410, 503)
 _WITH_BODY = (400, 413)
 _INTRODUCTION = """\
 The same paths stand below `/sandboxes/{id}`, where they are about that sandbox, and below `/v2`,
