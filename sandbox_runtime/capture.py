@@ -25,6 +25,7 @@ from sandbox_runtime.errors import InvalidArgumentError, SandboxClosedError, San
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from sandbox_runtime.budget import Claim
     from sandbox_runtime.jail import Command, Jail
     from sandbox_runtime.logs import Log
 
@@ -50,12 +51,14 @@ class Stream:
         limit_bytes: int,
         on_output: OutputHandler | None,
         log: Callable[[bytes], None] | None = None,
+        memory: Claim | None = None,
     ) -> None:
         self.read_fd: int | None = None
         self.write_fd: int | None = None
         self._limit_bytes = limit_bytes
         self._on_output = on_output
         self._log = log
+        self._memory = memory
         self._kept = bytearray()
         self.total_bytes = 0
 
@@ -83,10 +86,11 @@ class Stream:
         """Whoever wanted to hear what comes hears no more; it is still kept."""
         self._on_output = None
 
-    def start_over(self, limit_bytes: int) -> None:
-        """Forgets what was kept; what comes from here on is kept up to a limit of its own."""
+    def start_over(self, limit_bytes: int, memory: Claim) -> None:
+        """Forgets what was kept; what comes from here on is kept up to limits of its own."""
         self._kept = bytearray()
         self._limit_bytes = limit_bytes
+        self._memory = memory
         self.mute()
         self.total_bytes = 0
 
@@ -115,9 +119,18 @@ class Stream:
         """Takes note of what was read, without calling anybody back."""
         self.total_bytes += len(chunk)
         if room := self._limit_bytes - len(self._kept):
+            if self._memory is not None:
+                room = self._grant(self._memory, min(room, len(chunk)))
             self._kept += chunk if len(chunk) <= room else memoryview(chunk)[:room]
         if self._log is not None:
             self._log(chunk)
+
+    def _grant(self, memory: Claim, wanted_bytes: int) -> int:
+        """How much may be kept; if that is less, nothing is from here on, as it has no gap."""
+        got = memory.take(wanted_bytes)
+        if got < wanted_bytes:
+            self._limit_bytes = len(self._kept) + got
+        return got
 
     async def read_some(self, most_bytes: int = _CHUNK_BYTES) -> int:
         """Reads once, if anything is there; closes the pipe at its end.
@@ -204,6 +217,7 @@ class Capture:
         on_stdout: Called with each piece as it comes.
         on_stderr: Likewise.
         log: Keeps both streams.
+        memory: What is kept is taken from it; where it ends, no more is kept.
         make_pipes: Whether to make the pipes; without them somebody else does, see `adopt`.
     """
 
@@ -214,13 +228,15 @@ class Capture:
         on_stderr: OutputHandler | None = None,
         *,
         log: Log | None = None,
+        memory: Claim | None = None,
         make_pipes: bool = True,
     ) -> None:
         if not isinstance(limit_bytes, int) or limit_bytes < 0:
             raise InvalidArgumentError("limit_bytes", "must be a number of bytes, 0 or more")
         kept_bytes = limit_bytes if log is None else 0
-        self.stdout = Stream(kept_bytes, on_stdout, None if log is None else log.append_stdout)
-        self.stderr = Stream(kept_bytes, on_stderr, None if log is None else log.append_stderr)
+        out_log, err_log = (None, None) if log is None else (log.append_stdout, log.append_stderr)
+        self.stdout = Stream(kept_bytes, on_stdout, out_log, memory)
+        self.stderr = Stream(kept_bytes, on_stderr, err_log, memory)
         self._given_up = False
         self._waits_for: select.epoll | None = None
         if make_pipes:

@@ -41,6 +41,7 @@ class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
         ended: Why it is over.
         stdout_bytes: How much it wrote in all.
         stderr_bytes: Likewise.
+        number: Of the commands of its session, from 1; what its jobs write later bears it.
         truncated: Whether more was written than is kept.
         receipt: What it cost.
     """
@@ -53,6 +54,7 @@ class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
     stdout_bytes: int
     stderr_bytes: int
     receipt: Receipt
+    number: int = 0
 
     @property
     def truncated(self) -> bool:

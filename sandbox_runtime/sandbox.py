@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from sandbox_runtime.background import Processes
+from sandbox_runtime.budget import Budget
 from sandbox_runtime.errors import AlreadyExistsError, InvalidArgumentError, SandboxClosedError
 from sandbox_runtime.files import Files
 from sandbox_runtime.interpreters.installation import read_only_paths
@@ -36,6 +37,7 @@ from sandbox_runtime.processes import run_process
 from sandbox_runtime.report import PROTECTIONS, SandboxReport, build_report, enforce
 from sandbox_runtime.sessions import Session
 from sandbox_runtime.settings import (
+    BACKGROUND_TOTAL_BYTES,
     LOG_LIMIT_BYTES,
     MINIMUM_OPEN_FILES,
     OUTPUT_LIMIT_BYTES,
@@ -199,6 +201,7 @@ class Sandbox:
         self._defaults: dict[str, Context] = {}
         self._first = trio.Lock()
         self._sessions: dict[str, Session] = {}
+        self._background_memory = Budget(BACKGROUND_TOTAL_BYTES)
         self._closed = False
         self.report = report
         self.ports = Ports(keeper, nursery)
@@ -288,6 +291,7 @@ class Sandbox:
             session_id=session_id,
             cwd=cwd,
             env=env,
+            memory=self._background_memory,
             on_closed=self._forget_session,
         )
         if session.id in self._sessions:

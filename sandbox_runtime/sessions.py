@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from sandbox_runtime.budget import Budget, Claim
 from sandbox_runtime.capture import Capture
 from sandbox_runtime.errors import (
     CommandFailedError,
@@ -32,6 +33,7 @@ from sandbox_runtime.receipts import CommandResult, Ended, Receipt
 from sandbox_runtime.settings import (
     BACKGROUND_LIMIT_BYTES,
     BACKGROUND_PAUSE_S,
+    BACKGROUND_TOTAL_BYTES,
     BREAK_GRACE_S,
     DEFAULT_ENV,
     OUTPUT_LIMIT_BYTES,
@@ -57,10 +59,12 @@ class BackgroundOutput(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         command: How many commands the session had run when that one began.
-        stdout: What came, up to `BACKGROUND_LIMIT_BYTES`.
+        stdout: What came, up to `BACKGROUND_LIMIT_BYTES`, and less where the jobs of the sandbox
+            have written `BACKGROUND_TOTAL_BYTES` together.
         stderr: Likewise.
         stdout_bytes: How much came in all.
         stderr_bytes: Likewise.
+        ended: Whether every job has let go of the command's pipes, so that no more will come.
     """
 
     command: int
@@ -68,20 +72,33 @@ class BackgroundOutput(msgspec.Struct, frozen=True, kw_only=True):
     stderr: bytes
     stdout_bytes: int
     stderr_bytes: int
+    ended: bool
 
 
 class _Background:
     """Pipes that a job still holds after its command has returned."""
 
-    def __init__(self, number: int, capture: Capture) -> None:
+    def __init__(self, number: int, capture: Capture, memory: Claim) -> None:
+        for stream in capture.streams:
+            stream.start_over(BACKGROUND_LIMIT_BYTES, memory)
         self.number = number
         self.capture = capture
-        self.scope = trio.CancelScope()
+        self._memory = memory
+        self._scope = trio.CancelScope()
 
     async def read(self) -> None:
         """Reads until the job lets go; the sandbox's nursery owns this task."""
-        with self.capture, self.scope:
-            await self.capture.read_until(None, pause_s=BACKGROUND_PAUSE_S)
+        try:
+            with self.capture, self._scope:
+                await self.capture.read_until(None, pause_s=BACKGROUND_PAUSE_S)
+        finally:
+            if self._scope.cancel_called:
+                self._memory.give_back()
+
+    def forget(self) -> None:
+        """Lets go of the pipes, and of what was kept."""
+        self._scope.cancel()
+        self._memory.give_back()
 
 
 class Session:
@@ -102,11 +119,13 @@ class Session:
         session_id: str | None = None,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
+        memory: Budget | None = None,
         on_closed: Callable[[Session], None] = lambda _: None,
     ) -> None:
         self._keeper = keeper
         self._nursery = nursery
         self._on_closed = on_closed
+        self._memory = Budget(BACKGROUND_TOTAL_BYTES) if memory is None else memory
         self._cwd = check_cwd(cwd, WORKSPACE)
         self._env = DEFAULT_ENV | check_env(env)
         self.id = make_id("session") if session_id is None else check_id("session_id", session_id)
@@ -176,6 +195,7 @@ class Session:
         on_stdout: OutputHandler | None = None,
         on_stderr: OutputHandler | None = None,
         limit_bytes: int = OUTPUT_LIMIT_BYTES,
+        memory: Claim | None = None,
         check: bool = False,
     ) -> CommandResult:
         """Runs a command and waits for its end.
@@ -194,6 +214,7 @@ class Session:
                 While it has not returned, nothing more is read, and the writer waits.
             on_stderr: Likewise.
             limit_bytes: How much of each stream the result keeps.
+            memory: What the result keeps is taken from it as well; the caller gives it back.
             check: Raise unless the exit code is 0.
 
         Returns:
@@ -225,7 +246,7 @@ class Session:
             shell = self._shell
             if shell is None or shell.lost or self._closed:
                 shell = await self._open_shell()
-            capture = Capture(limit_bytes, on_stdout, on_stderr, make_pipes=False)
+            capture = Capture(limit_bytes, on_stdout, on_stderr, memory=memory, make_pipes=False)
             try:
                 result = await self._run(shell, capture, checked, cwd, env, data, timeout_s)
             except BaseException:
@@ -372,6 +393,7 @@ class Session:
             ended=ended,
             stdout_bytes=stdout.total_bytes,
             stderr_bytes=stderr.total_bytes,
+            number=self._count,
             receipt=Receipt(
                 wall_s=wall_s,
                 user_s=None if user_us is None else user_us / 1e6,
@@ -404,12 +426,10 @@ class Session:
 
     def _keep_background(self, capture: Capture) -> None:
         """A job holds the command's pipes: keep reading, or it would stand still."""
-        for stream in capture.streams:
-            stream.start_over(BACKGROUND_LIMIT_BYTES)
-        job = _Background(self._count, capture)
+        job = _Background(self._count, capture, Claim(self._memory))
         self._background.append(job)
         while len(self._background) > _BACKGROUND_STREAMS:
-            self._background.popleft().scope.cancel()
+            self._background.popleft().forget()
         self._nursery.start_soon(job.read)
 
     @property
@@ -422,6 +442,7 @@ class Session:
                 stderr=job.capture.stderr.kept,
                 stdout_bytes=job.capture.stdout.total_bytes,
                 stderr_bytes=job.capture.stderr.total_bytes,
+                ended=job.capture.at_end,
             )
             for job in self._background
         ]
@@ -440,6 +461,6 @@ class Session:
             async with self._turn:
                 await self._drop_shell()
         for job in self._background:
-            job.scope.cancel()
+            job.forget()
         self._background.clear()
         self._on_closed(self)

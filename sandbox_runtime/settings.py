@@ -70,6 +70,9 @@ INTERRUPT_GRACE_S = 1.0
 BACKGROUND_LIMIT_BYTES = 1 * MIB
 """How much of a background job's later output is kept, per stream."""
 
+BACKGROUND_TOTAL_BYTES = 16 * MIB
+"""Likewise, of all background jobs of the sessions of a sandbox together."""
+
 BACKGROUND_PAUSE_S = 0.05
 """How long nothing is read from a background job after each piece of at most 256 KiB that is not
 kept any more: a job that writes without end goes on at some MiB a second, and costs us little."""

@@ -17,6 +17,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sandbox_runtime.budget import Budget
 from sandbox_runtime.server.http import (
     HttpLimits,
     MalformedBodyError,
@@ -846,7 +847,7 @@ async def _requests_of(pieces: list[bytes]) -> list[tuple[str, bytes, object, by
     theirs.setblocking(False)
     with ours:
         stream, departures = EagerStream(theirs), Departures()
-        connection = Connection(stream, Peer(), handler, HttpLimits(), departures)
+        connection = Connection(stream, Peer(), handler, HttpLimits(), departures, Budget(0))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(connection.run)
             for piece in pieces:

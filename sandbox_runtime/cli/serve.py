@@ -204,6 +204,24 @@ _OPTIONS = [
         help="How large the body of a request may be, unless its endpoint streams it.",
     ),
     _option(
+        "--max-output",
+        variable="SANDBOX_MAX_OUTPUT",
+        metavar="SIZE",
+        default="16M",
+        show_default=True,
+        callback=parse_size,
+        help="How much of each output stream of a command its answer keeps.",
+    ),
+    _option(
+        "--request-memory",
+        variable="SANDBOX_REQUEST_MEMORY",
+        metavar="SIZE",
+        default="512M",
+        show_default=True,
+        callback=parse_size,
+        help="How much all requests together may hold of bodies, output and logs.",
+    ),
+    _option(
         "--grace",
         "grace_s",
         variable="SANDBOX_GRACE_S",
@@ -306,6 +324,7 @@ def _settings(values: dict[str, Any]) -> ServeSettings:
         require=values["require"],
         command_timeout_s=_seconds(values["command_timeout_ms"]),
         code_timeout_s=_seconds(values["code_timeout_ms"]),
+        output_limit_bytes=values["max_output"],
         pools=_pools(values["python_pool"]),
         most_sandboxes=values["max_sandboxes"],
         most_sessions=values["max_sessions"],
@@ -328,6 +347,7 @@ def _settings(values: dict[str, Any]) -> ServeSettings:
             token=_token(values["token_file"]),
             browsers=BrowserPolicy(origins=values["allow_origin"]),
             body_limit_bytes=values["max_body"],
+            memory_bytes=values["request_memory"],
             log_commands=values["log_commands"],
             previews=None
             if values["preview_domain"] is None

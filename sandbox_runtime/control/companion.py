@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from sandbox_runtime.control.descriptors import descriptor_limit
 from sandbox_runtime.control.journal import record_event
 from sandbox_runtime.jail import wait_process_end
 
@@ -24,17 +25,21 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("sandbox_runtime.control")
 
 
-async def run_companion(argv: Sequence[str], own: set[int], grace_s: float) -> None:
+async def run_companion(
+    argv: Sequence[str], own: set[int], grace_s: float, descriptors: int
+) -> None:
     """Runs it until it ends, or until this is cancelled and it was ended.
 
     Args:
         argv: The program and its arguments.
         own: Has its pid while it is there.
         grace_s: How long it may take to end when it is asked to.
+        descriptors: Its soft limit of descriptors.
     """
     try:
         # It leads a group of its own: a signal to it is for all that it starts.
-        program = subprocess.Popen(argv, stdin=subprocess.DEVNULL, process_group=0)  # noqa: ASYNC220
+        with descriptor_limit(descriptors):
+            program = subprocess.Popen(argv, stdin=subprocess.DEVNULL, process_group=0)  # noqa: ASYNC220
     except OSError as error:
         _LOG.error("cannot start %s: %s", argv[0], error.strerror)
         return

@@ -13,6 +13,7 @@ import importlib.metadata
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -22,9 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from sandbox_runtime.control.companion import run_companion
+from sandbox_runtime.control.descriptors import raise_descriptor_limit
 from sandbox_runtime.control.journal import record_event
 from sandbox_runtime.control.orphans import reap_orphans
 from sandbox_runtime.errors import InvalidArgumentError, SandboxError
@@ -91,6 +94,7 @@ async def run_server(settings: ServeSettings) -> None:
         IsolationError: No sandbox can be made here; it says why and what to do.
     """
     await _check_reach(settings)
+    descriptors = raise_descriptor_limit()
     own: set[int] = set()
     # Who was started with a signal ignored, as by nohup, goes on ignoring it.
     endings = [number for number in _ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]
@@ -100,7 +104,7 @@ async def run_server(settings: ServeSettings) -> None:
                 nursery.start_soon(reap_orphans, own)
             until_signal = trio.CancelScope()
             nursery.start_soon(_obey, signals, until_signal)
-            await _serve(settings, own, until_signal)
+            await _serve(settings, own, until_signal, descriptors)
     record_event(_LOG, "ended")
 
 
@@ -115,7 +119,9 @@ async def _obey(signals: AsyncIterator[int], until_signal: trio.CancelScope) -> 
         until_signal.cancel()
 
 
-async def _serve(settings: ServeSettings, own: set[int], until_signal: trio.CancelScope) -> None:
+async def _serve(
+    settings: ServeSettings, own: set[int], until_signal: trio.CancelScope, descriptors: int
+) -> None:
     """Serves until the scope is cancelled; the sandboxes are there until the last answer."""
     started_s = time.monotonic()
     listeners = await _listen(settings)
@@ -136,20 +142,34 @@ async def _serve(settings: ServeSettings, own: set[int], until_signal: trio.Canc
                             serve,
                             app.handle,
                             listeners,
-                            limits=HttpLimits(body_bytes=settings.app.body_limit_bytes),
+                            limits=_http_limits(settings.app),
                             grace_s=settings.grace_s,
                             refuse=refuse,
                         )
                     )
                     await _announce(app, settings, listeners, time.monotonic() - started_s)
                     if settings.companion:
-                        nursery.start_soon(run_companion, settings.companion, own, settings.grace_s)
+                        nursery.start_soon(
+                            run_companion, settings.companion, own, settings.grace_s, descriptors
+                        )
                     await trio.sleep_forever()
     finally:
         for listener in listeners:
             listener.socket.close()
         if settings.unix is not None:
             _remove(settings.unix)
+
+
+def _http_limits(settings: AppSettings) -> HttpLimits:
+    """So many connections that their sockets take no more than a quarter of our descriptors."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    usual = HttpLimits()
+    return msgspec.structs.replace(
+        usual,
+        body_bytes=settings.body_limit_bytes,
+        memory_bytes=settings.memory_bytes,
+        connections=max(min(usual.connections, descriptors // 4), 16),
+    )
 
 
 def _with_network(settings: ServeSettings) -> AppSettings:

@@ -107,6 +107,7 @@ class AppSettings:
         token: The bearer token that requests must have; None asks for none.
         browsers: Which web pages may use it where there is no token.
         body_limit_bytes: How much body a request may have.
+        memory_bytes: How much all requests together may hold of bodies, output and logs.
         log_commands: Whether commands may stand in the log, which may hold secrets then.
         previews: How ports of sandboxes are reached by host names of their own; None has none.
     """
@@ -115,6 +116,7 @@ class AppSettings:
     token: str | None = None
     browsers: BrowserPolicy = field(default_factory=BrowserPolicy)
     body_limit_bytes: int = 128 * MIB
+    memory_bytes: int = 512 * MIB
     log_commands: bool = False
     previews: PreviewSettings | None = None
 

@@ -27,7 +27,7 @@ from sandbox_runtime.server.faults import (
     TooManyError,
 )
 from sandbox_runtime.server.session_table import SessionTable
-from sandbox_runtime.settings import Limits
+from sandbox_runtime.settings import MIB, Limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -55,6 +55,7 @@ class HostSettings:
         command_timeout_s: The time limit of commands that state none; None is 30 s for clients of
             0.3 and none for those of 0.12, as each of them expects.
         code_timeout_s: Likewise, of runs of code.
+        output_limit_bytes: How much of each output stream an answer keeps.
         pools: How many interpreters each sandbox keeps ready, by language; one of each that is
             not named.
         most_sandboxes: How many there may be.
@@ -70,6 +71,7 @@ class HostSettings:
     require: Collection[str] = ()
     command_timeout_s: float | None = None
     code_timeout_s: float | None = None
+    output_limit_bytes: int = 16 * MIB
     pools: Mapping[str, PoolSize] = field(default_factory=dict)
     most_sandboxes: int = 100
     most_sessions: int = 256

@@ -18,7 +18,12 @@ from msgspec import UNSET
 from sandbox_runtime import errors
 from sandbox_runtime.git import GitError
 from sandbox_runtime.server import faults
-from sandbox_runtime.server.http import MalformedBodyError, PayloadTooLargeError, Response
+from sandbox_runtime.server.http import (
+    BusyError,
+    MalformedBodyError,
+    PayloadTooLargeError,
+    Response,
+)
 from sandbox_runtime.wire.errors import ErrorBody
 from sandbox_runtime.wire.moments import iso_moment
 
@@ -94,6 +99,7 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.SandboxLostError: Row(500, "SANDBOX_LOST"),
     errors.IsolationError: Row(503, "ISOLATION_UNAVAILABLE"),
     MalformedBodyError: Row(400, "VALIDATION_FAILED", REASON),
+    BusyError: Row(503, "BUSY", REASON),
     PayloadTooLargeError: Row(413, "FILE_TOO_LARGE", REASON),
 }
 
@@ -214,7 +220,7 @@ def error_body(error: Exception, route: Route[Any] | None, *, modern: bool) -> E
     status = row.modern_status if modern and row.modern_status else row.status
     remedy = error.remedy if isinstance(error, errors.SandboxError) else ""
     retry_s = getattr(error, "retry_after_s", None)
-    if retry_s is None and row.status_word is not None:
+    if retry_s is None and (row.status_word is not None or row.code == "BUSY"):
         retry_s = 1
     return ErrorBody(
         error=text,

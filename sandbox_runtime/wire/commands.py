@@ -44,6 +44,7 @@ class Executed(Message, frozen=True, kw_only=True):
         stderr_bytes: Likewise.
         peak_memory_bytes: Of its largest process, or null if nothing measured it.
         cpu_ms: What it took in user and kernel mode, or null.
+        command_number: Of the commands of its session, from 1; see `/api/session/background`.
     """
 
     stdout: str
@@ -59,6 +60,7 @@ class Executed(Message, frozen=True, kw_only=True):
     stderr_bytes: int
     peak_memory_bytes: int | None
     cpu_ms: float | None
+    command_number: int
 
 
 class CommandStart(Message, frozen=True, kw_only=True, tag_field="type", tag="start"):
@@ -102,6 +104,7 @@ class CommandComplete(Message, frozen=True, kw_only=True, tag_field="type", tag=
     command: str
     exit_code: int
     duration: float
+    command_number: int
     result: StreamedResult | UnsetType = UNSET
 
 

@@ -73,3 +73,34 @@ class SessionDeleted(Message, frozen=True, kw_only=True):
     success: bool = True
     session_id: str
     timestamp: str
+
+
+class BackgroundOutput(Message, frozen=True, kw_only=True):
+    """What jobs of a command wrote after it had returned.
+
+    Attributes:
+        command_number: The command, as its answer had it.
+        stdout: As UTF-8; what is not is U+FFFD.
+        stderr: Likewise.
+        stdout_bytes: How much came in all.
+        stderr_bytes: Likewise.
+        truncated: Whether more came than is kept.
+        ended: Whether no more will come.
+    """
+
+    command_number: int
+    stdout: str
+    stderr: str
+    stdout_bytes: int
+    stderr_bytes: int
+    truncated: bool
+    ended: bool
+
+
+class SessionBackground(Message, frozen=True, kw_only=True):
+    """Of the last 64 commands whose jobs outlived them, in their order."""
+
+    success: bool = True
+    session_id: str
+    commands: list[BackgroundOutput]
+    timestamp: str

@@ -153,7 +153,10 @@ class Server:
                 listeners = await open_tcp_listeners("127.0.0.1", 0)
                 self.port = listeners[0].socket.getsockname()[1]
                 self._token = trio.lowlevel.current_trio_token()
-                limits = HttpLimits(body_bytes=self._settings.body_limit_bytes)
+                limits = HttpLimits(
+                    body_bytes=self._settings.body_limit_bytes,
+                    memory_bytes=self._settings.memory_bytes,
+                )
 
                 async def run() -> None:
                     await serve(self.app.handle, listeners, limits=limits, grace_s=0)

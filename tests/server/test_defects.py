@@ -172,6 +172,20 @@ def test_d58_what_a_job_writes_later_is_not_lost_for_it(api: Client) -> None:
     assert api.run("d58", "cat /tmp/d58-done")["stdout"] == "done\n"
 
 
+def test_d58_what_a_job_writes_later_is_read_by_the_number_of_its_command(api: Client) -> None:
+    api.session("late")
+    api.run("late", "true")
+    started = api.run(
+        "late", "(read -r x; echo late; echo bad >&2) <> <(sleep 0.1; echo) & echo now"
+    )
+    assert (started["stdout"], started["commandNumber"]) == ("now\n", 2)
+    api.run("late", "wait")
+    (job,) = api.get("/api/session/background?session=late").json["commands"]
+    assert (job["commandNumber"], job["stdout"], job["stderr"]) == (2, "late\n", "bad\n")
+    assert (job["stdoutBytes"], job["truncated"], job["ended"]) == (5, False, True)
+    assert api.get("/api/session/background?session=none").status == 404
+
+
 def test_a_client_that_leaves_ends_its_command(api: Client) -> None:
     api.session("leaves")
     api.run("leaves", "mkfifo /tmp/leaves")

@@ -6,6 +6,7 @@ accepts them and ends them all.
 """
 
 from sandbox_runtime.server.http.failures import (
+    BusyError,
     MalformedBodyError,
     PayloadTooLargeError,
     RequestError,
@@ -22,6 +23,7 @@ from sandbox_runtime.server.http.messages import (
 )
 
 __all__ = [
+    "BusyError",
     "Handler",
     "Headers",
     "HttpLimits",

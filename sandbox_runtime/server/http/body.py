@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sandbox_runtime.server.http.chunked import ChunkedBody
-from sandbox_runtime.server.http.failures import PayloadTooLargeError
+from sandbox_runtime.server.http.failures import BusyError, PayloadTooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from sandbox_runtime.budget import Claim
     from sandbox_runtime.server.http.parsing import Head
     from sandbox_runtime.server.http.sockets import EagerStream
 
@@ -25,7 +26,16 @@ class Body:
         awaited: Whether the client still waits to be told to send it.
     """
 
-    __slots__ = ("_chunks", "_left", "_limit_bytes", "_receive", "_stream", "awaited", "ended")
+    __slots__ = (
+        "_chunks",
+        "_left",
+        "_limit_bytes",
+        "_memory",
+        "_receive",
+        "_stream",
+        "awaited",
+        "ended",
+    )
 
     def __init__(
         self,
@@ -33,10 +43,12 @@ class Body:
         stream: EagerStream,
         receive: Callable[[], Awaitable[bytes]],
         limit_bytes: int,
+        memory: Claim,
     ) -> None:
         self._stream = stream
         self._receive = receive
         self._limit_bytes = limit_bytes
+        self._memory = memory
         self._chunks = ChunkedBody() if head.chunked else None
         self._left = head.content_length
         self.ended = not head.chunked and not head.content_length
@@ -81,6 +93,8 @@ class Body:
         while part := await self.receive_some():
             if len(whole) + len(part) > most:
                 raise PayloadTooLargeError(most)
+            if self._memory.take(len(part)) < len(part):
+                raise BusyError
             if self._chunks is None and len(part) == length:
                 return part
             whole += part

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from sandbox_runtime.budget import Claim
 from sandbox_runtime.server.http.answer import (
     FAILED,
     StreamedBody,
@@ -34,6 +35,7 @@ from sandbox_runtime.server.http.parsing import Head, check_beginning, parse_hea
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from sandbox_runtime.budget import Budget
     from sandbox_runtime.server.http.departures import Departures
     from sandbox_runtime.server.http.limits import HttpLimits
     from sandbox_runtime.server.http.messages import Handler, Peer
@@ -72,12 +74,14 @@ class Connection:
         handler: Handler,
         limits: HttpLimits,
         departures: Departures,
+        memory: Budget,
     ) -> None:
         self._stream = stream
         self._peer = peer
         self._handler = handler
         self._limits = limits
         self._departures = departures
+        self._memory = memory
         self._scope = trio.CancelScope()
         self._doing = _Doing.IDLE
         self._closing = False  # no further request is read
@@ -195,8 +199,15 @@ class Connection:
         return data[:end]
 
     async def _serve_one(self, head: Head) -> None:
-        body = Body(head, self._stream, self._receive_body, self._limits.body_bytes)
-        request = Request(head, self._peer, body)
+        memory = Claim(self._memory)
+        try:
+            await self._serve_with(head, memory)
+        finally:
+            memory.give_back()
+
+    async def _serve_with(self, head: Head, memory: Claim) -> None:
+        body = Body(head, self._stream, self._receive_body, self._limits.body_bytes, memory)
+        request = Request(head, self._peer, body, memory)
         self._closing = self._closing or not head.keep_alive
         self._doing = _Doing.HANDLER
         if self._half_closed:

@@ -39,6 +39,18 @@ class PayloadTooLargeError(RequestError):
         self.limit_bytes = limit_bytes
 
 
+class BusyError(RequestError):
+    """All requests together hold as much memory as they may."""
+
+    code = "busy"
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the server's memory for requests is in use", remedy="Send it again in a moment"
+        )
+
+
 class RequestTimeoutError(RequestError):
     """The client took too long to send its request."""
 

@@ -16,6 +16,8 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
         header_fields: How many header fields: 431.
         body_bytes: What `Request.read` takes unless it is told otherwise: 413. A body that is
             streamed has the limit of whoever reads it.
+        memory_bytes: How much all requests together may hold at a time, of bodies that are read
+            whole and of what handlers take from `Request.memory`: 503.
         head_s: From the first byte of a request to the end of its head: 408.
         body_s: How long the body of a request may stand still while it is waited for: 408.
         idle_s: How long a connection may wait for its next request; then it is closed.
@@ -28,6 +30,7 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     head_bytes: int = 64 * KIB
     header_fields: int = 128
     body_bytes: int = 128 * MIB
+    memory_bytes: int = 512 * MIB
     head_s: float = 10
     body_s: float = 30
     idle_s: float = 255

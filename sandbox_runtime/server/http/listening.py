@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from sandbox_runtime.budget import Budget
 from sandbox_runtime.server.http.connection import Connection
 from sandbox_runtime.server.http.departures import Departures
 from sandbox_runtime.server.http.limits import HttpLimits
@@ -73,6 +74,7 @@ class _Server:
         self._limits = limits
         self._refuse = refuse
         self._refusals = _Refusals()
+        self._memory = Budget(limits.memory_bytes)
         self._nursery: trio.Nursery
         self._departures = Departures()
         self._connections: set[Connection] = set()
@@ -133,7 +135,7 @@ class _Server:
                     continue
                 except OSError as error:
                     if error.errno in _OUT_OF_RESOURCES:
-                        _LOG.error("cannot accept a connection: %s", error.strerror)
+                        self._refusals.tell(f"cannot accept it: {error.strerror}")
                         await trio.sleep(_OUT_OF_RESOURCES_PAUSE_S)
                     continue  # else it was the client's: it went before it was accepted
                 self._begin(client, address)
@@ -159,7 +161,12 @@ class _Server:
             return
         stream = EagerStream(client)
         connection = Connection(
-            stream, _peer(client, address), self._handler, self._limits, self._departures
+            stream,
+            _peer(client, address),
+            self._handler,
+            self._limits,
+            self._departures,
+            self._memory,
         )
         self._connections.add(connection)
         self._some.set()

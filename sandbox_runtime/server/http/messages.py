@@ -10,6 +10,7 @@ import msgspec
 import trio
 
 if TYPE_CHECKING:
+    from sandbox_runtime.budget import Claim
     from sandbox_runtime.server.http.body import Body
     from sandbox_runtime.server.http.parsing import Head
 
@@ -86,6 +87,8 @@ class Request:
         headers: The header fields.
         http_version: `1.1` or `1.0`.
         peer: Who sent it.
+        memory: What is kept for it is to be taken from here; the server gives it back when the
+            answer has been sent.
     """
 
     __slots__ = (
@@ -93,6 +96,7 @@ class Request:
         "_path",
         "headers",
         "http_version",
+        "memory",
         "method",
         "peer",
         "query",
@@ -100,7 +104,7 @@ class Request:
         "target",
     )
 
-    def __init__(self, head: Head, peer: Peer, body: Body) -> None:
+    def __init__(self, head: Head, peer: Peer, body: Body, memory: Claim) -> None:
         self.method = head.method
         self.target = head.target
         self.headers = head.headers
@@ -108,6 +112,7 @@ class Request:
         self.raw_path = head.raw_path
         self.query = head.query
         self.peer = peer
+        self.memory = memory
         self._path: str | None = None
         self._body = body
 
@@ -128,6 +133,7 @@ class Request:
         Raises:
             PayloadTooLargeError: There is more.
             MalformedBodyError: Its framing is broken.
+            BusyError: All requests together hold as much as they may.
         """
         return await self._body.read(limit_bytes)
 

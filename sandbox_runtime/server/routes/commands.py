@@ -20,7 +20,6 @@ from sandbox_runtime.server.routes.sessions import given_env
 from sandbox_runtime.server.routing import Route
 from sandbox_runtime.server.session_table import DEFAULT_SESSION
 from sandbox_runtime.server.streams import TextPieces, stream_events
-from sandbox_runtime.settings import OUTPUT_LIMIT_BYTES
 from sandbox_runtime.wire import commands as wire
 from sandbox_runtime.wire.moments import iso_moment
 
@@ -112,7 +111,12 @@ async def execute(call: Call, body: wire.Execute) -> wire.Executed:
     limit_s = time_limit_s(call, body.timeout_ms, record)
     started_s = time.monotonic()
     result = await record.session.exec(
-        body.command, cwd=body.cwd, env=given_env(body.env), deadline_s=limit_s
+        body.command,
+        cwd=body.cwd,
+        env=given_env(body.env),
+        deadline_s=limit_s,
+        limit_bytes=call.host.settings.output_limit_bytes,
+        memory=call.request.memory,
     )
     failure = _failure(result, record, body.command, limit_s)
     if failure is not None:
@@ -135,6 +139,7 @@ async def execute(call: Call, body: wire.Execute) -> wire.Executed:
         cpu_ms=round(((receipt.user_s or 0) + (receipt.system_s or 0)) * 1000, 3)
         if cpu_known
         else None,
+        command_number=result.number,
     )
 
 
@@ -199,7 +204,10 @@ async def _streamed(
         on_stdout=_forward(events, wire.CommandStdout, out, body.command),
         on_stderr=_forward(events, wire.CommandStderr, err, body.command),
         # Clients of 0.12 do not read the repetition, so nothing is kept for them.
-        limit_bytes=_KEPT_BESIDE_ERRORS_BYTES if call.modern else OUTPUT_LIMIT_BYTES,
+        limit_bytes=_KEPT_BESIDE_ERRORS_BYTES
+        if call.modern
+        else call.host.settings.output_limit_bytes,
+        memory=call.request.memory,
     )
     if rest := out.finish():
         await events.send(
@@ -225,6 +233,7 @@ async def _streamed(
         command=body.command,
         exit_code=code,
         duration=round((time.monotonic() - started_s) * 1000, 3),
+        command_number=result.number,
         result=UNSET if call.modern else repeated,
     )
 

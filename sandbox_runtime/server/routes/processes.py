@@ -11,11 +11,13 @@ from msgspec import UNSET
 
 from sandbox_runtime.errors import InvalidArgumentError
 from sandbox_runtime.server.faults import FieldError, TooManyError
+from sandbox_runtime.server.http import BusyError
 from sandbox_runtime.server.routes.commands import log_command
 from sandbox_runtime.server.routes.sessions import given_env
 from sandbox_runtime.server.routing import Route
 from sandbox_runtime.server.session_table import DEFAULT_SESSION
 from sandbox_runtime.server.streams import TextPieces, stream_events
+from sandbox_runtime.settings import LOG_LIMIT_BYTES
 from sandbox_runtime.wire import processes as wire
 from sandbox_runtime.wire.moments import iso_moment
 
@@ -215,7 +217,11 @@ def _since(call: Call) -> int:
 
 async def read_logs(call: Call, _body: None) -> wire.ProcessLogs:
     process = _find(call)
-    text = await process.logs.read(_since(call))
+    since = _since(call)
+    wanted_bytes = min(max(process.logs.position - since, 0), LOG_LIMIT_BYTES)
+    if call.request.memory.take(wanted_bytes) < wanted_bytes:
+        raise BusyError
+    text = await process.logs.read(since)
     encoding = call.sandbox.encodings.get(process, "utf-8")
     return wire.ProcessLogs(
         stdout=text.stdout.decode(encoding, "replace"),

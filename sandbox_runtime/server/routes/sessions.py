@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sandbox_runtime.server.faults import FieldError
+from sandbox_runtime.server.http import BusyError
 from sandbox_runtime.server.routing import Route
 from sandbox_runtime.server.session_table import DEFAULT_SESSION
 from sandbox_runtime.wire import sessions as wire
@@ -77,6 +78,30 @@ async def delete(call: Call, body: wire.DeleteSession) -> wire.SessionDeleted:
     return wire.SessionDeleted(session_id=session_id, timestamp=iso_moment())
 
 
+def background(call: Call, _body: None) -> wire.SessionBackground:
+    record = call.sandbox.sessions.get(call.query.get("session", DEFAULT_SESSION))
+    jobs = record.session.background
+    wanted_bytes = sum(len(job.stdout) + len(job.stderr) for job in jobs)
+    if call.request.memory.take(wanted_bytes) < wanted_bytes:
+        raise BusyError
+    return wire.SessionBackground(
+        session_id=record.id,
+        commands=[
+            wire.BackgroundOutput(
+                command_number=job.command,
+                stdout=job.stdout.decode(errors="replace"),
+                stderr=job.stderr.decode(errors="replace"),
+                stdout_bytes=job.stdout_bytes,
+                stderr_bytes=job.stderr_bytes,
+                truncated=len(job.stdout) < job.stdout_bytes or len(job.stderr) < job.stderr_bytes,
+                ended=job.ended,
+            )
+            for job in jobs
+        ],
+        timestamp=iso_moment(),
+    )
+
+
 ROUTES = (
     Route(
         method="POST",
@@ -96,6 +121,17 @@ ROUTES = (
         summary="List the sessions",
         reply=wire.SessionList,
         failure="Failed to list sessions",
+    ),
+    Route(
+        method="GET",
+        path="/api/session/background",
+        handle=background,
+        summary="Read what jobs wrote after their commands had returned",
+        reply=wire.SessionBackground,
+        failure="Failed to read the output of jobs",
+        query={"session": "Of which session; the default one if it is left out"},
+        statuses=(404,),
+        own=True,
     ),
     Route(
         method="POST",

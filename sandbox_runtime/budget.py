@@ -1,0 +1,48 @@
+"""Memory that many share: a number of bytes, and what each has of them."""
+
+from __future__ import annotations
+
+
+class Budget:
+    """A number of bytes that many take from and give back to.
+
+    Attributes:
+        free_bytes: How many nobody has.
+    """
+
+    __slots__ = ("free_bytes", "limit_bytes")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.free_bytes = limit_bytes
+
+
+class Claim:
+    """What one has of a budget.
+
+    Attributes:
+        taken_bytes: How much.
+    """
+
+    __slots__ = ("_budget", "taken_bytes")
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self.taken_bytes = 0
+
+    def take(self, wanted_bytes: int) -> int:
+        """Takes as much, or what there is.
+
+        Returns:
+            How much it is.
+        """
+        budget = self._budget
+        got = min(wanted_bytes, budget.free_bytes)
+        budget.free_bytes -= got
+        self.taken_bytes += got
+        return got
+
+    def give_back(self) -> None:
+        """Gives back all of it."""
+        self._budget.free_bytes += self.taken_bytes
+        self.taken_bytes = 0
