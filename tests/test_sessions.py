@@ -541,3 +541,26 @@ async def test_a_session_has_an_id(sandbox: Sandbox) -> None:
     again = await sandbox.create_session(session_id="one")
     await given.aclose()
     assert sandbox.sessions == {made.id: made, "one": again}
+
+
+async def test_return_ends_a_command_with_its_status(session: Session) -> None:
+    result = await session.exec("echo before; return 7; echo after")
+    assert (result.stdout, result.stderr, result.exit_code) == (b"before\n", b"", 7)
+    result = await session.exec("f() { x=kept; return 3; }; for i in 1 2; do f || return; done")
+    assert result.exit_code == 3
+    assert (await session.exec("echo $x $?", env={"y": "1"})).stdout == b"kept 3\n"
+    assert (await session.exec("false; return")).exit_code == 1
+    assert (await session.exec("(return 5); echo $?")).stdout == b"5\n"
+
+
+async def test_a_command_that_could_return_is_like_any_other(session: Session) -> None:
+    result = await session.exec("return() { builtin return 4; }; y=$y$z; return", env={"z": "1"})
+    assert result.exit_code == 4
+    assert (await session.exec("unset -f return; echo $y.$z")).stdout == b"1.\n"
+    result = await session.exec("a=1; while :; do :; done; return 9", deadline_s=0.2)
+    assert result.ended == "deadline"
+    assert (await session.exec("echo $a")).stdout == b"1\n"
+    result = await session.exec("echo 'return\nif")
+    assert result.exit_code == 2
+    assert b"unexpected" in result.stderr
+    assert (await session.exec("exit 6; return 1")).ended == "session lost"

@@ -10,6 +10,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt as _;
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -61,6 +62,7 @@ unsafe extern "C" {
     static mut export_env: *const *const c_char;
     static mut the_current_working_directory: *const c_char;
 
+    fn source_file(path: *const c_char, flags: c_int) -> c_int;
     fn parse_and_execute(text: *const c_char, name: *const c_char, flags: c_int) -> c_int;
     fn begin_unwind_frame(tag: *const c_char);
     fn add_unwind_protect(cleanup: Cleanup, argument: *mut c_char);
@@ -561,13 +563,53 @@ pub(crate) fn run_stored_text() -> c_int {
     set_int(&raw mut indirection_level, 0); // `set -x` shows one `+`, as for `bash -c`
     BREAK.store(false, Relaxed);
     set_mode(Mode::Text);
-    // SAFETY: the text ends with NUL, stays as it is until the command is over, and is not freed.
-    let status = unsafe { parse_and_execute(text, c"bash".as_ptr(), FLAGS) };
+    let file = file_of_text();
+    let status = if file.is_null() {
+        // SAFETY: the text ends with NUL, stays as it is until the command is over, and is not freed.
+        unsafe { parse_and_execute(text, c"bash".as_ptr(), FLAGS) }
+    } else {
+        // SAFETY: the path ends with NUL and stays as it is; bash reads the file before it runs it.
+        unsafe { source_file(file, 0) }
+    };
     set_mode(Mode::Idle);
     set_int(&raw mut indirection_level, level);
     // SAFETY: the frame began above.
     unsafe { discard_unwind_frame(TAG.as_ptr()) };
     status
+}
+
+/// The path of a file with the stored text, if `return` may stand in it: bash lets that end a text
+/// with a status only where it reads it from a file. Null if it need not be one, or cannot.
+///
+/// The file is in memory, and one for all commands, as a break jumps over whoever would close it.
+fn file_of_text() -> *const c_char {
+    static FILE: Mutex<Option<(File, CString)>> = Mutex::new(None);
+    let stored = TEXT.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = stored.strip_suffix(b"\0").unwrap_or(&stored);
+    if !text.windows(6).any(|word| word == b"return") {
+        return null();
+    }
+    let mut kept = FILE.lock().unwrap_or_else(PoisonError::into_inner);
+    if kept.is_none() {
+        *kept = make_text_file().ok();
+    }
+    let Some((file, path)) = kept.as_ref() else {
+        return null();
+    };
+    if file.set_len(0).and_then(|()| file.write_all_at(text, 0)).is_err() {
+        return null();
+    }
+    path.as_ptr()
+}
+
+fn make_text_file() -> io::Result<(File, CString)> {
+    // SAFETY: a constant name.
+    let fd = check(unsafe { libc::memfd_create(c"command".as_ptr(), libc::MFD_CLOEXEC) })?;
+    // SAFETY: the kernel just made it for us.
+    let low = unsafe { OwnedFd::from_raw_fd(fd) };
+    let file = File::from(move_up(low.as_raw_fd())?);
+    let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    Ok((file, path))
 }
 
 /// Makes the assignments a scope of their own, as bash does for `NAME=value eval text`.
