@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_runtime.cli.dialogue import is_whole
+from sandbox_runtime.interpreters.cells import is_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,6 +11,7 @@ import click
 
 from sandbox_runtime.cli.bench import bench
 from sandbox_runtime.cli.failures import INTERRUPTED, OWN_FAILURE, USAGE, reader_is_gone, say
+from sandbox_runtime.cli.kernel import kernel
 from sandbox_runtime.cli.options import figures_option, sandbox_options, shared_options
 from sandbox_runtime.cli.script import LANGUAGES, language_of, load_code, load_script
 from sandbox_runtime.cli.serve import serve, serve_options
@@ -290,3 +291,4 @@ def demo(out: Path) -> int:
 
 
 cli.add_command(bench)
+cli.add_command(kernel)

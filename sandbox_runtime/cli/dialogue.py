@@ -6,11 +6,8 @@ signal, which interrupts the cell that runs, or drops the one that is being type
 
 from __future__ import annotations
 
-import ast
-import codeop
 import errno
 import os
-import re
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,6 +15,7 @@ import trio
 from sandbox_runtime.cli.failures import say
 from sandbox_runtime.cli.outcomes import Outcome, outcome_of_execution
 from sandbox_runtime.cli.showing import Show, show_error
+from sandbox_runtime.interpreters.cells import is_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,11 +29,6 @@ if TYPE_CHECKING:
 _LINE_BYTES = 64 * 1024
 _PROMPTS = {"python": b">>> ", "javascript": b"js> ", "typescript": b"ts> "}
 _MORE = b"... "
-_OPENING = {")": "(", "]": "[", "}": "{", "`": "`"}
-_IN_CODE = re.compile(
-    r"""//.*|/\*[\s\S]*?\*/|/\*|\\.|'(?:\\.|[^'\\\n])*'?|"(?:\\.|[^"\\\n])*"?|[()\[\]{}`]"""
-)
-_IN_TEMPLATE = re.compile(r"\\[\s\S]|`|\$\{")
 
 
 class Dialogue:
@@ -121,50 +114,6 @@ async def _read_line() -> bytes:
         if error.errno == errno.EIO:  # the terminal was closed
             return b""
         raise
-
-
-def is_whole(language: str, text: str) -> bool:
-    """Whether typed lines are a cell, or wait for more.
-
-    Args:
-        language: What they are.
-        text: All lines since the last cell, each with its end.
-    """
-    if not text.endswith("\n"):  # Ctrl-D within a line, or more than a terminal takes in one
-        return False
-    if language != "python":
-        return text.endswith("\n\n\n") or _is_closed(text)
-    if text.startswith("%%"):  # the text of a cell magic may be anything
-        return text.endswith("\n\n")
-    compiler = codeop.CommandCompiler()
-    compiler.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    try:
-        return compiler(text[:-1], "<cell>") is not None
-    except (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError):
-        return True  # the interpreter says what is wrong; it also knows magics
-
-
-def _is_closed(text: str) -> bool:
-    """Whether all brackets, templates and comments that were opened are closed.
-
-    It does not know regular expressions: one with an odd bracket waits for two empty lines.
-    """
-    opened: list[str] = []
-    position = 0
-    while True:
-        in_template = opened[-1:] == ["`"]
-        match = (_IN_TEMPLATE if in_template else _IN_CODE).search(text, position)
-        if match is None:
-            return not opened
-        mark, position = match[0], match.end()
-        if mark in {"(", "[", "{", "${", "`"} and not (in_template and mark == "`"):
-            opened.append(mark[-1])
-        elif mark in _OPENING:
-            if opened[-1:] != [_OPENING[mark]]:
-                return True  # it cannot become right any more
-            opened.pop()
-        elif mark == "/*":
-            return False
 
 
 def _exits(execution: Execution) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.interpreters.execution import Execution
     from sandbox_runtime.interpreters.interpreter import Interpreter
     from sandbox_runtime.interpreters.languages import Wanted
-    from sandbox_runtime.interpreters.runs import ResultHandler
+    from sandbox_runtime.interpreters.runs import ClearHandler, ResultHandler
 
 
 class Context:
@@ -105,8 +105,11 @@ class Context:
         on_stdout: OutputHandler | None = None,
         on_stderr: OutputHandler | None = None,
         on_result: ResultHandler | None = None,
+        on_clear: ClearHandler | None = None,
         traceback: TracebackStyle = "plain",
         limit_bytes: int = OUTPUT_LIMIT_BYTES,
+        silent: bool = False,
+        history: bool = True,
     ) -> Execution:
         """Runs code; what it defines is there in the next run.
 
@@ -117,8 +120,12 @@ class Context:
             on_stdout: Called, and awaited if it returns an awaitable, with each piece as it comes.
             on_stderr: Likewise.
             on_result: Likewise, with each result as it is shown.
+            on_clear: Likewise, when the code clears what it has shown; with whether that is to stay
+                until something new comes.
             traceback: How an error is shown, if the language knows several ways.
             limit_bytes: How much of each output stream is kept, and of all results together.
+            silent: Whether the value of the last expression is no result; there is no history then.
+            history: Whether Python counts the cell and remembers its code.
 
         Returns:
             How it ended. An error of the code is data in it.
@@ -142,7 +149,7 @@ class Context:
             self._idle = trio.Event()
             try:
                 with Capture(limit_bytes, on_stdout, on_stderr) as capture:
-                    run = Run(on_result, limit_bytes)
+                    run = Run(on_result, limit_bytes, on_clear, silent=silent, history=history)
                     return await self._interpreter.execute(
                         code, capture, run, timeout_s, traceback=traceback
                     )

@@ -4,9 +4,9 @@ A frame is a 4-byte big-endian length, then that much JSON.
 
     → {"cwd", "env", …}                                     once, and first: how to start
     ← {"type": "ready", "pid"}, or {"type": "failed", "reason", "errno", "step"}
-    → {"type": "run", "id", "code", "traceback"}, with two pipes as its output
+    → {"type": "run", "id", "code", "traceback", "silent", "history"}, with two pipes as its output
     ← {"type": "result" | "display" | "update_display", "id", "data", "metadata", "capped", …}
-    ← {"type": "clear_output", "id"}
+    ← {"type": "clear_output", "id", "wait"}
     ← {"type": "error", "id", "name", "value", "traceback"}
     ← {"type": "done", "id", "status", "execution_count", "usage"}       the last of a run
     → {"type": "fork", "id"}, with a socket for each copy, on which that says `ready`
@@ -48,6 +48,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] | None = None
     capped: dict[str, Count] | None = None
     display_id: Any = None
+    wait: Any = None
     name: Any = None
     value: Any = None
     traceback: list[Any] | None = None

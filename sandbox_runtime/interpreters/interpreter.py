@@ -213,6 +213,8 @@ class Interpreter:
             "id": str(self._number),
             "code": code,
             "traceback": traceback,
+            "silent": run.silent,
+            "history": run.history,
         }
         over = False
         try:

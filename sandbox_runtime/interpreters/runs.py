@@ -13,13 +13,33 @@ if TYPE_CHECKING:
     from sandbox_runtime.interpreters.frames import Frame
 
     ResultHandler = Callable[[Result], Awaitable[None] | None]
+    ClearHandler = Callable[[bool], Awaitable[None] | None]
 
 
 class Run:
-    """The results and the error of one run."""
+    """The results and the error of one run.
 
-    def __init__(self, on_result: ResultHandler | None, limit_bytes: int) -> None:
+    Args:
+        on_result: Hears of each result.
+        limit_bytes: How much of all results together is kept.
+        on_clear: Hears when the code clears what it has shown.
+        silent: Whether the value of the last expression is no result.
+        history: Whether the interpreter remembers the run and counts it.
+    """
+
+    def __init__(
+        self,
+        on_result: ResultHandler | None,
+        limit_bytes: int,
+        on_clear: ClearHandler | None = None,
+        *,
+        silent: bool = False,
+        history: bool = True,
+    ) -> None:
         self._on_result = on_result
+        self._on_clear = on_clear
+        self.silent = silent
+        self.history = history and not silent
         self._room_bytes = self._limit_bytes = limit_bytes
         self.results: list[Result] = []
         self.dropped = 0
@@ -33,11 +53,13 @@ class Run:
 
     def mute(self) -> None:
         """Calls nobody back from here on."""
-        self._on_result = None
+        self._on_result = self._on_clear = None
 
     async def note(self, frame: Frame, size_bytes: int) -> None:
         """Takes one frame of this run."""
         match frame.type:
+            case "result" if self.silent:
+                pass
             case "display" | "update_display" | "result" as kind:
                 result = Result(
                     data=frame.data or {},
@@ -53,12 +75,12 @@ class Run:
                 else:
                     self.dropped += 1
                 if self._on_result is not None:
-                    handled = self._on_result(result)
-                    if inspect.isawaitable(handled):
-                        await handled
+                    await _finish(self._on_result(result))
             case "clear_output":
                 self.results.clear()
                 self._room_bytes, self.dropped = self._limit_bytes, 0
+                if self._on_clear is not None:
+                    await _finish(self._on_clear(bool(frame.wait)))
             case "error":
                 self.error = ExecutionError(
                     name=str(frame.name),
@@ -67,3 +89,8 @@ class Run:
                 )
             case "done":
                 self.done = frame
+
+
+async def _finish(handled: Awaitable[None] | None) -> None:
+    if inspect.isawaitable(handled):
+        await handled

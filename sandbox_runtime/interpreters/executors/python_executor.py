@@ -146,6 +146,8 @@ class Executor:
         self._interrupted = False
         self._style = "plain"
         self._held = b""
+        self._silent = False
+        self._history = True
 
     def serve(self) -> None:
         self._detach_output()
@@ -255,6 +257,8 @@ class Executor:
             _close(fds)
             fds = []
             self._style = request.get("traceback", "plain")
+            self._silent = bool(request.get("silent"))
+            self._history = bool(request.get("history", True))
             failure = self._run_guarded(request["code"])
         _close(fds)
         status = "ok"
@@ -307,7 +311,7 @@ class Executor:
         self._muted = {}
         shell = self._shell
         run: Any = shell.run_cell
-        result = run(code, store_history=True)
+        result = run(code, store_history=self._history, silent=self._silent)
         error: BaseException | None = result.error_before_exec or result.error_in_exec
         if error is None and _getpid() == self._pid:
             show_open_figures(shell, self.show_held)

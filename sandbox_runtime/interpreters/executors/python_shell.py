@@ -365,6 +365,8 @@ def create_shell() -> Shell:
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
+    # The live objects say in milliseconds what reading the sources takes seconds for.
+    config.IPCompleter.use_jedi = False
     shell: Shell = Shell.instance(
         config=config, displayhook_class=ResultHook, display_pub_class=FramePublisher
     )

@@ -1,0 +1,109 @@
+"""ZeroMQ sockets on trio.
+
+Theory of operation. A ZeroMQ socket has a descriptor that becomes readable when the library has
+something to look at, once for all of it; whoever uses the socket in any way takes this news away,
+also for who waits for something else. So one task waits for the descriptor on behalf of all, and
+each use of the socket makes all who wait try again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+import zmq
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PATIENCE_S = 10.0
+_QUEUED_MESSAGES = 256
+
+
+class Channel:
+    """One socket.
+
+    Args:
+        context: Of all sockets.
+        kind: `zmq.ROUTER`, `zmq.REP` or `zmq.XPUB`.
+        address: Where it listens.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], kind: int, address: str) -> None:
+        self._socket = context.socket(kind)
+        self._waiting = trio.lowlevel.ParkingLot()
+        self._socket.setsockopt(zmq.SNDHWM, _QUEUED_MESSAGES)
+        self._socket.bind(address)
+
+    async def run(self) -> None:
+        """Serves those who wait; it is cancelled to end it."""
+        fd = self._socket.getsockopt(zmq.FD)
+        assert isinstance(fd, int)
+        while True:
+            await trio.lowlevel.wait_readable(fd)
+            self._socket.getsockopt(zmq.EVENTS)  # this is what makes the library look
+            self._waiting.unpark_all()
+
+    async def receive(self) -> list[bytes]:
+        """The next message."""
+        await trio.lowlevel.checkpoint()
+        while (frames := self.receive_nowait()) is None:
+            await self._waiting.park()
+        return frames
+
+    def receive_nowait(self) -> list[bytes] | None:
+        """The next message, if there is one already."""
+        try:
+            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        self._waiting.unpark_all()
+        return frames
+
+    async def send(self, frames: Sequence[bytes]) -> None:
+        """Sends a message, once there is room for it."""
+        await trio.lowlevel.checkpoint()
+        while not self._try_send(frames):
+            await self._waiting.park()
+
+    def _try_send(self, frames: Sequence[bytes]) -> bool:
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        self._waiting.unpark_all()
+        return True
+
+
+class Publication(Channel):
+    """What all front ends hear of.
+
+    Who is slow slows the program down that prints, so that nothing is lost and little is kept.
+    A front end that takes nothing for 10 s loses messages from there on, and holds nobody up
+    any more until it has caught up.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+        super().__init__(context, zmq.XPUB, address)
+        self._patience_s = _PATIENCE_S
+        self._socket.setsockopt(zmq.XPUB_NODROP, 1)
+
+    async def send(self, frames: Sequence[bytes]) -> None:
+        """Sends a message to all, and waits for who is slow."""
+        with trio.move_on_after(self._patience_s):
+            await super().send(frames)
+            self._patience_s = _PATIENCE_S
+            return
+        self._patience_s = 0.0
+        self._socket.setsockopt(zmq.XPUB_NODROP, 0)
+        try:
+            self._try_send(frames)
+        finally:
+            self._socket.setsockopt(zmq.XPUB_NODROP, 1)
+
+    async def subscription(self) -> bytes:
+        """Waits for a front end that begins to listen; returns to what."""
+        while True:
+            (event, *_) = await self.receive()
+            if event[:1] == b"\x01":
+                return event[1:]
