@@ -10,6 +10,7 @@ from typing import Self, final
 __all__ = [
     "Command",
     "enter_jail",
+    "fork_away",
     "join_pid_namespace",
     "node_addon",
     "quote_word",
@@ -75,12 +76,14 @@ def enter_jail(plan: bytes, fds: Sequence[int], kept: int) -> None:
         kept: the one descriptor that stays open, besides 0, 1 and 2.
     """
 
-def separate_branch() -> int:
-    """Put this process, a branch of a context, into a Landlock domain of its own.
+def fork_away() -> bool:
+    """Copy this process, a context, into a child of its jail's init; True in the copy.
 
-    Returns:
-        The ABI of Landlock; from 6 on it cannot signal its siblings either.
+    Only a process with one thread may do that. The caller calls what Python does before and after.
     """
+
+def separate_branch() -> None:
+    """Keep this process, a branch of a context, apart from the others in its jail."""
 
 def quote_word(word: bytes) -> bytes:
     """Escape one word for a POSIX shell; `ValueError` for a NUL."""

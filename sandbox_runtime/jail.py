@@ -21,6 +21,7 @@ from sandbox_runtime.errors import (
     SandboxLostError,
 )
 from sandbox_runtime.messages import (
+    Adopt,
     CreateJail,
     EnterPlan,
     Execute,
@@ -268,6 +269,7 @@ class Jail:
         self._over = trio.Event()
         self.pid: int | None = None
         self.exited: Exited | None = None
+        self._adopted: dict[int, Exited | None] = {}
         self.children_fds: list[int] = []
         self._program_fds: list[int] = []
         self._spawn_failure: Failure | None = None
@@ -300,6 +302,8 @@ class Jail:
                 self.children_fds, self._program_fds = watched[:2], watched[2:]
                 self.pid = pid
                 self._spawn_failure = failure
+            case Exited(pid=pid) if pid in self._adopted:
+                self._adopted[pid] = reply
             case Exited():
                 self.exited = reply
             case Swept(killed=killed):
@@ -334,6 +338,17 @@ class Jail:
         await self._wait_until(lambda: self.exited is not None)
         assert self.exited is not None
         return self.exited
+
+    async def adopt(self, pid: int) -> None:
+        """Has init tell the end of a process that it has not started, but is the parent of."""
+        self._adopted[pid] = None
+        await self._channel.send(Adopt(pid=pid))
+
+    async def wait_adopted(self, pid: int) -> Exited | None:
+        """Waits until an adopted process has ended; None if the jail has before."""
+        with contextlib.suppress(SandboxLostError, SandboxClosedError):
+            await self._wait_until(lambda: self._adopted.get(pid) is not None)
+        return self._adopted.pop(pid, None)
 
     def program_cwd(self) -> str | None:
         """The present directory of its program, if that is watched and alive and the directory is.

@@ -150,6 +150,12 @@ class Signal(_Message, frozen=True, kw_only=True, tag="signal"):
     group: bool
 
 
+class Adopt(_Message, frozen=True, kw_only=True, tag="adopt"):
+    """To an init: tell the end of a process that it has not started."""
+
+    pid: int
+
+
 class Sweep(_Message, frozen=True, kw_only=True, tag="sweep"):
     """To an init: end what a command started."""
 

@@ -11,6 +11,7 @@ import trio
 from sandbox_runtime import (
     BranchRefusedError,
     Context,
+    Death,
     InvalidArgumentError,
     PoolFullError,
     PoolSize,
@@ -78,12 +79,14 @@ async def test_branches_run_at_the_same_time_with_outputs_of_their_own(context: 
     assert outputs == {number: f"branch {number}\n".encode() for number in range(3)}
 
 
-async def test_branches_draw_different_random_numbers(context: Context) -> None:
-    """Though their state was copied."""
-    await context.run("import random")
+async def test_branches_draw_different_random_numbers(sandbox: Sandbox) -> None:
+    """Though their state was copied: Python's, numpy's, and those of whoever has a seed himself."""
+    context = await sandbox.contexts.create()
+    await context.run("import random, uuid, secrets\nimport numpy as np\nown = random.Random(7)")
     branches = await context.fork(2)
-    draws = {await text(one, "random.random()") for one in [context, *branches]}
-    assert len(draws) == 3
+    for draw in ("random.random()", "np.random.rand()", "uuid.uuid4()", "secrets.token_hex()"):
+        assert len({await text(one, draw) for one in [context, *branches]}) == 3, draw
+    assert len({await text(one, "own.random()") for one in [context, *branches]}) == 1
 
 
 async def test_a_branch_can_be_branched(context: Context) -> None:
@@ -109,6 +112,7 @@ async def test_the_end_of_one_leaves_the_others_alone(context: Context) -> None:
         deadline_s=20,
     )
     assert (execution.ended, execution.state_survived) == ("context lost", False)
+    assert execution.death == Death(cause="exit", exit_code=3)
     listing = """
 import os
 found = []
@@ -161,6 +165,38 @@ len(answers), *set(answers)
     assert await text(first, attempt) == "(8, 'refused')"
     await first.run("import os, signal\nos.kill(-1, signal.SIGKILL)", deadline_s=10)
     assert await text(context, "1") == await text(second, "1") == "1"
+
+
+async def test_an_origin_cannot_read_its_branches(context: Context) -> None:
+    """With Landlock or without: what they were given since is theirs."""
+    (branch,) = await context.fork()
+    attempt = f"""
+import os
+answers = []
+for name in ("mem", "environ", "fd/0", "maps"):
+    try:
+        open(f"/proc/{branch._interpreter.pid}/{{name}}", "rb").read(1)
+        answers.append(name)
+    except PermissionError:
+        pass
+answers
+"""
+    assert await text(context, attempt) == "[]"
+    assert await text(branch, "import os\nlen(os.listdir('/proc/self/fd')) > 3") == "True"
+
+
+async def test_a_branch_is_no_child_of_the_one_it_came_from(context: Context) -> None:
+    """Which could wait for it, and would hear of its end."""
+    await context.run("import os, signal\nheard = []")
+    await context.run("signal.signal(signal.SIGCHLD, lambda *_: heard.append(1))")
+    (branch,) = await context.fork()
+    execution = await context.run("os.waitpid(-1, os.WNOHANG)")
+    assert execution.error is not None
+    assert execution.error.name == "ChildProcessError"
+    assert await text(branch, "os.getppid()") == "1"
+    execution = await branch.run("os.kill(os.getpid(), signal.SIGKILL)")
+    assert execution.death == Death(cause="signal", signal=9)
+    assert await text(context, "heard") == "[]"
 
 
 async def test_threads_and_sockets_and_tasks_are_named_in_the_refusal(context: Context) -> None:

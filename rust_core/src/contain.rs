@@ -284,6 +284,18 @@ pub fn enter(plan: &EnterPlan, fds: &[OwnedFd], kept: i32) -> Result<()> {
     sys::set_dumpable(true).at(Step::SetDumpable, "context")
 }
 
+/// From the fork of a branch to user code in it. Everything that its origin gave up it lacks too;
+/// this keeps the two and its siblings apart, which are in one jail and have one id.
+///
+/// # Errors
+/// The step that failed; the process is to exit then.
+pub fn branch() -> Result<()> {
+    sys::setsid().at(Step::StartSession, "")?;
+    // Nobody but itself reads or traces it, not even its origin, which Landlock would let.
+    sys::set_dumpable(false).at(Step::SetDumpable, "branch")?;
+    landlock::separate().map(drop)
+}
+
 /// The filter of a sandbox; this process alone, and what it forks, can open its keyed rules.
 fn install_keyed_filter() -> Result<()> {
     let key = loop {

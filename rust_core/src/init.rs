@@ -151,6 +151,18 @@ impl Init<'_> {
                 }
                 Ok(())
             }
+            InitRequest::Adopt { pid } => {
+                self.spawned.insert(pid);
+                if sys::kill(pid, 0).is_ok() {
+                    return Ok(());
+                }
+                self.spawned.remove(&pid);
+                let [user_us, system_us, max_rss_bytes] = [0; 3];
+                let (exit, signal) = (None, None);
+                let reply =
+                    InitReply::Exited { pid, exit, signal, user_us, system_us, max_rss_bytes };
+                self.socket.send(&reply, &[])
+            }
             InitRequest::Sweep { spare, keep, since_ticks, trees, break_shell } => {
                 let killed = self.sweep(&spare, &keep, since_ticks, &trees, break_shell)?;
                 self.socket.send(&InitReply::Swept { killed }, &[])

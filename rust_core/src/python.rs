@@ -167,10 +167,18 @@ fn enter_jail(plan: &[u8], fds: Vec<i32>, kept: i32) -> PyResult<()> {
     entered.map_err(|failure| os_error(&failure))
 }
 
-/// Separates this process, a branch of a context, from its siblings: see `landlock::separate`.
+/// Copies this process, a context, into a child of its jail's init: see `sys::fork_away`. True in
+/// the copy. The caller calls what Python has to do before and after.
 #[pyfunction]
-fn separate_branch() -> PyResult<i32> {
-    landlock::separate().map_err(|failure| os_error(&failure))
+fn fork_away() -> PyResult<bool> {
+    Ok(sys::fork_away()?)
+}
+
+/// Separates this process, a branch of a context, from the others in its jail: see
+/// `contain::branch`.
+#[pyfunction]
+fn separate_branch() -> PyResult<()> {
+    contain::branch().map_err(|failure| os_error(&failure))
 }
 
 /// Escapes one word for a POSIX shell; `ValueError` for a NUL.
@@ -198,6 +206,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(read_children, module)?)?;
     module.add_function(wrap_pyfunction!(join_pid_namespace, module)?)?;
     module.add_function(wrap_pyfunction!(enter_jail, module)?)?;
+    module.add_function(wrap_pyfunction!(fork_away, module)?)?;
     module.add_function(wrap_pyfunction!(separate_branch, module)?)?;
     module.add_function(wrap_pyfunction!(quote_word, module)?)
 }

@@ -274,6 +274,11 @@ pub enum InitRequest {
         /// To its whole process group.
         group: bool,
     },
+    /// Tell the end of a process that init has not started: a branch, which is its child.
+    Adopt {
+        /// Its number in the jail.
+        pid: i32,
+    },
     /// End all processes of the jail but the ones named and their descendants.
     Sweep {
         /// Left alone themselves, though their descendants are not (a shell, an executor).
@@ -318,7 +323,8 @@ pub enum InitReply {
         /// Why.
         failure: Failure,
     },
-    /// A program that was spawned has ended.
+    /// A program that was spawned or adopted has ended; neither exit code nor signal is there when
+    /// it was over before it was adopted.
     Exited {
         /// Its number in the jail.
         pid: i32,

@@ -169,15 +169,17 @@ class Context:
 
         The memory is copied when it is written to, so that a branch of a large state costs
         little. Each branch has its own runs, output, deadlines and end; the files are the
-        sandbox's. Branches share this one's jail: they cannot read or trace each other's memory or
-        this one's, nor signal each other where Landlock has scopes, but they see each other in
-        /proc, and this one can signal and read them.
+        sandbox's. Branches share this one's jail: nobody there can read or trace them, nor can they
+        signal each other or this one where Landlock has scopes, but all see each other in /proc,
+        and this one can signal them.
 
         Args:
             count: How many, 1 to 64.
 
         Raises:
             BranchRefusedError: It has threads, sockets or unfinished tasks, which are named.
+            InterpreterUnavailableError: There is no room for a copy, or it is the branch of a
+                branch too many: Landlock has 16 layers.
             InvalidArgumentError: The number cannot be.
             PoolFullError: There are as many contexts as there may be.
             SandboxClosedError: The context has ended.

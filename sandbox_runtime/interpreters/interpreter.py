@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 _RECEIVE_BYTES = 256 * 1024
 _RESEND_INTERRUPT_S = 0.3
 _DEATH_S = 0.2
+_PIDS = 1 << 22  # the largest number that a process can have, proc_sys_kernel(5)
 
 
 class Interpreter:
@@ -139,17 +140,40 @@ class Interpreter:
             answer = await self.first_frame()
             if answer.type == "refused":
                 raise BranchRefusedError("it holds what cannot be copied", answer.data or {})
+            if answer.type != "forked":
+                raise InterpreterUnavailableError(str(answer.reason))
             for copy in copies:
-                ready = await copy.first_frame()
-                copy.imported_late = self.imported_late
-                copy.pid = ready.pid
-                self._shared.enter(copy.pid)
+                await copy.begin_as_copy(self)
         except BaseException:
             with trio.CancelScope(shield=True):
                 for copy in copies:
                     await copy.aclose()
             raise
         return copies
+
+    async def begin_as_copy(self, origin: Interpreter) -> None:
+        """Waits until it is ready for its first run.
+
+        Raises:
+            InterpreterUnavailableError: It has died, or could not be kept apart from the others.
+        """
+        ready = await self.first_frame()
+        if ready.type != "ready" or not 1 < ready.pid < _PIDS or ready.pid in self._shared:
+            raise InterpreterUnavailableError(str(ready.reason or "a copy has no number"))
+        self.imported_late = origin.imported_late
+        self.pid = pid = ready.pid
+        self._shared.enter(pid)
+        await self._jail.adopt(pid)
+
+        async def exited() -> Death | None:
+            ended = await self._jail.wait_adopted(pid)
+            if ended is None or (ended.exit is None and ended.signal is None):
+                return None
+            if ended.signal is not None:
+                return Death(cause="signal", signal=ended.signal)
+            return Death(cause="exit", exit_code=ended.exit)
+
+        self.exited = exited
 
     def fileno(self) -> int:
         """Its socket; readable when it has something to say."""

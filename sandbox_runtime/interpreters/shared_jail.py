@@ -26,6 +26,9 @@ class SharedJail:
         """Takes note of an interpreter, by its number in the jail."""
         self._living.add(pid)
 
+    def __contains__(self, pid: int) -> bool:
+        return pid in self._living
+
     def others(self, pid: int) -> list[int]:
         """The interpreters besides this one."""
         return sorted(self._living - {pid})

@@ -7,6 +7,7 @@
 
 mod confine;
 mod directory;
+mod fork_away;
 mod memory;
 mod mount;
 mod nonblocking;
@@ -15,6 +16,7 @@ mod socket;
 
 pub use confine::*;
 pub use directory::*;
+pub use fork_away::*;
 pub use memory::*;
 pub use mount::*;
 pub use nonblocking::*;
