@@ -172,6 +172,7 @@ class Keeper:
             lower = {
                 name: min(getattr(limits, name), getattr(plan.limits, name))
                 for name in Limits.__struct_fields__
+                if name != "cpu_percent"  # which is the whole sandbox's
             }
             plan = msgspec.structs.replace(plan, limits=Limits(**lower))
         with contextlib.ExitStack() as copies:

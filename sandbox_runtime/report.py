@@ -56,6 +56,7 @@ PROTECTIONS: dict[str, tuple[Requested, str, str]] = {
     "landlock": ("wanted", "a second wall around files and signals", "Linux 6.12 has all of it"),
     "keyring": ("wanted", "a session keyring of its own", "The kernel needs CONFIG_KEYS"),
     "cgroup_memory": ("wanted", "a bound on the memory of all processes together", _CGROUPS),
+    "cgroup_cpu": ("wanted", "a bound on processor time, where one was asked for", _CGROUPS),
     "cgroup_pids": ("wanted", "a bound on processes that no id shares", _CGROUPS),
 }
 """Name: whether a sandbox is refused without it, what it means, how to get it."""
@@ -110,7 +111,7 @@ class SandboxReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         level: 1 with host ids of its own (made as root), 2 with the caller's (an ordinary user).
-        protections: One row for each of `PROTECTIONS`.
+        protections: One row for each of `PROTECTIONS`, in their order.
     """
 
     level: int
@@ -140,7 +141,11 @@ class SandboxReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build_report(
-    rows: Iterable[Protection], *, separate_ids: bool, given_up: Collection[str] = ()
+    rows: Iterable[Protection],
+    *,
+    separate_ids: bool,
+    given_up: Collection[str] = (),
+    not_asked: Collection[str] = (),
 ) -> SandboxReport:
     """Puts rows in the order of `PROTECTIONS`; one that nobody reported is absent.
 
@@ -148,6 +153,7 @@ def build_report(
         rows: What was found.
         separate_ids: Whether the sandbox has host ids of its own.
         given_up: The names of those that the caller asked to be without.
+        not_asked: The names of those that are there only if they are asked for, and were not.
     """
     found = {row.name: msgspec.structs.replace(row, given_up=row.name in given_up) for row in rows}
     return SandboxReport(
@@ -155,6 +161,7 @@ def build_report(
         protections=tuple(
             found.get(name, Protection(name=name, achieved="absent", detail="not reported"))
             for name in PROTECTIONS
+            if name not in not_asked
         ),
     )
 

@@ -488,13 +488,18 @@ async def open_sandbox(
         raise InvalidArgumentError("limits", f"must be Limits, not {type(limits).__name__}")
     for name in Limits.__struct_fields__:
         value = getattr(limits, name, 1)
-        if not isinstance(value, int) or not 0 < value < 1 << 62:
+        if name == "cpu_percent" and value is None:
+            continue
+        most = 100_000 if name == "cpu_percent" else (1 << 62) - 1
+        if not isinstance(value, int) or not 0 < value <= most:
             raise InvalidArgumentError(
                 f"limits.{name}", f"must be a positive number, not {value!r}"
             )
     if limits is not None and limits.open_files < MINIMUM_OPEN_FILES:
         least = f"must be {MINIMUM_OPEN_FILES} or more for shells to work, not {limits.open_files}"
         raise InvalidArgumentError("limits.open_files", least)
+    if "cgroup_cpu" in require and (limits is None or limits.cpu_percent is None):
+        raise InvalidArgumentError("require", "'cgroup_cpu' needs a limit: give limits.cpu_percent")
     check_network(network, require)
     sizes = _pool_sizes(python_pool, node_pool, pools or {})
     if runtime is not None and read_only:
@@ -540,7 +545,10 @@ async def _open_in(
     try:
         separate = runtime.supervisor.separate_ids
         given_up = ("net_namespace",) if network == "host" else ()
-        report = build_report(keeper.protections, separate_ids=separate, given_up=given_up)
+        not_asked = () if limits is not None and limits.cpu_percent else ("cgroup_cpu",)
+        report = build_report(
+            keeper.protections, separate_ids=separate, given_up=given_up, not_asked=not_asked
+        )
         enforce(report, require)
         async with open_serving_nursery() as nursery:
             sandbox = Sandbox(runtime, keeper, nursery, report, pools)

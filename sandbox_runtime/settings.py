@@ -17,6 +17,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         memory_bytes: Memory, with what lies in the writable directories, where a control group can
             be had; and in any case the data segment of each process (`RLIMIT_DATA`).
         processes: Processes and threads.
+        cpu_percent: Processor time, in hundredths of one processor (150 is one and a half), where
+            a control group can be had; None is no bound.
         open_files: Open descriptors of one process (`RLIMIT_NOFILE`), `MINIMUM_OPEN_FILES` or more.
         file_size_bytes: The largest file that may be written (`RLIMIT_FSIZE`).
         workspace_bytes: Size of `/workspace`.
@@ -26,6 +28,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     memory_bytes: int = 2 * GIB
     processes: int = 512
+    cpu_percent: int | None = None
     open_files: int = 4096
     file_size_bytes: int = 1 * GIB
     workspace_bytes: int = 1 * GIB

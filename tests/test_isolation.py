@@ -31,6 +31,7 @@ from sandbox_runtime import (
     open_runtime,
     open_sandbox,
 )
+from sandbox_runtime.errors import InvalidArgumentError
 from sandbox_runtime.interpreters.zygote import Zygote
 
 if TYPE_CHECKING:
@@ -984,3 +985,28 @@ async def test_a_close_waits_for_the_end(runtime: Runtime) -> None:
     assert len(poll.poll(0)) == len(below) > 1
     for fd in (*fds, *below):
         os.close(fd)
+
+
+BURN = "for i in 1 2; do (timeout 1 bash -c 'while :; do :; done') & done; wait; times"
+
+
+async def test_processor_time_of_all_processes_together_is_bounded(runtime: Runtime) -> None:
+    limits = Limits(cpu_percent=20)
+    async with open_sandbox(runtime=runtime, limits=limits) as sandbox:
+        row = sandbox.report["cgroup_cpu"]
+        if row.achieved != "full":
+            assert "cgroup_cpu" in [each.name for each in sandbox.report.missing]
+            pytest.skip(f"NOT TESTED: processor time cannot be limited here: {row.detail}")
+        assert "20 % of a processor" in row.detail
+        result = await sandbox.exec(BURN)
+        assert result.receipt.user_s is not None
+        assert result.receipt.user_s < 0.8 * result.receipt.wall_s
+
+
+async def test_a_bound_on_processor_time_is_reported_only_where_one_was_asked_for(
+    sandbox: Sandbox, runtime: Runtime
+) -> None:
+    assert "cgroup_cpu" not in [row.name for row in sandbox.report.protections]
+    with pytest.raises(InvalidArgumentError, match="cpu_percent"):
+        async with open_sandbox(runtime=runtime, require=["cgroup_cpu"]):
+            pass

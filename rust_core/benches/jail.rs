@@ -73,6 +73,7 @@ fn open_sandbox() -> Outcome<Sandbox> {
     let limits = Limits {
         memory_bytes: 2 * gib,
         processes: 512,
+        cpu_percent: None,
         open_files: 4096,
         file_size_bytes: gib,
         workspace_bytes: gib,

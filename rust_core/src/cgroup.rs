@@ -17,7 +17,10 @@ use crate::spec::{Achieved, Limits, Protection};
 use crate::sys;
 
 /// What is limited, by the name of its controller.
-pub const CONTROLLERS: [&str; 2] = ["memory", "pids"];
+pub const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+
+/// How often processor time is given out anew; the kernel's own default.
+const CPU_PERIOD_US: u64 = 100_000;
 
 /// Where a hierarchy is mounted, and this process's place in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -237,13 +240,17 @@ impl Delegation {
             Group { name: name.clone(), join: Vec::new(), into: None, protections: Vec::new() };
         let mut kept: HashMap<&str, String> = HashMap::new();
         for base in &self.bases {
+            let settings = base.settings(limits);
+            if base.version == 1 && settings.is_empty() {
+                continue; // to join it would cost each context, and limit nothing
+            }
             let path = below(base.directory.as_fd(), &name);
             fs::create_dir(&path).at(Step::JoinCgroup, path.display())?;
-            for (file, value) in base.settings(limits) {
+            for (file, value) in settings {
                 let file = path.join(file);
                 fs::write(&file, value.to_string()).at(Step::JoinCgroup, file.display())?;
                 let read = fs::read_to_string(&file).at(Step::JoinCgroup, file.display())?;
-                let read = read.trim().to_owned();
+                let read = read.split_ascii_whitespace().next().unwrap_or_default().to_owned();
                 // The kernel rounds down to pages; it must not have kept more.
                 if !read.parse::<u64>().is_ok_and(|kept| kept <= value) {
                     let subject = format!("{} is {read}, not {value}", file.display());
@@ -266,15 +273,20 @@ impl Delegation {
             self.reasons.join("; ")
         };
         let (bytes, processes) = (limits.memory_bytes, limits.processes);
+        let cpu = limits.cpu_percent.map(|_| ("cpu", "no bound".to_owned()));
         for (controller, instead) in [
             (
                 "memory",
                 format!("each process up to {bytes} bytes of data, no bound on all together"),
             ),
             ("pids", format!("up to {processes} for the user id, whoever else has that")),
-        ] {
+        ]
+        .into_iter()
+        .chain(cpu)
+        {
             let (achieved, detail) = match kept.remove(controller) {
                 Some(detail) => (Achieved::Full, detail),
+                None if controller == "cpu" => (Achieved::Absent, format!("{instead}; {why}")),
                 None => (Achieved::Partial, format!("{instead}; {why}")),
             };
             let name = format!("cgroup_{controller}");
@@ -307,6 +319,15 @@ impl Delegation {
     }
 }
 
+/// Lets groups below a v2 group have these controllers.
+fn enable(path: &Path, controllers: &[String]) -> io::Result<()> {
+    if controllers.is_empty() {
+        return Ok(());
+    }
+    let words: Vec<String> = controllers.iter().map(|c| format!("+{c}")).collect();
+    fs::write(path.join("cgroup.subtree_control"), words.join(" "))
+}
+
 impl Base {
     fn make_v1(place: &Place, name: &str, owner: (u32, u32)) -> io::Result<Self> {
         Self::make(&place.own.join(name), |path| {
@@ -319,19 +340,22 @@ impl Base {
 
     fn make_v2(parent: &Path, name: &str, owner: (u32, u32)) -> io::Result<Self> {
         let available = fs::read_to_string(parent.join("cgroup.controllers"))?;
-        let controllers: Vec<String> = available
+        let mut controllers: Vec<String> = available
             .split_ascii_whitespace()
             .filter(|c| CONTROLLERS.contains(c))
             .map(str::to_owned)
             .collect();
-        let enable: Vec<String> = controllers.iter().map(|c| format!("+{c}")).collect();
-        if !enable.is_empty() {
-            fs::write(parent.join("cgroup.subtree_control"), enable.join(" "))?;
+        // Processor time cannot be had where somebody runs in real time (cgroups(7)); the rest can.
+        if let Err(e) = enable(parent, &controllers) {
+            let all = controllers.len();
+            controllers.retain(|c| c != "cpu");
+            if controllers.len() == all {
+                return Err(e);
+            }
+            enable(parent, &controllers)?;
         }
         Self::make(&parent.join(name), |path| {
-            if !enable.is_empty() {
-                fs::write(path.join("cgroup.subtree_control"), enable.join(" "))?;
-            }
+            enable(path, &controllers)?;
             for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
                 chown(path.join(file), Some(owner.0), Some(owner.1))?;
             }
@@ -356,6 +380,7 @@ impl Base {
             ("pids", format!("{} processes", limits.processes)),
         ]
         .into_iter()
+        .chain(limits.cpu_percent.map(|percent| ("cpu", format!("{percent} % of a processor"))))
         .filter(|(name, _)| has(name))
         .collect()
     }
@@ -370,6 +395,12 @@ impl Base {
                     settings.push(("memory.swap.max", 0));
                 }
                 ("pids", _) => settings.push(("pids.max", limits.processes)),
+                ("cpu", version) => {
+                    // v2 takes the time alone too, and keeps its period.
+                    let file = if version == 1 { "cpu.cfs_quota_us" } else { "cpu.max" };
+                    let time_us = limits.cpu_percent.map(|percent| percent * CPU_PERIOD_US / 100);
+                    settings.extend(time_us.map(|time_us| (file, time_us)));
+                }
                 _ => {}
             }
         }

@@ -14,6 +14,9 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Processes and threads of all jails together.
     pub processes: u64,
+    /// Processor time of all processes together, in hundredths of one processor; none: no bound.
+    #[serde(default)]
+    pub cpu_percent: Option<u64>,
     /// Open descriptors of one process.
     pub open_files: u64,
     /// Largest file that may be written.

@@ -21,6 +21,7 @@ fn limits() -> Limits {
     Limits {
         memory_bytes: 1024 * MIB,
         processes: 64,
+        cpu_percent: None,
         open_files: 256,
         file_size_bytes: MIB,
         workspace_bytes: MIB,

@@ -119,6 +119,13 @@ _OPTIONS = [
         help="How much memory a sandbox may use, e.g. 512M; 2G by default.",
     ),
     _option(
+        "--cpu-percent",
+        variable="SANDBOX_CPU_PERCENT",
+        type=click.IntRange(1, 100_000),
+        help="How much processor time a sandbox may use, in hundredths of one processor; needs "
+        "control groups. No bound by default.",
+    ),
+    _option(
         "--require",
         variable="SANDBOX_REQUIRE",
         metavar="PROTECTION",
@@ -308,6 +315,8 @@ def _end_early(_number: int, _frame: object) -> None:
 
 
 def _settings(values: dict[str, Any]) -> ServeSettings:
+    import msgspec
+
     from sandbox_runtime.control import ServeSettings
     from sandbox_runtime.server.app import AppSettings
     from sandbox_runtime.server.browsers import BrowserPolicy
@@ -317,9 +326,11 @@ def _settings(values: dict[str, Any]) -> ServeSettings:
 
     for name in _WITHOUT_EFFECT:
         _check_count(name)
-    memory_bytes = values["memory"]
+    limits = Limits(cpu_percent=values["cpu_percent"])
+    if values["memory"] is not None:
+        limits = msgspec.structs.replace(limits, memory_bytes=values["memory"])
     host = HostSettings(
-        limits=Limits() if memory_bytes is None else Limits(memory_bytes=memory_bytes),
+        limits=limits,
         network=values["network"],
         require=values["require"],
         command_timeout_s=_seconds(values["command_timeout_ms"]),

@@ -17,6 +17,7 @@ class LimitsRequest(OwnMessage, frozen=True, kw_only=True):
 
     memory_bytes: _Positive | None = None
     processes: _Positive | None = None
+    cpu_percent: Annotated[int, msgspec.Meta(gt=0, le=100_000)] | None = None
     open_files: _Positive | None = None
     file_size_bytes: _Positive | None = None
     workspace_bytes: _Positive | None = None
@@ -68,6 +69,7 @@ class LimitsInfo(Message, frozen=True, kw_only=True):
 
     memory_bytes: int
     processes: int
+    cpu_percent: int | None
     open_files: int
     file_size_bytes: int
     workspace_bytes: int

@@ -29,7 +29,8 @@ def _limits(usual: Limits, wanted: wire.LimitsRequest | None) -> Limits:
         return usual
     given = {name: value for name, value in msgspec.structs.asdict(wanted).items() if value}
     for name, value in given.items():
-        if value > (most := getattr(usual, name)):
+        most = getattr(usual, name)
+        if most is not None and value > most:
             remedy = f"The operator allows {most}"
             raise ForbiddenError(f"limits.{name}: {value} is too much", remedy=remedy)
     return msgspec.structs.replace(usual, **given)
