@@ -467,7 +467,7 @@ async def open_sandbox(
         host_name: What `hostname` says inside.
         read_only: See `open_runtime`; only without `runtime`.
         python_pool: How many Python contexts to keep ready once the first was made.
-        node_pool: Likewise, for each of JavaScript and TypeScript.
+        node_pool: Likewise, of JavaScript and TypeScript together.
         network: What its sessions and processes may reach: `loopback`, a network of their own
             with nothing else in it; or `host`, the network of this process with its loopback
             and name service, for installing packages and cloning. Contexts have a loopback
@@ -522,7 +522,7 @@ def _pool_sizes(
     for field, count in (("python_pool", python_pool), ("node_pool", node_pool)):
         if count < 0:
             raise InvalidArgumentError(field, "must not be negative")
-    usual = {"python": python_pool, **dict.fromkeys(NODE_LANGUAGES, node_pool)}
+    usual = {"python": python_pool, "javascript": node_pool, "typescript": 0}  # one pool for both
     sizes = {language: PoolSize(min=count) for language, count in usual.items()}
     sizes |= pools
     for language, size in sizes.items():

@@ -755,6 +755,36 @@ async def test_no_context_sees_what_another_one_left() -> None:
             await sandbox.contexts.delete(context.id)
 
 
+async def test_what_is_ready_becomes_what_is_asked_for() -> None:
+    """One pool serves both languages, any directory and any variables."""
+    async with open_sandbox(node_pool=1) as sandbox:
+        pool = sandbox.contexts.pool("javascript")
+        assert sandbox.contexts.pool("typescript") is pool
+        await sandbox.exec("mkdir /workspace/place")
+        await sandbox.fill_pool("javascript")
+        (ready,) = pool._ready
+        context = await sandbox.contexts.create("typescript", cwd="place", env={"A": "b"})
+        assert context._interpreter is ready
+        code = "const x: string = process.env.A!; [x, process.cwd(), __dirname, process.env.HOME]"
+        shown = "[ 'b', '/workspace/place', '/workspace/place', '/workspace' ]"
+        assert await value(context, code) == shown
+        await sandbox.fill_pool("javascript")
+        (ready,) = pool._ready
+        plain = await sandbox.contexts.create("javascript")
+        assert plain._interpreter is ready
+        assert "SyntaxError" in await failure(plain, "const x: string = ''")
+        assert await value(plain, "process.cwd()") == "'/workspace'"
+
+
+async def test_a_directory_that_is_not_there_costs_what_was_ready() -> None:
+    async with open_sandbox(node_pool=1) as sandbox:
+        await sandbox.fill_pool("javascript")
+        (ready,) = sandbox.contexts.pool("javascript")._ready
+        with pytest.raises(InterpreterUnavailableError, match="/workspace/none"):
+            await sandbox.contexts.create("javascript", cwd="none")
+        assert ready.lost
+
+
 async def test_many_contexts_at_once(sandbox: Sandbox) -> None:
     texts: list[str | None] = []
 

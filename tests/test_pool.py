@@ -45,8 +45,10 @@ class Maker:
         self.made: list[Standin] = []
         self.failure: str | None = None
         self.tries = 0
+        self.primed: bool | None = None
 
-    async def __call__(self) -> Interpreter:
+    async def __call__(self, prime: bool = True) -> Interpreter:  # noqa: FBT002
+        self.primed = prime
         self.tries += 1
         await trio.lowlevel.checkpoint()
         if self.failure is not None:
@@ -61,7 +63,8 @@ def maker() -> Maker:
 
 
 def make_pool(maker: Maker, nursery: trio.Nursery, size: PoolSize, **options: Any) -> Pool:
-    return Pool(cast("Callable[[], Awaitable[Interpreter]]", maker), size, nursery, **options)
+    opener = cast("Callable[[bool], Awaitable[Interpreter]]", maker)
+    return Pool(opener, {"python": size}, nursery, **options)
 
 
 numbers = st.integers(0, 30)
@@ -129,26 +132,26 @@ async def test_those_who_wait_for_a_place_get_it_in_their_order(
 ) -> None:
     """And who waits too long is told when to come again."""
     pool = make_pool(maker, nursery, PoolSize(min=0, max=1, wait_s=10))
-    await pool.take_place("first")
+    await pool.take_place("first", "python")
     served = []
 
     async def take(name: str) -> None:
-        await pool.take_place(name)
+        await pool.take_place(name, "python")
         served.append(name)
 
     for name in ("second", "third"):
         nursery.start_soon(take, name)
         await trio.testing.wait_all_tasks_blocked()
     assert pool.waiting == 2
-    pool.leave("first")
-    pool.leave("first")  # again does nothing
+    pool.leave("first", "python")
+    pool.leave("first", "python")  # again does nothing
     await trio.testing.wait_all_tasks_blocked()
     assert served == ["second"]
-    pool.leave("second")
+    pool.leave("second", "python")
     await trio.testing.wait_all_tasks_blocked()
     assert served == ["second", "third"]
     with pytest.raises(PoolFullError, match="all 1 interpreters are in use") as refused:
-        await pool.take_place("fourth")
+        await pool.take_place("fourth", "python")
     assert refused.value.retry_after_s == 10
     assert refused.value.retryable
 
@@ -159,8 +162,8 @@ async def test_what_is_ready_makes_room_for_who_needs_another_kind(
     """Ready ones count towards the limit, but never keep anybody waiting."""
     pool = make_pool(maker, nursery, PoolSize(min=2, max=2))
     await pool.wait_full()
-    await pool.take_place("one")
-    await pool.take_place("two")
+    await pool.take_place("one", "python")
+    await pool.take_place("two", "python")
     await trio.testing.wait_all_tasks_blocked()
     assert pool.ready + pool.lent <= 3  # the last one may still be claimed
     pool.claim()
@@ -268,3 +271,60 @@ def test_a_size_that_cannot_be_is_refused(size: PoolSize, field: str) -> None:
     """The message names what is wrong."""
     with pytest.raises(InvalidArgumentError, match=rf"pools\[python\]\.{field}"):
         size.check("pools[python]")
+
+
+async def test_who_finds_none_ready_gets_the_one_that_is_coming(
+    maker: Maker, nursery: trio.Nursery
+) -> None:
+    """It waits for quiet no more, and does not warm up; another takes its turn."""
+    pool = make_pool(maker, nursery, PoolSize(min=1), wait_quiet=trio.sleep_forever)
+    pool.refill()
+    await trio.testing.wait_all_tasks_blocked()
+    assert maker.tries == 0
+    taken = await pool.take()
+    assert [taken] == cast("list[object]", maker.made)
+    assert maker.primed is False
+    assert pool.ready == 0
+
+
+async def test_who_stops_waiting_for_the_one_that_is_coming_leaves_it_to_the_next(
+    maker: Maker, nursery: trio.Nursery
+) -> None:
+    """Nothing is lost."""
+    pool = make_pool(maker, nursery, PoolSize(min=1))
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await pool.take()
+    await pool.wait_full()
+    assert pool.claim() is cast("object", maker.made[0])
+
+
+async def test_who_waits_for_one_that_does_not_come_is_told_why(
+    maker: Maker, nursery: trio.Nursery
+) -> None:
+    """And it is not tried twice for that."""
+    maker.failure = "no memory"
+    pool = make_pool(maker, nursery, PoolSize(min=1))
+    with pytest.raises(UnavailableError, match="no memory"):
+        await pool.take()
+    assert maker.tries == 1
+
+
+async def test_languages_share_what_is_ready_but_have_places_of_their_own(
+    maker: Maker, nursery: trio.Nursery
+) -> None:
+    """One that has no place left does not stop the other."""
+    opener = cast("Callable[[bool], Awaitable[Interpreter]]", maker)
+    sizes = {
+        "javascript": PoolSize(min=1, max=1, wait_s=0.01),
+        "typescript": PoolSize(min=0, max=2),
+    }
+    pool = Pool(opener, sizes, nursery)
+    assert pool.size == PoolSize(min=1, max=3)
+    await pool.take_place("one", "javascript")
+    with pytest.raises(PoolFullError):
+        await pool.take_place("two", "javascript")
+    await pool.take_place("two", "typescript")
+    assert pool.lent == 2
+    await pool.wait_full()
+    assert pool.claim() is not None

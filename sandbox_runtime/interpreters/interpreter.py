@@ -105,6 +105,10 @@ class Interpreter:
         self.pid = frame.pid
         self._shared.enter(self.pid)
 
+    async def tell(self, message: Mapping[str, Any]) -> None:
+        """Tells it something that it does not answer."""
+        await self._send(encode(message), ())
+
     async def first_frame(self) -> Frame:
         """The frame that comes next, while nothing runs."""
         self._receive()

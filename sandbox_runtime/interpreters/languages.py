@@ -53,6 +53,17 @@ class Language(Protocol):
             InvalidArgumentError: It names the field.
         """
 
+    def serves(self, wanted: Wanted) -> bool:
+        """Whether an interpreter that waits in a pool can become this."""
+
+    async def adopt(self, interpreter: Interpreter, wanted: Wanted) -> None:
+        """Makes an interpreter that waited in a pool what is wanted.
+
+        Raises:
+            NotStartedError: There is no such directory.
+            InterpreterUnavailableError: It has died.
+        """
+
     async def open(self, keeper: jails.Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
         """Makes one in a jail of its own; returns when it is ready for its first run.
 

@@ -9,13 +9,12 @@ import shutil
 import signal
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
 
 from sandbox_runtime import jail as jails
-from sandbox_runtime.channel import close_all
 from sandbox_runtime.errors import (
     InterpreterUnavailableError,
     InvalidArgumentError,
@@ -153,7 +152,7 @@ async def _version(path: str) -> tuple[int, ...] | None:
 
 
 class Node:
-    """Makes interpreters of one of Node's languages; see `languages.Language`.
+    """Makes interpreters of Node's languages; see `languages.Language`.
 
     Args:
         find: Gives the Node to run.
@@ -168,6 +167,31 @@ class Node:
             message = f"{wanted.preload!r} is not known; {wanted.language} has none"
             raise InvalidArgumentError("preload", message)
 
+    def serves(self, wanted: Wanted) -> bool:
+        """Whichever language, directory and variables: these are told it when it is taken."""
+        return wanted.limits is None and wanted.network == "loopback"
+
+    async def adopt(self, interpreter: Interpreter, wanted: Wanted) -> None:
+        """Tells it what it speaks, and where it is if that is no usual place."""
+        if wanted.cwd is not None or wanted.env:
+            await interpreter.start(await self._beginning(wanted, prime=False))
+        else:
+            await interpreter.tell({"type": "language", "language": wanted.language})
+
+    async def _beginning(self, wanted: Wanted, *, prime: bool) -> dict[str, Any]:
+        """The frame that it starts with."""
+        node = await self._find()
+        env = DEFAULT_ENV | check_env(wanted.env)
+        if "PATH" not in wanted.env:
+            env["PATH"] += f":{Path(node.path).parent}"
+        return {
+            "language": wanted.language,
+            "cwd": check_cwd(wanted.cwd, WORKSPACE),
+            "env": env,
+            "prime": prime,
+            "limits": {} if wanted.limits is None else _limits(wanted.limits),
+        }
+
     async def open(self, keeper: jails.Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
         """Starts one in a fresh jail."""
         data_bytes = keeper.limits.memory_bytes
@@ -176,15 +200,7 @@ class Node:
             least = f"Give it {_LEAST_DATA_BYTES // MIB} MiB (Limits.memory_bytes)"
             raise InterpreterUnavailableError(message, remedy=f"{least}: V8 reserves 512 for code")
         node = await self._find()
-        env = DEFAULT_ENV | check_env(wanted.env)
-        if "PATH" not in wanted.env:
-            env["PATH"] += f":{Path(node.path).parent}"
-        start = {
-            "cwd": check_cwd(wanted.cwd, WORKSPACE),
-            "env": env,
-            "prime": prime,
-            "limits": {} if wanted.limits is None else _limits(wanted.limits),
-        }
+        beginning = await self._beginning(wanted, prime=prime)
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -196,7 +212,7 @@ class Node:
         interpreter.exited = lambda: _wait_death(jail)
         try:
             await _wait_started(jail, node)
-            await interpreter.start(start)
+            await interpreter.start(beginning)
         except BaseException:
             await interpreter.aclose()
             raise
@@ -210,22 +226,21 @@ async def _start(
     if wanted.limits is not None:
         usable_bytes = min(usable_bytes, wanted.limits.memory_bytes)
     heap_mib = max(16, int(usable_bytes * _HEAP_SHARE / MIB))
-    argv = [node.path, f"--max-old-space-size={heap_mib}", *_FLAGS, str(_EXECUTOR), wanted.language]
+    argv = [node.path, f"--max-old-space-size={heap_mib}", *_FLAGS, str(_EXECUTOR)]
     program = Execute(
         argv=tuple(map(os.fsencode, argv)),
         env=encode_env(DEFAULT_ENV),
         cwd=b"/",
     )
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    addon = jails.node_addon()
-    try:
+    with (
+        open(os.devnull, "r+b", buffering=0) as null,
+        open(jails.node_addon(), "rb", buffering=0) as addon,
+    ):
         return await keeper.create_jail(
             program,
-            [null, null, null, executor.fileno(), addon],
+            [null.fileno(), null.fileno(), null.fileno(), executor.fileno(), addon.fileno()],
             inner_network=wanted.network == "loopback",
         )
-    finally:
-        close_all([null, addon])
 
 
 async def _wait_started(jail: jails.Jail, node: NodeProgram) -> None:

@@ -1,13 +1,15 @@
 """The pool: interpreters that are made before they are asked for, and how many there may be.
 
-An interpreter leaves the pool once and never returns. The pool is of one sandbox and one language,
-since its interpreters' jails are; what it may hold is decided by `plan`, which does nothing itself.
+An interpreter leaves the pool once and never returns. The pool is of one sandbox and of the
+languages that its interpreters can speak; each of these has places of its own. What it may hold is
+decided by `plan`, which does nothing itself.
 
-Theory of operation. A claim takes what is ready and has another made in its place. That waits until
-no code runs in the sandbox, for a moment at least: the processor is the users'. A claim that finds
-nothing makes its own, and a pool with a limit then keeps one more ready than before, until nobody
-has claimed anything for a while. Making fails for reasons that stay (no IPython, no memory), so
-after some failures in a row it is not tried for a while, and who asks is told the last reason.
+Theory of operation. A claim takes what is ready and has another made in its place. That waits
+until no code runs in the sandbox and nobody has asked for a moment: the processor is the users'. A
+claim that finds nothing ready takes the one that comes next, which waits no more then. A pool that
+was found empty keeps one more ready than before, up to a few, until nobody has claimed anything for
+a while. Making fails for reasons that stay (no IPython, no memory), so after some failures in a row
+it is not tried for a while, and who asks is told the last reason.
 """
 
 from __future__ import annotations
@@ -20,16 +22,23 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from sandbox_runtime.errors import InterpreterUnavailableError, PoolFullError, SandboxError
+from sandbox_runtime.errors import (
+    InterpreterUnavailableError,
+    PoolFullError,
+    SandboxClosedError,
+    SandboxError,
+)
 from sandbox_runtime.interpreters.breaker import Breaker
+from sandbox_runtime.interpreters.pool_sizes import PoolSize
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from sandbox_runtime.interpreters.interpreter import Interpreter
-    from sandbox_runtime.interpreters.pool_sizes import PoolSize
 
 _PATIENCE_S = 1.0
+_CALM_S = 0.03
+_MOST_GROWTH = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,41 +77,56 @@ def plan(state: PoolState) -> tuple[int, int]:
     return begin, end
 
 
+class _Coming:
+    """An interpreter that is being made for the pool."""
+
+    def __init__(self) -> None:
+        self.patience = trio.CancelScope()
+        self.begun = self.taken = False
+        self.over = trio.Event()
+        self.interpreter: Interpreter | None = None
+        self.failure: InterpreterUnavailableError | None = None
+
+
 class Pool:
-    """Interpreters of one language in one sandbox.
+    """Interpreters in one sandbox that are much the same.
 
     Args:
-        open_one: Makes an interpreter of the usual kind.
-        size: How many.
+        open_one: Makes an interpreter of the usual kind; told whether it has time to warm up.
+        sizes: How many, by language.
         nursery: Makes them in the background.
         wait_quiet: Waits until no code runs in the sandbox.
     """
 
     def __init__(
         self,
-        open_one: Callable[[], Awaitable[Interpreter]],
-        size: PoolSize,
+        open_one: Callable[[bool], Awaitable[Interpreter]],
+        sizes: Mapping[str, PoolSize],
         nursery: trio.Nursery,
         wait_quiet: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._open_one = open_one
-        self._size = size
+        self._sizes = sizes
+        self._size = _together(sizes.values())
         self._nursery = nursery
         self._wait_quiet = wait_quiet
-        self._places = trio.CapacityLimiter(math.inf if size.max is None else size.max)
+        self._places = {
+            language: trio.CapacityLimiter(math.inf if size.max is None else size.max)
+            for language, size in sizes.items()
+        }
         self._breaker = Breaker(trio.current_time)
         self._reason = ""
         self._ready: deque[Interpreter] = deque()
-        self._coming = 0
-        self._wished = size.min
-        self._claimed_s = trio.current_time()
+        self._coming: list[_Coming] = []
+        self._wished = self._size.min
+        self._claimed_s = -math.inf
         self._idle: trio.CancelScope | None = None
         self._closed = False
         self._changed = trio.Event()
 
     @property
     def size(self) -> PoolSize:
-        """What was asked for."""
+        """What was asked for, of all languages together."""
         return self._size
 
     @property
@@ -113,19 +137,19 @@ class Pool:
     @property
     def lent(self) -> int:
         """How many have an owner."""
-        return self._places.borrowed_tokens
+        return sum(places.borrowed_tokens for places in self._places.values())
 
     @property
     def waiting(self) -> int:
         """How many wait for a place."""
-        return self._places.statistics().tasks_waiting
+        return sum(places.statistics().tasks_waiting for places in self._places.values())
 
     def _plan(self) -> tuple[int, int]:
         return plan(
             PoolState(
                 size=self._size,
                 ready=len(self._ready),
-                coming=self._coming,
+                coming=sum(not coming.taken for coming in self._coming),
                 lent=self.lent,
                 wished=self._wished,
                 quiet_s=trio.current_time() - self._claimed_s,
@@ -139,27 +163,53 @@ class Pool:
             return
         begin, end = self._plan()
         for _ in range(begin):
-            self._coming += 1
-            self._nursery.start_soon(self._add)
+            self._coming.append(coming := _Coming())
+            self._nursery.start_soon(self._add, coming)
         for _ in range(end):
             self._nursery.start_soon(self._ready.popleft().aclose)
 
-    async def _add(self) -> None:
+    async def _add(self, coming: _Coming) -> None:
         try:
-            if self._wait_quiet is not None:
-                with trio.move_on_after(_PATIENCE_S):
-                    await self._wait_quiet()
+            with coming.patience:
+                coming.patience.deadline = trio.current_time() + _PATIENCE_S
+                await self._wait_calm()
+            coming.begun = True
+            if self._reason and not coming.taken:
+                return
             # Whoever claims next makes the attempt itself, and gets to see why it fails.
             with contextlib.suppress(SandboxError, OSError):
-                interpreter = await self.make(self._open_one, counts=True)
+                coming.interpreter = await self._make_coming(coming)
                 if self._closed:
-                    await interpreter.aclose()
-                else:
-                    self._ready.append(interpreter)
+                    await coming.interpreter.aclose()
+                elif not coming.taken:
+                    self._ready.append(coming.interpreter)
         finally:
-            self._coming -= 1
+            self._coming.remove(coming)
+            coming.over.set()
             self._changed.set()
             self._changed = trio.Event()
+
+    async def _make_coming(self, coming: _Coming) -> Interpreter:
+        try:
+            # Who waits for it has no time for it to warm up.
+            return await self.make(lambda: self._open_one(not coming.taken), counts=True)
+        except InterpreterUnavailableError as error:
+            coming.failure = error
+            raise
+
+    async def _wait_calm(self) -> None:
+        """Waits until none is being made, no code runs, and nobody has claimed for a moment."""
+        while True:
+            if (other := next((one for one in self._coming if one.begun), None)) is not None:
+                await other.over.wait()
+                continue
+            if self._wait_quiet is None:
+                return
+            await self._wait_quiet()
+            calm_s = trio.current_time() - self._claimed_s
+            if calm_s >= _CALM_S:
+                return
+            await trio.sleep(_CALM_S - calm_s)
 
     async def make(
         self, open_one: Callable[[], Awaitable[Interpreter]], *, counts: bool
@@ -194,19 +244,20 @@ class Pool:
         while self._coming:
             await self._changed.wait()
 
-    async def take_place(self, owner: object) -> None:
+    async def take_place(self, owner: object, language: str) -> None:
         """Waits for a place, in the order of the calls; `leave` gives it back.
 
         Raises:
             PoolFullError: None became free in time.
         """
-        with trio.move_on_after(self._size.wait_s) as scope:
-            await self._places.acquire_on_behalf_of(owner)
+        size = self._sizes[language]
+        with trio.move_on_after(size.wait_s) as scope:
+            await self._places[language].acquire_on_behalf_of(owner)
             self._make_room()
             return
         if scope.cancelled_caught:
-            assert self._size.max is not None
-            raise PoolFullError(self._size.max, self._size.wait_s)
+            assert size.max is not None
+            raise PoolFullError(size.max, size.wait_s)
 
     def _make_room(self) -> None:
         """Ends an interpreter that is ready if an owner of another kind needs its place."""
@@ -214,10 +265,10 @@ class Pool:
         for _ in range(end - 1):  # the owner may claim one of them
             self._nursery.start_soon(self._ready.popleft().aclose)
 
-    def leave(self, owner: object) -> None:
+    def leave(self, owner: object, language: str) -> None:
         """Gives a place back; again does nothing."""
         with contextlib.suppress(RuntimeError):
-            self._places.release_on_behalf_of(owner)
+            self._places[language].release_on_behalf_of(owner)
         if self._wished:
             self.refill()
 
@@ -232,13 +283,41 @@ class Pool:
                 self.refill()
                 return interpreter
             self._nursery.start_soon(interpreter.aclose)
-        if self._size.min and self._size.max is not None:  # there is room to grow, and an end to it
-            self._wished = max(self._size.min, self._coming) + 1
+        if self._size.min:
+            most = self._size.min + _MOST_GROWTH if self._size.max is None else self._size.max
+            self._wished = min(max(self._size.min, len(self._coming)) + 1, most)
             if self._idle is None:
                 self._idle = trio.CancelScope(deadline=self._claimed_s + self._size.idle_s)
                 self._nursery.start_soon(self._end_idle, self._idle)
         self.refill()
         return None
+
+    async def take(self) -> Interpreter | None:
+        """As `claim`; but if none is ready and one is coming, it waits for that one.
+
+        Raises:
+            InterpreterUnavailableError: It did not come up.
+        """
+        if (ready := self.claim()) is not None:
+            return ready
+        coming = next((one for one in self._coming if not one.taken), None)
+        if coming is None:
+            return None
+        coming.taken = True
+        coming.patience.cancel()
+        self.refill()
+        try:
+            await coming.over.wait()
+        except trio.Cancelled:
+            coming.taken = False
+            if coming.interpreter is not None:
+                self._ready.append(coming.interpreter)
+            raise
+        if self._closed:
+            raise SandboxClosedError("the sandbox is closed")
+        if coming.failure is not None:
+            raise coming.failure
+        return coming.interpreter
 
     async def _end_idle(self, scope: trio.CancelScope) -> None:
         """Ends what is beyond the minimum; every claim moves the scope's deadline."""
@@ -255,3 +334,15 @@ class Pool:
             self._idle.cancel()
         while self._ready:
             await self._ready.popleft().aclose()
+
+
+def _together(sizes: Iterable[PoolSize]) -> PoolSize:
+    """One size for all of several languages."""
+    given = tuple(sizes)
+    limits = [size.max for size in given]
+    return PoolSize(
+        min=sum(size.min for size in given),
+        max=None if None in limits else sum(limit or 0 for limit in limits),
+        idle_s=max(size.idle_s for size in given),
+        wait_s=max(size.wait_s for size in given),
+    )

@@ -40,6 +40,13 @@ class Python:
         """Whether there is such a preload set."""
         known_preload(wanted.preload, self._preloads)
 
+    def serves(self, wanted: Wanted) -> bool:
+        """Only as it is: its directory and variables are settled when it is forked."""
+        return wanted.is_usual
+
+    async def adopt(self, interpreter: Interpreter, wanted: Wanted) -> None:
+        """Does nothing; `serves` has said that it is what is wanted."""
+
     async def open(self, keeper: jails.Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
         """Forks one into a fresh jail."""
         preload = known_preload(wanted.preload, self._preloads)

@@ -19,7 +19,7 @@ from sandbox_runtime.programs import check_cwd, check_env
 from sandbox_runtime.settings import WORKSPACE, ContextNetwork, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     import trio
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.interpreters.interpreter import Interpreter
     from sandbox_runtime.interpreters.languages import Language
 
-    Opener = Callable[[], Awaitable[Interpreter]]
+    Opener = Callable[[bool], Awaitable[Interpreter]]
     Branches = list[Context]
 
 
@@ -52,15 +52,14 @@ class Contexts:
         self._languages = languages
         self._contexts: dict[str, Context] = {}
         self._closed = False
-        self._pools = {
-            language: Pool(
-                self._opener(language),
-                pool_sizes.get(language, PoolSize(min=0)),
-                nursery,
-                self._wait_quiet,
-            )
-            for language in languages
-        }
+        self._asked_for = {language for language, size in pool_sizes.items() if size.min}
+        self._pools: dict[str, Pool] = {}
+        for maker in set(languages.values()):
+            spoken = [language for language in languages if languages[language] is maker]
+            sizes = {language: pool_sizes.get(language, PoolSize(min=0)) for language in spoken}
+            opener = self._opener(spoken)
+            pool = Pool(opener, sizes, nursery, self._wait_quiet)
+            self._pools |= dict.fromkeys(spoken, pool)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -114,11 +113,12 @@ class Contexts:
         self._languages[wanted.language].check(wanted)
         context_id = str(uuid.uuid4())
         pool = self._pools[wanted.language]
-        await pool.take_place(context_id)
+        self._asked_for.add(wanted.language)
+        await pool.take_place(context_id, wanted.language)
         try:
             interpreter = await self._open(wanted)
         except BaseException:
-            pool.leave(context_id)
+            pool.leave(context_id, wanted.language)
             raise
         return self._enter(Context(context_id, wanted, interpreter, self._open, name=name))
 
@@ -133,11 +133,11 @@ class Contexts:
         ids = [str(uuid.uuid4()) for _ in range(count)]
         try:
             for context_id in ids:
-                await pool.take_place(context_id)
+                await pool.take_place(context_id, parent.language)
             copies = await interpreter.fork(count)
         except BaseException:
             for context_id in ids:
-                pool.leave(context_id)
+                pool.leave(context_id, parent.language)
             raise
         return [
             self._enter(Context(context_id, parent.wanted, copy, self._open, name=parent.name))
@@ -146,15 +146,20 @@ class Contexts:
 
     def _forget(self, context: Context) -> None:
         self._contexts.pop(context.id, None)
-        self._pools[context.language].leave(context.id)
+        self._pools[context.language].leave(context.id, context.language)
 
     async def _open(self, wanted: Wanted) -> Interpreter:
         pool = self._pools[wanted.language]
-        if wanted.is_usual and (ready := pool.claim()) is not None:
+        maker = self._languages[wanted.language]
+        if maker.serves(wanted) and (ready := await pool.take()) is not None:
+            try:
+                await maker.adopt(ready, wanted)
+            except BaseException:
+                await ready.aclose()
+                raise
             return ready
 
         async def open_one() -> Interpreter:
-            maker = self._languages[wanted.language]
             return await maker.open(self._keeper, wanted, prime=False)
 
         return await pool.make(open_one, counts=wanted.is_usual)
@@ -164,12 +169,20 @@ class Contexts:
         while busy := [context for context in self._contexts.values() if context.busy]:
             await busy[0].wait_idle()
 
-    def _opener(self, language: str) -> Opener:
-        async def open_one() -> Interpreter:
-            maker = self._languages[language]
-            return await maker.open(self._keeper, Wanted(language=language), prime=True)
+    def _opener(self, spoken: Sequence[str]) -> Opener:
+        """Makes what waits in a pool: prepared for the last of the languages that was asked for."""
+
+        async def open_one(prime: bool) -> Interpreter:  # noqa: FBT001 - as the pool calls it
+            asked = [language for language in spoken if language in self._asked_for]
+            wanted = Wanted(language=asked[-1] if asked else spoken[0])
+            return await self._languages[wanted.language].open(self._keeper, wanted, prime=prime)
 
         return open_one
+
+    def warm_up(self) -> None:
+        """Begins to fill the pools, before anybody has asked."""
+        for pool in set(self._pools.values()):
+            pool.refill()
 
     def list(self) -> list[Context]:
         """All of them, in the order of their making."""
@@ -212,7 +225,7 @@ class Contexts:
     async def aclose(self) -> None:
         """Ends all of them, and what waits in the pools."""
         self._closed = True
-        for pool in self._pools.values():
+        for pool in set(self._pools.values()):
             await pool.aclose()
         for context in self.list():
             await context.aclose()

@@ -1,6 +1,8 @@
 // The executor: holds one JavaScript or TypeScript context and serves it over a private socket.
 //
-// Started as `node node_executor.mjs LANGUAGE`, with the socket as 3 and the addon as 4. Frames are
+// Started as `node node_executor.mjs`, with the socket as 3 and the addon as 4. It speaks what its
+// first frame says, and changes that as long as no cell has run, since it may wait in a pool for
+// whoever comes. Frames are
 // those of the Python executor: a 4-byte big-endian length and UTF-8 JSON. A `run` frame brings the
 // write ends of two pipes, which are this run's 1 and 2 and nobody else's, also for what C code and
 // children write; after the run 1 and 2 are `/dev/null` again, so the pipes' EOF says that all is in.
@@ -23,12 +25,12 @@ import { declareConstants } from './node_constants.mjs';
 import { describeError, excerptOf, prepareStackTrace, rememberCell } from './node_errors.mjs';
 import { arrangeGlobals, arrangeStreams, makeReplaceable, startIn } from './node_globals.mjs';
 import { endTimers, watchTimers } from './node_timers.mjs';
-import { transpile, warmTypeScript } from './node_typescript.mjs';
+import { transpile, typeScriptRehearsal } from './node_typescript.mjs';
 import { capFormats, describeValue, encodeFrame, makeDisplay } from './node_values.mjs';
 
-const language = process.argv[2];
-const extension = language === 'typescript' ? 'ts' : 'js';
 const MOST_STRAYS = 20;
+
+let isTypeScript = false;
 
 const addon = { exports: {} };
 process.dlopen(addon, '/proc/self/fd/4');
@@ -45,13 +47,13 @@ const { USE_MAIN_CONTEXT_DEFAULT_LOADER } = vm.constants;
 
 function evaluate(source, number) {
   const mine = run;
-  const fileName = `cell-${number}.${extension}`;
+  const fileName = `cell-${number}.${isTypeScript ? 'ts' : 'js'}`;
   const cell = { source, fileName, edits: [], maps: [] };
   rememberCell(number, cell);
   let script;
   try {
     let code = source;
-    if (language === 'typescript') ({ code, maps: cell.maps } = transpile(source, fileName));
+    if (isTypeScript) ({ code, maps: cell.maps } = transpile(source, fileName));
     const rewritten = rewriteCell(code);
     forgetCell();
     cell.edits = rewritten.edits;
@@ -212,7 +214,9 @@ function send(frame) {
 
 function onFrame(bytes) {
   const frame = JSON.parse(bytes.toString());
+  endRehearsal();
   if (frame.type === 'run') begin(frame);
+  else if (frame.type === 'language') isTypeScript = frame.language === 'typescript';
   else prepare(frame);
 }
 
@@ -221,17 +225,34 @@ function onFrame(bytes) {
 function prepare(frame) {
   try {
     for (const [resource, most] of Object.entries(frame.limits ?? {})) native.limit(Number(resource), most);
+    isTypeScript = frame.language === 'typescript';
     startIn(frame.cwd, frame.env);
-    if (frame.prime) rehearse();
   } catch (error) {
     send({ type: 'failed', reason: `the context could not start in ${frame.cwd}: ${error.message}` });
     process.reallyExit(1);
   }
   send({ type: 'ready', pid: process.pid });
+  if (frame.prime) rehearse([rehearseCells, ...(isTypeScript ? typeScriptRehearsal() : [])]);
+}
+
+/** What is left to be warmed up; a frame that comes ends it. */
+let rehearsal = null;
+
+/** Does one step in each turn of the loop. */
+function rehearse([step, ...rest]) {
+  if (step === undefined) return;
+  rehearsal = setImmediate(() => {
+    step();
+    rehearse(rest);
+  });
+}
+
+function endRehearsal() {
+  clearImmediate(rehearsal);
 }
 
 /** Compiles what cells of each kind need; whoever waits in a pool has the time for it. */
-function rehearse() {
+function rehearseCells() {
   const cells = [
     '1 + 1',
     'const x = await 1; ({a: [x]})',
@@ -243,12 +264,11 @@ function rehearse() {
   new Script('1 + 1', { filename: 'cell-0.js', importModuleDynamically: USE_MAIN_CONTEXT_DEFAULT_LOADER }).runInThisContext();
   encodeFrame({ type: 'result', ...describeValue({ a: [1, 'x'], b: new Map() }) });
   describeError(new Error('x'));
-  if (language === 'typescript') warmTypeScript();
 }
 
 Error.prepareStackTrace = prepareStackTrace;
 arrangeStreams(native.write);
-arrangeGlobals({ display: makeDisplay(emit) }, { isLenient: language === 'typescript' });
+arrangeGlobals({ display: makeDisplay(emit) }, { isLenient: () => isTypeScript });
 process.on('uncaughtException', (error) => {
   if (process.listenerCount('uncaughtException') === 1) onUncaught(error);
 });

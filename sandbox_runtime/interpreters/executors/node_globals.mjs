@@ -141,7 +141,7 @@ function makeImport(isLenient) {
       if (name in namespace) found[name] = namespace[name];
       else if (namespace.default && typeof namespace.default === 'object' && name in namespace.default) {
         found[name] = namespace.default[name];
-      } else if (!isLenient) {
+      } else if (!isLenient()) {
         throw new SyntaxError(`The requested module '${specifier}' does not provide an export named '${name}'`);
       }
     }
