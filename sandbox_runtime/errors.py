@@ -8,6 +8,7 @@ and what is left; `code` is stable, `retryable` says whether trying again can he
 from __future__ import annotations
 
 import errno as errno_names
+import math
 import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -117,6 +118,22 @@ class InterpreterUnavailableError(SandboxError):
     """No context can be made: the interpreter or what it needs is missing or broken."""
 
     code = "interpreter_unavailable"
+
+
+class InterpreterRestingError(InterpreterUnavailableError):
+    """The last interpreters of this kind did not start, so it is not tried for a while.
+
+    Attributes:
+        retry_after_s: For how long.
+    """
+
+    code = "interpreter_resting"
+    retryable = True
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        remedy = f"It is tried again in {math.ceil(retry_after_s)} s"
+        super().__init__(reason or "it failed to start repeatedly", remedy=remedy)
+        self.retry_after_s = retry_after_s
 
 
 class BranchRefusedError(SandboxError):

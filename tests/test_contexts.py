@@ -194,16 +194,18 @@ async def test_results_and_output_come_while_the_code_runs(
 
 async def test_what_is_printed_first_is_heard_first(sandbox: Sandbox, context: Context) -> None:
     """Output and results take two ways; whoever was busy meanwhile still hears them in order."""
-    await sandbox.exec("mkfifo /workspace/all-said")
+    await sandbox.exec("mkfifo /workspace/heard /workspace/all-said")
     order: list[str] = []
 
     async def on_result(result: Result) -> None:
         order.append(str(result.text))
         if result.text == "'first'":
-            assert (await sandbox.exec("cat /workspace/all-said", deadline_s=10)).ok
+            wait = "echo > /workspace/heard; cat /workspace/all-said"
+            assert (await sandbox.exec(wait, deadline_s=10)).ok
 
     await context.run(
-        "import os\ndisplay('first')\nos.write(1, b'printed')\ndisplay('shown')\n"
+        "import os\ndisplay('first')\nopen('/workspace/heard').read()\n"
+        "os.write(1, b'printed')\ndisplay('shown')\n"
         "open('/workspace/all-said', 'w').write('x');",
         on_result=on_result,
         on_stdout=lambda piece: order.append(piece.decode()),

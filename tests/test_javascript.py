@@ -12,6 +12,7 @@ from sandbox_runtime import (
     Context,
     InterpreterUnavailableError,
     Limits,
+    NotStartedError,
     Sandbox,
     SandboxClosedError,
     open_runtime,
@@ -728,7 +729,7 @@ async def test_a_context_starts_where_and_with_what_it_was_asked(sandbox: Sandbo
 
 
 async def test_a_directory_that_is_not_there_is_refused(sandbox: Sandbox) -> None:
-    with pytest.raises(InterpreterUnavailableError, match="/nope"):
+    with pytest.raises(NotStartedError, match="/nope"):
         await sandbox.create_code_context("javascript", cwd="/nope")
 
 
@@ -780,7 +781,7 @@ async def test_a_directory_that_is_not_there_costs_what_was_ready() -> None:
     async with open_sandbox(node_pool=1) as sandbox:
         await sandbox.fill_pool("javascript")
         (ready,) = sandbox.contexts.pool("javascript")._ready
-        with pytest.raises(InterpreterUnavailableError, match="/workspace/none"):
+        with pytest.raises(NotStartedError, match="/workspace/none"):
             await sandbox.contexts.create("javascript", cwd="none")
         assert ready.lost
 

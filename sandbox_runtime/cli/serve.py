@@ -189,6 +189,14 @@ _OPTIONS = [
         help="How many Python contexts each sandbox keeps ready.",
     ),
     _option(
+        "--node-pool",
+        variable="SANDBOX_NODE_POOL JAVASCRIPT_POOL_MIN_SIZE",
+        type=click.IntRange(0, 1000),
+        default=1,
+        show_default=True,
+        help="How many for JavaScript and TypeScript together.",
+    ),
+    _option(
         "--command-timeout-ms",
         variable="SANDBOX_COMMAND_TIMEOUT_MS COMMAND_TIMEOUT_MS",
         type=click.IntRange(1),
@@ -299,13 +307,17 @@ def serve(values: dict[str, Any]) -> int:
     return 0
 
 
-def _pools(python_min: int) -> dict[str, PoolSize]:
-    """The pools' sizes, of which the option says the smallest of Python's."""
+def _pools(python_min: int, node_min: int) -> dict[str, PoolSize]:
+    """The pools' sizes, of which the options say the smallest."""
     from sandbox_runtime.errors import InvalidArgumentError
     from sandbox_runtime.interpreters.pool_sizes import pool_sizes_of
 
+    given = {
+        "PYTHON_POOL_MIN_SIZE": str(python_min),
+        "JAVASCRIPT_POOL_MIN_SIZE": str(node_min),
+    }
     try:
-        return pool_sizes_of({**os.environ, "PYTHON_POOL_MIN_SIZE": str(python_min)})
+        return pool_sizes_of({**os.environ, **given})
     except InvalidArgumentError as error:
         raise click.UsageError(str(error)) from None
 
@@ -336,7 +348,8 @@ def _settings(values: dict[str, Any]) -> ServeSettings:
         command_timeout_s=_seconds(values["command_timeout_ms"]),
         code_timeout_s=_seconds(values["code_timeout_ms"]),
         output_limit_bytes=values["max_output"],
-        pools=_pools(values["python_pool"]),
+        pools=_pools(values["python_pool"], values["node_pool"]),
+        warm_up=True,
         most_sandboxes=values["max_sandboxes"],
         most_sessions=values["max_sessions"],
         most_processes=values["max_processes"],

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from sandbox_runtime.errors import (
+    InterpreterRestingError,
     InterpreterUnavailableError,
     PoolFullError,
     SandboxClosedError,
@@ -200,8 +201,8 @@ class Pool:
     async def _wait_calm(self) -> None:
         """Waits until none is being made, no code runs, and nobody has claimed for a moment."""
         while True:
-            if (other := next((one for one in self._coming if one.begun), None)) is not None:
-                await other.over.wait()
+            if first := [one for one in self._coming if one.begun or one.taken]:
+                await first[0].over.wait()
                 continue
             if self._wait_quiet is None:
                 return
@@ -222,11 +223,11 @@ class Pool:
                 what this one was asked to be.
 
         Raises:
-            InterpreterUnavailableError: It did not come up, or the last ones did not.
+            InterpreterUnavailableError: It did not come up.
+            InterpreterRestingError: The last ones did not.
         """
         if counts and (wait_s := self._breaker.wait_s()) > 0:
-            again = f"It is tried again in {math.ceil(wait_s)} s"
-            raise InterpreterUnavailableError(self._reason, remedy=again)
+            raise InterpreterRestingError(self._reason, wait_s)
         try:
             interpreter = await open_one()
         except InterpreterUnavailableError as error:

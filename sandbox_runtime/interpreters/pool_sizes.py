@@ -68,7 +68,8 @@ def pool_sizes_of(environment: Mapping[str, str]) -> dict[str, PoolSize]:
         highest = _whole(environment, f"{prefix}_MAX_SIZE", 1)
         if lowest is None and highest is None:
             continue
-        smallest = PoolSize().min if highest is None else min(PoolSize().min, highest)
+        usual = 0 if language == "typescript" else PoolSize().min  # JavaScript's pool serves it
+        smallest = usual if highest is None else min(usual, highest)
         size = PoolSize(min=smallest if lowest is None else lowest, max=highest)
         if size.max is not None and size.min > size.max:
             what = f"{size.min} is more than {prefix}_MAX_SIZE, which is {size.max}"

@@ -179,10 +179,10 @@ class Contexts:
 
         return open_one
 
-    def warm_up(self) -> None:
-        """Begins to fill the pools, before anybody has asked."""
-        for pool in set(self._pools.values()):
-            pool.refill()
+    async def warm_up(self) -> None:
+        """Fills the pools one after another, before anybody has asked."""
+        for pool in dict.fromkeys(self._pools.values()):
+            await pool.wait_full()
 
     def list(self) -> list[Context]:
         """All of them, in the order of their making."""

@@ -124,24 +124,6 @@ class TooManyError(RequestError):
     retryable = True
 
 
-class CircuitOpenError(RequestError):
-    """It failed so often that it is not tried for a while.
-
-    Attributes:
-        retry_after_s: For how long.
-    """
-
-    code = "circuit_open"
-    retryable = True
-
-    def __init__(self, retry_after_s: float, reason: str) -> None:
-        super().__init__(
-            "Service temporarily unavailable due to high error rate. Please try again later.",
-            reason=reason,
-        )
-        self.retry_after_s = retry_after_s
-
-
 class SessionNotFoundError(RequestError):
     """No session has that id.
 

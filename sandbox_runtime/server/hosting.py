@@ -11,12 +11,12 @@ import math
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
 import trio
 
-from sandbox_runtime.interpreters.breaker import Breaker
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.sandbox import open_runtime, open_sandbox
 from sandbox_runtime.server.faults import (
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("sandbox_runtime.server")
 
+_REST_S = 0.2  # how long nothing is asked before the pools are filled
+
 DEFAULT_ID = "default"
 """The sandbox of the root paths."""
 
@@ -56,8 +58,10 @@ class HostSettings:
             0.3 and none for those of 0.12, as each of them expects.
         code_timeout_s: Likewise, of runs of code.
         output_limit_bytes: How much of each output stream an answer keeps.
-        pools: How many interpreters each sandbox keeps ready, by language; one of each that is
-            not named.
+        pools: How many interpreters each sandbox keeps ready, by language; of those that are not
+            named, one for Python, and one for JavaScript and TypeScript together.
+        warm_up: Whether to fill the pools of the default sandbox before anybody has asked for a
+            context, as soon as nothing else is asked of it.
         most_sandboxes: How many there may be.
         most_sessions: How many each may have.
         most_processes: How many background processes of each may run.
@@ -73,6 +77,7 @@ class HostSettings:
     code_timeout_s: float | None = None
     output_limit_bytes: int = 16 * MIB
     pools: Mapping[str, PoolSize] = field(default_factory=dict)
+    warm_up: bool = False
     most_sandboxes: int = 100
     most_sessions: int = 256
     most_processes: int = 128
@@ -132,14 +137,14 @@ class HostedSandbox:
         self.used_s = time.time()
         self._rested_at_s = trio.current_time()
 
-    async def wait_idle(self) -> None:
-        """Waits until nothing was asked of it for as long as its spec says."""
+    async def wait_idle(self, idle_s: float) -> None:
+        """Waits until nothing was asked of it for so long."""
         while True:
-            deadline_s = self._rested_at_s + self.spec.idle_s
+            deadline_s = self._rested_at_s + idle_s
             await trio.sleep_until(deadline_s)
             if self._asking:
                 self._rested_at_s = trio.current_time()
-            elif self._rested_at_s + self.spec.idle_s <= deadline_s:
+            elif self._rested_at_s + idle_s <= deadline_s:
                 return
 
 
@@ -160,7 +165,6 @@ class Host:
         self._making: set[str] = set()
         self._reserved: set[int] = set()
         self._no_host_network = ""
-        self._breakers: dict[str, Breaker] = {}
         self._default_turn = trio.Lock()
         self.network: Network = "loopback"
 
@@ -175,7 +179,14 @@ class Host:
             self.network = "host" if runtime.supervisor.separate_ids else "loopback"
         else:
             self.network = self.settings.network
-        await self.default()
+        hosted = await self.default()
+        if self.settings.warm_up:
+            self._nursery.start_soon(self._warm_up, hosted)
+
+    async def _warm_up(self, hosted: HostedSandbox) -> None:
+        await hosted.wait_idle(_REST_S)
+        if not hosted.lost and not hosted.closing.is_set():
+            await hosted.sandbox.contexts.warm_up()
 
     @property
     def sandboxes(self) -> list[HostedSandbox]:
@@ -204,10 +215,6 @@ class Host:
         if hosted.lost:
             raise SandboxGoneError(sandbox_id)
         return hosted
-
-    def breaker(self, language: str) -> Breaker:
-        """What keeps interpreters of a language from being tried in vain."""
-        return self._breakers.setdefault(language, Breaker(time.monotonic))
 
     def living(self, sandbox_id: str) -> Sandbox | None:
         """The sandbox with that id, if there is one and it lives."""
@@ -318,7 +325,9 @@ class Host:
 
     async def _hold_until_over(self, hosted: HostedSandbox) -> None:
         why = await _first_of(
-            deleted=hosted.closing.wait, idle=hosted.wait_idle, lost=hosted.sandbox.wait_lost
+            deleted=hosted.closing.wait,
+            idle=partial(hosted.wait_idle, hosted.spec.idle_s),
+            lost=hosted.sandbox.wait_lost,
         )
         if why == "lost":
             _LOG.error("sandbox %s has died", hosted.spec.id)

@@ -65,6 +65,8 @@ class Row:
     status_word: str | None = None
 
 
+_CIRCUIT_OPEN = "Service temporarily unavailable due to high error rate. Please try again later."
+
 TABLE: Mapping[type[Exception], Row] = {
     faults.BodyError: Row(400, "VALIDATION_FAILED"),
     faults.FieldError: Row(400, "VALIDATION_FAILED"),
@@ -75,7 +77,6 @@ TABLE: Mapping[type[Exception], Row] = {
     faults.SandboxGoneError: Row(410, "SANDBOX_LOST", REASON),
     faults.SandboxExistsError: Row(409, "SANDBOX_ALREADY_EXISTS", REASON),
     faults.TooManyError: Row(429, "TOO_MANY", REASON),
-    faults.CircuitOpenError: Row(503, "INTERPRETER_NOT_READY", REASON, status_word="circuit_open"),
     faults.SessionNotFoundError: Row(404, "SESSION_NOT_FOUND", REASON),
     faults.SessionEndedError: Row(500, "SESSION_TERMINATED", modern_status=410),
     faults.CommandTimeoutError: Row(500, "COMMAND_EXECUTION_ERROR"),
@@ -89,6 +90,9 @@ TABLE: Mapping[type[Exception], Row] = {
     faults.PortInUseError: Row(409, "PORT_IN_USE", REASON),
     errors.InvalidArgumentError: Row(400, "VALIDATION_FAILED"),
     errors.NotStartedError: Row(400, "INVALID_COMMAND"),
+    errors.InterpreterRestingError: Row(
+        503, "INTERPRETER_NOT_READY", _CIRCUIT_OPEN, status_word="circuit_open"
+    ),
     errors.InterpreterUnavailableError: Row(
         503, "INTERPRETER_NOT_READY", REASON, status_word="initializing"
     ),

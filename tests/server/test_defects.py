@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from sandbox_runtime.interpreters.breaker import Breaker
 from sandbox_runtime.server.streams import TextPieces
 
 if TYPE_CHECKING:
@@ -243,12 +245,13 @@ def test_d51_a_silent_stream_shows_that_it_lives(
 
 
 def test_d60_an_interpreter_that_does_not_start_is_503_and_says_when(
-    api: Client, server: Server
+    api: Client, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    breaker = server.app.host.breaker("typescript")
+    breaker = Breaker(time.monotonic)
     for _ in range(5):
         breaker.failed()
-    reply = api.post("/api/contexts", {"language": "typescript"})
-    breaker.succeeded()
+    contexts = server.app.host.get("default").sandbox.contexts
+    monkeypatch.setattr(contexts.pool("typescript"), "_breaker", breaker)
+    reply = api.post("/api/contexts", {"language": "typescript", "cwd": "/workspace"})
     assert (reply.status, reply.json["status"]) == (503, "circuit_open")
     assert 0 < int(reply.headers["retry-after"]) <= 30

@@ -228,7 +228,8 @@ function prepare(frame) {
     isTypeScript = frame.language === 'typescript';
     startIn(frame.cwd, frame.env);
   } catch (error) {
-    send({ type: 'failed', reason: `the context could not start in ${frame.cwd}: ${error.message}` });
+    const place = error.syscall === 'chdir' ? { step: 'change_directory', errno: -error.errno } : {};
+    send({ type: 'failed', ...place, reason: `the context could not start in ${frame.cwd}: ${error.message}` });
     process.reallyExit(1);
   }
   send({ type: 'ready', pid: process.pid });

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
-from sandbox_runtime.errors import ContextNotFoundError, InterpreterUnavailableError
+from sandbox_runtime.errors import ContextNotFoundError
 from sandbox_runtime.interpreters.chart_shapes import as_wire
 from sandbox_runtime.interpreters.languages import known_language
-from sandbox_runtime.server.faults import CircuitOpenError, FieldError, TooManyError
+from sandbox_runtime.server.faults import FieldError, TooManyError
 from sandbox_runtime.server.replies import told_error
 from sandbox_runtime.server.routes.sessions import given_env
 from sandbox_runtime.server.routing import Route
@@ -57,18 +57,11 @@ async def create(call: Call, body: wire.CreateContext) -> wire.ContextCreated:
     most = call.host.settings.most_contexts
     if len(contexts.list()) + call.sandbox.contexts_opening >= most:
         raise TooManyError(f"The sandbox has {most} contexts already", remedy="Delete one")
-    breaker = call.host.breaker(language)
-    if wait_s := breaker.wait_s():
-        raise CircuitOpenError(wait_s, f"The {language} interpreter failed to start repeatedly")
     call.sandbox.contexts_opening += 1
     try:
         context = await contexts.create(language, cwd=body.cwd, env=given_env(body.env_vars))
-    except InterpreterUnavailableError:
-        breaker.failed()
-        raise
     finally:
         call.sandbox.contexts_opening -= 1
-    breaker.succeeded()
     return wire.ContextCreated(
         id=context.id,
         context_id=context.id,
