@@ -51,10 +51,12 @@ def rows(*, but: Iterable[tuple[str, str]] = ()) -> list[Protection]:
     ]
 
 
-async def test_every_protection_is_reported_and_none_that_is_unknown(sandbox: Sandbox) -> None:
+async def test_every_protection_is_reported_and_none_that_is_unknown(runtime: Runtime) -> None:
     """One row for each name of the table, in its order, each with what was seen."""
-    assert [row.name for row in sandbox.report.protections] == list(PROTECTIONS)
-    for row in sandbox.report.protections:
+    async with open_sandbox(runtime=runtime, limits=Limits(cpu_percent=50)) as sandbox:
+        report = sandbox.report
+    assert [row.name for row in report.protections] == list(PROTECTIONS)
+    for row in report.protections:
         assert row.detail
         assert row.detail != "not reported"
         assert row.meaning
@@ -156,7 +158,6 @@ async def test_a_request_that_cannot_be_read_harms_no_other(runtime: Runtime) ->
 async def test_the_table_has_a_line_for_each_row(sandbox: Sandbox) -> None:
     """For people: name, whether it is required, whether it is there, and why."""
     lines = sandbox.report.table().splitlines()
-    assert len(lines) == 1 + len(PROTECTIONS)
     for row, line in zip(sandbox.report.protections, lines[1:], strict=True):
         assert line.split()[:2] == [row.name, row.requested]
         assert row.detail in line
