@@ -70,6 +70,9 @@ BREAK_GRACE_S = 2.0
 INTERRUPT_GRACE_S = 1.0
 """How long a cell may take to give way to an interrupt before its context is ended."""
 
+MOST_BRANCHES = 64
+"""How many branches may be made at once."""
+
 BACKGROUND_LIMIT_BYTES = 1 * MIB
 """How much of a background job's later output is kept, per stream."""
 

@@ -118,10 +118,40 @@ def test_figures_and_files_are_kept(tmp_path: Path) -> None:
     assert (tmp_path / "out.txt").read_text() == "made"
 
 
+def test_branches_run_on_copies_and_are_shown_in_their_order(tmp_path: Path) -> None:
+    """The first ends last; each begins with what the code has made."""
+    arguments = ["-c", "data = [1]; print('made')"]
+    waiting = (
+        "import pathlib, time\n"
+        "while not pathlib.Path('/tmp/go').exists(): time.sleep(0.001)\n"
+        "data.append('first'); print('waited'); data"
+    )
+    for text in (waiting, "open('/tmp/go', 'w').close(); data.append('second'); data", "1 / 0"):
+        arguments += ["--branch", text]
+    done = code(*arguments, cwd=tmp_path)
+    assert done.stdout == b"made\nwaited\n[1, 'first']\n[1, 'second']\n"
+    assert done.returncode == 1
+    told = done.stderr.decode()
+    assert "branch 2 of 3: open(" in told
+    assert "ZeroDivisionError" in told
+
+
+def test_branches_are_in_the_object_of_json(tmp_path: Path) -> None:
+    """Each with its code and its end; none if the code has failed."""
+    done = code("--json", "-c", "n = 6", "--branch", "n * 7", "--branch", "n * 8", cwd=tmp_path)
+    branches = json.loads(done.stdout)["branches"]
+    assert [one["code"] for one in branches] == ["n * 7", "n * 8"]
+    assert [one["results"][0]["data"]["text/plain"] for one in branches] == ["42", "48"]
+    done = code("-c", "import sys; sys.exit(3)", "--branch", "print('never')", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (3, b"")
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["-c", "1", "a.py"], "not both"),
+        (["--language", "javascript", "-c", "1", "--branch", "2"], "cannot be branched"),
+        (["-c", "1", *["--branch", "2"] * 65], "65"),
         (["missing.py"], "missing.py"),
         (["."], "directory"),
         (["latin.js"], "UTF-8"),
@@ -231,6 +261,43 @@ def test_ctrl_c_ends_the_cell_and_keeps_the_state(terminal: Terminal) -> None:
     terminal.expect("\r\n42\r\n>>> ")
     terminal.type("exit(3)\n")
     assert terminal.status() == 3
+
+
+def test_a_dialogue_goes_between_branches(terminal: Terminal) -> None:
+    """A colon in front makes one, goes to another, drops one; the prompt says where one is."""
+    terminal.expect(">>> ")
+    terminal.type("x = 1\n")
+    terminal.expect(">>> ")
+    terminal.type(":branch bold\n")
+    terminal.expect("bold is a copy of main.*\r\nbold >>> ")
+    terminal.type("x = 2\n")
+    terminal.expect("bold >>> ")
+    terminal.type(":go main\n")
+    terminal.expect("\r\n>>> ")
+    terminal.type("x\n")
+    terminal.expect("\r\n1\r\n>>> ")
+    terminal.type(":go bold\n")
+    terminal.expect("bold >>> ")
+    terminal.type("x\n")
+    terminal.expect("\r\n2\r\nbold >>> ")
+    terminal.type(":branches\n")
+    terminal.expect(r"main \*bold\r\nbold >>> ")
+    terminal.type(":drop\n")
+    terminal.expect("bold is gone; this is main\r\n>>> ")
+    terminal.type(":drop main\n")
+    terminal.expect("cannot be dropped; what can: none\r\n>>> ")
+    terminal.type(":go nowhere\n")
+    terminal.expect("no 'nowhere' but main\r\n>>> ")
+    terminal.type(
+        "import threading; t = threading.Event(); threading.Thread(target=t.wait).start()\n"
+    )
+    terminal.expect("\r\n>>> ")
+    terminal.type(":branch\n")
+    terminal.expect("Thread-.*\r\n>>> ")
+    terminal.type(":help\n")
+    terminal.expect(":branch .NAME.")
+    terminal.type("\x04")
+    assert terminal.status() == 0
 
 
 def test_an_interpreter_that_crashes_is_replaced(terminal: Terminal) -> None:

@@ -15,6 +15,7 @@ import trio
 from sandbox_runtime.client import (
     ApiError,
     AsyncSandbox,
+    ConflictError,
     InvalidRequestError,
     NotFoundError,
     RefusedError,
@@ -142,6 +143,42 @@ def test_a_lost_context_is_replaced(sandbox: Sandbox) -> None:
     assert sandbox.run_code("6 * 7").text == "42"
 
 
+def test_branches_begin_with_the_state_of_their_origin(sandbox: Sandbox) -> None:
+    with sandbox.create_code_context() as context:
+        context.run("data = [1]")
+        for number, branch in enumerate(context.fork(2)):
+            with branch:
+                assert branch.language == "python"
+                branch.run(f"data.append({number})")
+                assert branch.run("data").text == f"[1, {number}]"
+        assert context.run("data").text == "[1]"
+
+
+def test_what_keeps_a_context_from_being_branched_is_named(sandbox: Sandbox) -> None:
+    with sandbox.create_code_context() as context:
+        context.run("import socket\nserver = socket.create_server(('127.0.0.1', 0))")
+        with pytest.raises(ConflictError, match="AF_INET"):
+            context.fork()
+        with pytest.raises(InvalidRequestError, match="count"):
+            context.fork(65)
+
+
+def test_a_run_is_interrupted_and_a_restart_begins_anew(sandbox: Sandbox) -> None:
+    with sandbox.create_code_context() as context:
+        assert context.interrupt() is False
+        told: list[bool] = []
+        code = "kept = 1\nprint('begun')\nimport time\ntime.sleep(600)"
+        execution = context.run(code, on_stdout=lambda _: told.append(context.interrupt()))
+        assert execution.error is not None
+        assert (execution.error.name, execution.state_survived) == ("KeyboardInterrupt", True)
+        assert told == [True]
+        assert context.run("kept").text == "1"
+        context.restart()
+        gone = context.run("kept").error
+        assert gone is not None
+        assert gone.name == "NameError"
+
+
 def test_the_protections_are_told(sandbox: Sandbox) -> None:
     assert {row.name: row.achieved for row in sandbox.protections}["seccomp"] == "full"
 
@@ -172,7 +209,11 @@ async def _use(address: str | None) -> list[Any]:
         command = await sandbox.exec("echo hi")
         code = await sandbox.run_code("6 * 7")
         process = await sandbox.start_process("echo up; exit 2")
-        return [command.stdout, code.text, await process.wait()]
+        context = await sandbox.create_code_context()
+        await context.run("n = 20")
+        (branch,) = await context.fork()
+        grown = await branch.run("n + 1")
+        return [command.stdout, code.text, await process.wait(), grown.text]
 
 
 @pytest.mark.parametrize("run", [asyncio.run, trio.run])
@@ -180,7 +221,7 @@ def test_the_same_calls_wait_on_asyncio_and_trio(
     run: Callable[[Awaitable[Any] | Callable[[], Awaitable[Any]]], Any], address: str
 ) -> None:
     given: Any = _use(address) if run is asyncio.run else lambda: _use(address)
-    assert run(given) == ["hi\n", "42", 2]
+    assert run(given) == ["hi\n", "42", 2, "21"]
 
 
 def test_a_cancelled_command_is_ended(address: str) -> None:

@@ -17,6 +17,7 @@ from sandbox_runtime.cli.script import LANGUAGES, language_of, load_code, load_s
 from sandbox_runtime.cli.serve import serve, serve_options
 from sandbox_runtime.cli.standard_input import piped_input
 from sandbox_runtime.errors import InvalidArgumentError, SandboxError
+from sandbox_runtime.settings import MOST_BRANCHES
 
 if TYPE_CHECKING:
     from sandbox_runtime.cli.options import Options
@@ -170,13 +171,15 @@ _CODE_HELP = """Run code in an interpreter in a fresh sandbox, or talk with it.
 sandbox-runtime code -c '6 * 7'
 sandbox-runtime code --figures plots analysis.py
 sandbox-runtime code --language javascript -c '[1, 2].map((n) => n * 2)'
+sandbox-runtime code load.py --branch 'frame.mean()' --branch 'frame.median()'
 sandbox-runtime code        # >>>
 
 FILE, `-` (standard input) or TEXT is one cell: the value of its last expression is
 printed, top-level `await` works, an error is a traceback on stderr and status 1.
 
 Without code, on a terminal, cells are typed and keep their state. Ctrl-C interrupts the
-cell that runs, Ctrl-D ends. --timeout is the time of each cell then.
+cell that runs, Ctrl-D ends. --timeout is the time of each cell then. A line with a colon
+in front is about branches: `:branch` goes on in a copy of the state, `:help` says the rest.
 """
 
 
@@ -188,6 +191,14 @@ cell that runs, Ctrl-D ends. --timeout is the time of each cell then.
     type=click.Choice(LANGUAGES),
     help="Of the code; by default the ending of FILE says so (.js, .ts), else it is python.",
 )
+@click.option(
+    "--branch",
+    "branches",
+    metavar="TEXT",
+    multiple=True,
+    help="A cell that runs after the code in a copy of its state, beside the other branches; "
+    "shown in their order. Python only. Repeatable.",
+)
 @figures_option
 @sandbox_options
 def run_code(
@@ -195,14 +206,21 @@ def run_code(
     file: str | None,
     text: str | None,
     language: str | None,
+    branches: tuple[str, ...],
     figures: Path | None,
 ) -> int:
     """See `_CODE_HELP`."""
     if file is not None and text is not None:
         raise click.UsageError("give the code by -c or as FILE, not both")
     chosen = language_of(file, language)
+    if branches and chosen != "python":
+        raise click.UsageError(f"--branch: contexts of {chosen} cannot be branched")
+    if len(branches) > MOST_BRANCHES:
+        raise click.UsageError(f"--branch: {len(branches)} are more than {MOST_BRANCHES}")
     if file is None and text is None:
         if os.isatty(0):
+            if branches:
+                raise click.UsageError("--branch needs code to run first: -c, FILE or -")
             return _talk(options, chosen, figures)
         file = "-"
     source = load_code(file, chosen) if file is not None else text or ""
@@ -211,7 +229,7 @@ def run_code(
     from sandbox_runtime.cli.run import supervise
 
     async def start(sandbox: Sandbox, streams: Streams) -> Outcome:
-        return await run_cell(sandbox, source, chosen, options, streams, figures)
+        return await run_cell(sandbox, source, chosen, options, streams, figures, branches=branches)
 
     return supervise(options, start)
 

@@ -1,7 +1,8 @@
 """A dialogue with a context on a terminal: cells are typed, what they give is shown.
 
 The terminal stays as it is: the kernel edits the line, and no thread waits for one. Ctrl-C is a
-signal, which interrupts the cell that runs, or drops the one that is being typed.
+signal, which interrupts the cell that runs, or drops the one that is being typed. A line with a
+colon in front is for us: branches are made and changed with it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from sandbox_runtime.cli.branches import Branches
 from sandbox_runtime.cli.failures import say
 from sandbox_runtime.cli.outcomes import Outcome, outcome_of_execution
 from sandbox_runtime.cli.showing import Show, show_error
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
     from sandbox_runtime.cli.options import Options
     from sandbox_runtime.cli.printing import Streams
-    from sandbox_runtime.interpreters.contexts import Context
     from sandbox_runtime.interpreters.execution import Execution
     from sandbox_runtime.sandbox import Sandbox
 
@@ -44,17 +45,17 @@ class Dialogue:
         self._language = language
         self._options = options
         self._figures = figures
-        self._context: Context | None = None
+        self._branches: Branches | None = None
         self._reading: trio.CancelScope | None = None
 
     def interrupt(self) -> bool:
         """Ctrl-C: ends the cell that runs, or drops what was typed. False before it has begun."""
-        if self._context is None:
+        if self._branches is None:
             return False
         if self._reading is not None:
             self._reading.cancel()
         else:
-            self._context.interrupt()
+            self._branches.context.interrupt()
         return True
 
     async def hold(self, sandbox: Sandbox, streams: Streams) -> Outcome:
@@ -63,15 +64,19 @@ class Dialogue:
         context = await sandbox.create_code_context(
             self._language, cwd=options.cwd, env=options.env
         )
-        self._context = context
+        self._branches = branches = Branches(context)
         say(
             f"{self._language} in a sandbox: no network, nothing of this machine's files. "
-            "Ctrl-C interrupts, Ctrl-D ends."
+            "Ctrl-C interrupts, Ctrl-D ends, :branch tries something on a copy."
         )
         show = Show(streams, self._figures)
         while (cell := await self._read_cell(streams)) is not None:
             if not cell.strip():
                 continue
+            if cell.startswith(":"):
+                await branches.obey(cell)
+                continue
+            context = branches.context
             execution = await context.run(
                 cell, deadline_s=options.deadline_s, on_result=show, **streams.handlers()
             )
@@ -88,7 +93,9 @@ class Dialogue:
         """The lines up to the end of a cell; None at the end of the input."""
         lines: list[str] = []
         while True:
-            await streams.stdout.write(_MORE if lines else _PROMPTS[self._language])
+            assert self._branches is not None
+            prompt = self._branches.prefix + _PROMPTS[self._language]
+            await streams.stdout.write(_MORE if lines else prompt)
             line = None
             with trio.CancelScope() as self._reading:
                 line = await _read_line()

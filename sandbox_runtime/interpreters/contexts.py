@@ -12,7 +12,7 @@ from sandbox_runtime.errors import InvalidArgumentError, SandboxClosedError
 from sandbox_runtime.interpreters.execution import TracebackStyle
 from sandbox_runtime.interpreters.runs import Run
 from sandbox_runtime.programs import check_seconds
-from sandbox_runtime.settings import OUTPUT_LIMIT_BYTES
+from sandbox_runtime.settings import MOST_BRANCHES, OUTPUT_LIMIT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -184,8 +184,9 @@ class Context:
             PoolFullError: There are as many contexts as there may be.
             SandboxClosedError: The context has ended.
         """
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 64:
-            raise InvalidArgumentError("count", f"must be 1 to 64, not {count!r}")
+        possible = isinstance(count, int) and not isinstance(count, bool)
+        if not possible or not 1 <= count <= MOST_BRANCHES:
+            raise InvalidArgumentError("count", f"must be 1 to {MOST_BRANCHES}, not {count!r}")
         async with self._turn:
             if self.lost:
                 raise SandboxClosedError("the context has ended; restart it or create a new one")

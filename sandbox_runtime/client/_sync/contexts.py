@@ -31,6 +31,7 @@ class Context:
         self._prefix = prefix
         self.id = context_id
         self.language = language
+        self._path = f"{prefix}/api/contexts/{quote(context_id, safe='')}"
 
     def run(
         self,
@@ -88,10 +89,38 @@ class Context:
             raise ApiError("the stream ended early", status=200, error_code="", context={})
         return _execution(end, out, err, results)
 
+    def fork(self, count: int = 1) -> list[Self]:
+        """Branches: contexts that begin with a copy of this one's live state.
+
+        Args:
+            count: How many, 1 to 64.
+
+        Returns:
+            The branches; each has runs, output and an end of its own.
+
+        Raises:
+            ConflictError: It has threads, sockets or unfinished tasks, which the message names; or
+                its language has no branches.
+            BusyError: There are as many contexts as there may be.
+            InvalidRequestError: The number cannot be.
+        """
+        body = wire.ForkContext(count=count)
+        made = self._transport.call("POST", f"{self._path}/fork", wire.ContextsForked, body=body)
+        kind = type(self)
+        return [kind(self._transport, self._prefix, one.id, one.language) for one in made.contexts]
+
+    def interrupt(self) -> bool:
+        """Ends the run of this moment; says whether anything ran."""
+        path = f"{self._path}/interrupt"
+        return (self._transport.call("POST", path, wire.ContextChanged)).done
+
+    def restart(self) -> None:
+        """Begins anew: the same id and settings, a fresh state."""
+        self._transport.call("POST", f"{self._path}/restart", wire.ContextChanged)
+
     def close(self) -> None:
         """Ends the context; its processes and memory are gone when this returns."""
-        path = f"{self._prefix}/api/contexts/{quote(self.id, safe='')}"
-        self._transport.call("DELETE", path, wire.ContextDeleted)
+        self._transport.call("DELETE", self._path, wire.ContextDeleted)
 
     def __enter__(self) -> Self:
         return self
