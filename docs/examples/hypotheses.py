@@ -2,8 +2,8 @@
 
     python docs/examples/hypotheses.py [ROWS]
 
-The table is loaded once (eight columns, 500 MB if ROWS is not given). Every hypothesis changes it as
-it likes; what it does not change is not copied.
+The table is loaded once (eight columns, 500 MB if ROWS is not given). Every hypothesis changes it
+as it likes; what it does not change is not copied.
 """
 
 from __future__ import annotations
