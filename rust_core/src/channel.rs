@@ -18,6 +18,9 @@ pub const INLINE_BYTES: usize = 64 * 1024;
 /// No value is larger than this; whoever sends more is not obeyed.
 const LARGEST_BYTES: u64 = 256 * 1024 * 1024;
 
+/// Values up to this size are written without the heap.
+const SMALL_BYTES: usize = 256;
+
 const INLINE: u8 = 0;
 const IN_FILE: u8 = 1;
 
@@ -69,6 +72,14 @@ impl<In: DeserializeOwned, Out: Serialize> Channel<In, Out> {
     /// [`Step::SendMessage`], with `EPIPE` when the other side has gone.
     pub fn send(&self, value: &Out, fds: &[BorrowedFd<'_>]) -> Result<()> {
         let send = || {
+            // Most values are small, and none of these needs the heap: what a fork writes to of
+            // that is copied first.
+            let mut small = [INLINE; SMALL_BYTES];
+            let mut rest = &mut small[1..];
+            if rmp_serde::encode::write_named(&mut rest, value).is_ok() {
+                let unused = rest.len();
+                return sys::send_packet(self.as_fd(), &small[..SMALL_BYTES - unused], fds);
+            }
             let body = encode(value)?;
             if body.len() > INLINE_BYTES {
                 let file = sys::sealed_file(c"sandbox-frame", &body)?;

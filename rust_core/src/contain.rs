@@ -87,6 +87,8 @@ pub struct Prepared {
     pub groups: String,
     /// What the sandbox may use.
     pub limits: Limits,
+    /// Tells whoever reads it, a keeper or an init, of its own ended children (`signalfd(2)`).
+    pub children: OwnedFd,
     /// Whose jails this process makes.
     pub role: Role,
 }
@@ -145,6 +147,7 @@ pub fn sandbox(
         separate_ids,
         groups,
         limits: limits.clone(),
+        children: sys::child_signals().at(Step::OpenDescriptor, "signalfd")?,
         role: if network.is_host() { part_networks()? } else { Role::Alone },
     };
     capabilities::hold_only(capabilities::KEEPER)?;
@@ -216,7 +219,8 @@ pub fn program(
 ) -> Result<()> {
     sys::setsid().at(Step::StartSession, "")?;
     if separate_ids {
-        sys::become_user(PAYLOAD_ID, PAYLOAD_ID, true).at(Step::BecomeUser, "program")?;
+        // Without other groups, which the keeper gave up for all.
+        sys::become_user(PAYLOAD_ID, PAYLOAD_ID, false).at(Step::BecomeUser, "program")?;
     }
     capabilities::give_up_the_rest()?;
     if let Some(ruleset) = ruleset {

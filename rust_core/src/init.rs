@@ -48,16 +48,15 @@ pub fn run(
     fds: Vec<OwnedFd>,
     namespaces: bool,
 ) -> ! {
-    sys::begin_burst();
     sys::set_name(c"sbx-init");
     let mut init = Init { socket, prepared, spawned: HashSet::new() };
-    let result = init.confine(&fds).and_then(|children| {
+    let result = init.confine(&fds).and_then(|()| {
         // The program first: it is already running while the rest is told.
         let started = program.map(|program| (start(&program, &fds, prepared), program));
         drop(fds);
         init.report_ready(namespaces, started)?;
         sys::end_burst(); // it may live for long
-        init.serve(&children)
+        init.serve()
     });
     if let Err(failure) = result {
         refuse(socket, failure);
@@ -67,17 +66,17 @@ pub fn run(
 }
 
 impl Init<'_> {
-    fn confine(&self, fds: &[OwnedFd]) -> Result<OwnedFd> {
+    fn confine(&self, fds: &[OwnedFd]) -> Result<()> {
         let ruleset = self.prepared.landlock.as_ref().ok().map(|(fd, _)| fd.as_raw_fd());
         let kept: Vec<_> = fds
             .iter()
             .map(AsRawFd::as_raw_fd)
             .chain(ruleset)
+            .chain([self.prepared.children.as_raw_fd()])
             .chain([self.socket.as_fd().as_raw_fd()])
             .collect();
         sys::close_from(3, &kept).at(Step::PlaceDescriptors, "init")?;
-        contain::jail(self.prepared)?;
-        sys::child_signals().at(Step::OpenDescriptor, "signalfd")
+        contain::jail(self.prepared)
     }
 
     fn report_ready(
@@ -121,13 +120,13 @@ impl Init<'_> {
             .collect()
     }
 
-    fn serve(&mut self, children: &OwnedFd) -> Result<()> {
+    fn serve(&mut self) -> Result<()> {
+        let children = self.prepared.children.as_fd();
         loop {
-            let [request, child] =
-                sys::wait_readable([self.socket.as_fd(), children.as_fd()], None)
-                    .at(Step::ReceiveMessage, "poll")?;
+            let [request, child] = sys::wait_readable([self.socket.as_fd(), children], None)
+                .at(Step::ReceiveMessage, "poll")?;
             if child {
-                sys::drain(children.as_fd());
+                sys::drain(children);
                 self.reap()?;
             }
             if request {

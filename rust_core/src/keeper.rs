@@ -162,18 +162,24 @@ fn open_sockets(answer: OwnedFd) -> Result<()> {
 }
 
 fn serve(socket: &Socket, prepared: &Prepared) -> Result<()> {
-    let children = sys::child_signals().at(Step::OpenDescriptor, "signalfd")?;
+    let children = prepared.children.as_fd();
+    let mut spent = None;
+    sys::trim_heap();
+    sys::begin_burst();
     loop {
-        let [request, child] = sys::wait_readable([socket.as_fd(), children.as_fd()], None)
+        let [request, child] = sys::wait_readable([socket.as_fd(), children], None)
             .at(Step::ReceiveMessage, "poll")?;
         if child {
-            sys::drain(children.as_fd());
+            sys::drain(children);
             while let Ok(Some(_)) = sys::wait(-1, false) {}
         }
         if request {
-            let Some((request, fds)) = socket.receive()? else { return Ok(()) };
-            let mut fds = fds.into_iter();
-            let Some(init_socket) = fds.next() else { continue };
+            drop(spent.take());
+            let Some((request, mut fds)) = socket.receive()? else { return Ok(()) };
+            if fds.is_empty() {
+                continue;
+            }
+            let init_socket = fds.remove(0);
             let (program, namespaces) = match request {
                 KeeperRequest::CreateJail { program, namespaces } => (program, namespaces),
                 KeeperRequest::OpenSockets {} => {
@@ -184,12 +190,14 @@ fn serve(socket: &Socket, prepared: &Prepared) -> Result<()> {
             let init_socket = init::Socket::new(init_socket);
             let fork = sys::fork(contain::JAIL_NAMESPACES, None).at(Step::CloneJail, "");
             match fork {
-                Ok(Forked::Child) => {
-                    init::run(&init_socket, prepared, program, fds.collect(), namespaces)
-                }
+                Ok(Forked::Child) => init::run(&init_socket, prepared, program, fds, namespaces),
                 Ok(Forked::Parent(_)) => {}
                 Err(failure) => init::refuse(&init_socket, failure),
             }
+            fds.clear();
+            // The child may wait for this very processor, and to free memory that it still shares
+            // would copy pages meanwhile.
+            spent = Some((program, fds));
         }
     }
 }

@@ -18,7 +18,6 @@ fn main() -> ExitCode {
         std::mem::forget((socket, null)); // closed, or another descriptor's number now
         rust_core::sys::inherited(3)
     };
-    let _ = rust_core::sys::map_program_for_forks(); // it is slower without, and no different
     match take() {
         Ok(socket) => ExitCode::from(rust_core::launcher::run(socket)),
         Err(_) => ExitCode::from(2),

@@ -1,126 +1,122 @@
-//! Memory of processes that are forked in order to be quick: fewer page faults after the fork.
+//! Memory of processes that are forked in order to be quick: fewer pages to share and to copy.
 //!
-//! A fault costs two microseconds and more, and a fork starts with all that it writes to shared and
-//! all that it runs, of the program's file, unmapped.
+//! Each page that a process has written costs its forks a microsecond, and two more if they write
+//! to it too.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
-use std::fs::{File, OpenOptions, read_to_string};
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-use super::check;
-
-/// `linux/mman.h`, since Linux 5.14.
-const MADV_POPULATE_READ: libc::c_int = 22;
-
-/// Makes forks of this process, and theirs, begin with the program's own pages mapped.
-///
-/// A fork copies page tables only of mappings that have private pages, for the others it trusts in
-/// faults. So each mapping of the program gets one: a byte is overwritten with itself.
-///
-/// # Errors
-/// What the kernel says; then forks are a little slower, and nothing else.
-pub fn map_program_for_forks() -> io::Result<()> {
-    let memory = OpenOptions::new().read(true).write(true).open("/proc/self/mem")?;
-    for line in read_to_string("/proc/self/maps")?.lines() {
-        if let Some((start, end)) = constant_mapping(line) {
-            map_for_forks(&memory, start, end)?;
-        }
+/// Gives whole free pages of the heap back: a fork shares page for page, also what nobody needs.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer; what is in use stays where it is.
+    unsafe {
+        libc::malloc_trim(0);
     }
-    Ok(())
-}
-
-fn map_for_forks(memory: &File, start: u64, end: u64) -> io::Result<()> {
-    let mut byte = [0];
-    memory.read_exact_at(&mut byte, start)?;
-    memory.write_all_at(&byte, start)?;
-    let (Ok(address), Ok(length)) = (usize::try_from(start), usize::try_from(end - start)) else {
-        return Ok(());
-    };
-    let address = std::ptr::with_exposed_provenance_mut(address);
-    // SAFETY: this advice reads pages in and changes no content.
-    check(unsafe { libc::madvise(address, length, MADV_POPULATE_READ) }).map(drop)
-}
-
-/// Where a line of `/proc/PID/maps` says that a file is mapped privately and not writable.
-fn constant_mapping(line: &str) -> Option<(u64, u64)> {
-    let mut fields = line.split_ascii_whitespace();
-    let (range, mode) = (fields.next()?, fields.next()?);
-    let (_offset, _device, inode) = (fields.next()?, fields.next()?, fields.next()?);
-    if inode == "0" || !matches!(mode, "r--p" | "r-xp") {
-        return None;
-    }
-    let (start, end) = range.split_once('-')?;
-    Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
 }
 
 const BURST_BYTES: usize = 128 * 1024;
 
+/// Memory that is handed out in order. What is known of it lies on the page that is written first.
 #[repr(C, align(4096))]
-struct Region(UnsafeCell<[u8; BURST_BYTES]>);
+struct Burst {
+    active: AtomicBool,
+    /// How much is handed out.
+    used: AtomicUsize,
+    /// How many pieces nobody has given back.
+    alive: AtomicUsize,
+    bytes: UnsafeCell<[u8; BURST_BYTES]>,
+}
 
 // SAFETY: handed out in pieces that do not overlap, each to one owner.
-unsafe impl Sync for Region {}
+unsafe impl Sync for Burst {}
 
-static REGION: Region = Region(UnsafeCell::new([0; BURST_BYTES]));
-static USED: AtomicUsize = AtomicUsize::new(0);
-static IN_BURST: AtomicBool = AtomicBool::new(false);
+static BURST: Burst = Burst {
+    active: AtomicBool::new(false),
+    used: AtomicUsize::new(0),
+    alive: AtomicUsize::new(0),
+    bytes: UnsafeCell::new([0; BURST_BYTES]),
+};
 
 /// The heap of the program that is forked: the system's, but for bursts.
 ///
-/// Between [`begin_burst`] and [`end_burst`] memory comes from one place, in order, and none is
-/// given back. A fresh fork that lives on the system's heap copies a page for each of the many
-/// holes that its parent left there; in a burst it touches two.
+/// Between [`begin_burst`] and [`end_burst`] memory comes from one place, in order, as long as
+/// there is some. The system's heap has a page for each size of piece, and a process that makes
+/// forks would copy each of them again after each fork, as the forks would; in a burst both touch
+/// two.
 #[derive(Debug)]
 pub struct Heap;
 
-/// From here on until [`end_burst`], what is freed is not, and what is new lies together. Once in a
-/// process.
+/// From here on until [`end_burst`], what is new lies together. Once in a process.
 pub fn begin_burst() {
-    IN_BURST.store(true, Relaxed);
+    BURST.active.store(true, Relaxed);
 }
 
-/// Back to the system's heap; what came from the burst stays valid, and freeing it does nothing.
+/// Back to the system's heap, for a process that lives long; what came from the burst stays valid.
 pub fn end_burst() {
-    IN_BURST.store(false, Relaxed);
+    BURST.active.store(false, Relaxed);
 }
 
-fn is_of_burst(pointer: *mut u8) -> bool {
-    pointer.addr().wrapping_sub(REGION.0.get().addr()) < BURST_BYTES
-}
-
-fn from_burst(layout: Layout) -> Option<*mut u8> {
-    let base = REGION.0.get().addr();
-    let used = USED.load(Relaxed);
-    let start = (base + used).checked_next_multiple_of(layout.align())? - base;
-    let end = start.checked_add(layout.size())?;
-    if end > BURST_BYTES {
-        return None;
+impl Burst {
+    fn offset(&self, pointer: *mut u8) -> usize {
+        pointer.addr().wrapping_sub(self.bytes.get().addr())
     }
-    USED.store(end, Relaxed);
-    Some(REGION.0.get().cast::<u8>().wrapping_add(start))
+
+    fn owns(&self, pointer: *mut u8) -> bool {
+        self.offset(pointer) < BURST_BYTES
+    }
+
+    fn take(&self, layout: Layout) -> Option<*mut u8> {
+        let base = self.bytes.get().addr();
+        let used = self.used.load(Relaxed);
+        let start = (base + used).checked_next_multiple_of(layout.align())? - base;
+        let end = start.checked_add(layout.size())?;
+        if end > BURST_BYTES {
+            return None;
+        }
+        self.used.store(end, Relaxed);
+        self.alive.store(self.alive.load(Relaxed) + 1, Relaxed);
+        Some(self.bytes.get().cast::<u8>().wrapping_add(start))
+    }
+
+    /// Takes a piece back; the last one, and whatever lies before it once none is left, can be had
+    /// again.
+    fn give_back(&self, pointer: *mut u8, size: usize) {
+        if !self.active.load(Relaxed) {
+            return;
+        }
+        let alive = self.alive.load(Relaxed).saturating_sub(1);
+        self.alive.store(alive, Relaxed);
+        let start = self.offset(pointer);
+        if alive == 0 {
+            self.used.store(0, Relaxed);
+        } else if start + size == self.used.load(Relaxed) {
+            self.used.store(start, Relaxed);
+        }
+    }
 }
 
-// SAFETY: pieces of the region do not overlap, are never handed out twice, and are never passed to
-// the system's heap; all else is the system's. The processes that use bursts have one thread.
+// SAFETY: pieces of the burst do not overlap while they are alive, and are never passed to the
+// system's heap; all else is the system's. A process in a burst has one thread.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let piece = if IN_BURST.load(Relaxed) { from_burst(layout) } else { None };
+        let piece = if BURST.active.load(Relaxed) { BURST.take(layout) } else { None };
         // SAFETY: as the caller promises.
         piece.unwrap_or_else(|| unsafe { System.alloc(layout) })
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        if !IN_BURST.load(Relaxed) && !is_of_burst(pointer) {
+        if BURST.owns(pointer) {
+            BURST.give_back(pointer, layout.size());
+        } else {
             // SAFETY: as the caller promises; it is the system's.
             unsafe { System.dealloc(pointer, layout) }
         }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        if !IN_BURST.load(Relaxed) && !is_of_burst(pointer) {
+        if !BURST.owns(pointer) {
             // SAFETY: as the caller promises; it is the system's.
             return unsafe { System.realloc(pointer, layout, size) };
         }
@@ -132,6 +128,7 @@ unsafe impl GlobalAlloc for Heap {
         if !new.is_null() {
             // SAFETY: both are live, of at least that length, and apart.
             unsafe { std::ptr::copy_nonoverlapping(pointer, new, layout.size().min(size)) };
+            BURST.give_back(pointer, layout.size());
         }
         new
     }
@@ -141,31 +138,46 @@ unsafe impl GlobalAlloc for Heap {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_private_files_that_are_not_written_are_mapped_for_forks() {
-        let line = |mode: &str, inode: u64| {
-            constant_mapping(&format!(
-                "7f00-8000 {mode} 00000000 00:01 {inode}   /memfd:x (deleted)"
-            ))
-        };
-        assert_eq!(line("r-xp", 5), Some((0x7f00, 0x8000)));
-        assert_eq!(line("r--p", 5), Some((0x7f00, 0x8000)));
-        for other in [line("rw-p", 5), line("r-xs", 5), line("r-xp", 0), constant_mapping("")] {
-            assert_eq!(other, None);
-        }
+    fn layout(size: usize, align: usize) -> Layout {
+        Layout::from_size_align(size, align).expect("a layout")
+    }
+
+    #[allow(clippy::large_stack_arrays, reason = "once in a test")]
+    fn burst() -> Box<Burst> {
+        Box::new(Burst {
+            active: AtomicBool::new(true),
+            used: AtomicUsize::new(0),
+            alive: AtomicUsize::new(0),
+            bytes: UnsafeCell::new([0; BURST_BYTES]),
+        })
     }
 
     #[test]
-    fn a_burst_gives_pieces_that_are_apart_aligned_and_kept() {
-        let layout = |size, align| Layout::from_size_align(size, align).expect("a layout");
-        let first = from_burst(layout(3, 1)).expect("room");
-        let second = from_burst(layout(100, 64)).expect("room");
-        assert!(second.addr() >= first.addr() + 3 && second.addr() % 64 == 0);
-        assert!(is_of_burst(first) && is_of_burst(second));
-        assert_eq!(from_burst(layout(BURST_BYTES, 1)), None);
+    fn a_burst_gives_pieces_that_are_apart_and_aligned() {
+        let burst = burst();
+        let first = burst.take(layout(3, 1)).expect("room");
+        let second = burst.take(layout(100, 64)).expect("room");
+        assert!(second.addr() >= first.addr() + 3 && second.addr().is_multiple_of(64));
+        assert!(burst.owns(first) && burst.owns(second));
+        assert_eq!(burst.take(layout(BURST_BYTES, 1)), None);
         let outside = Box::into_raw(Box::new(0u8));
-        assert!(!is_of_burst(outside));
+        assert!(!burst.owns(outside));
         // SAFETY: made above.
         drop(unsafe { Box::from_raw(outside) });
+    }
+
+    #[test]
+    fn a_piece_in_the_middle_is_had_again_when_all_are_back() {
+        let burst = burst();
+        let [first, second, third] =
+            [10, 20, 30].map(|size| burst.take(layout(size, 1)).expect("room"));
+        burst.give_back(third, 30);
+        assert_eq!(burst.take(layout(5, 1)), Some(third), "the last is had again at once");
+        burst.give_back(third, 5);
+        burst.give_back(first, 10);
+        assert_eq!(burst.take(layout(10, 1)), Some(third), "the first is not, nor the second");
+        burst.give_back(third, 10);
+        burst.give_back(second, 20);
+        assert_eq!(burst.take(layout(10, 1)), Some(first));
     }
 }

@@ -20,7 +20,10 @@ pub fn mount(
 ) -> io::Result<()> {
     let target = c_path(target)?;
     let options = CString::new(options).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    // SAFETY: four NUL-terminated strings that outlive the call. The kernel ignores a sixth argument.
+    // Of options the kernel copies a whole page, whatever their length.
+    let data = if options.is_empty() { std::ptr::null() } else { options.as_ptr() };
+    // SAFETY: NUL-terminated strings that outlive the call, and null where there are no options. The
+    // kernel ignores a sixth argument.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount,
@@ -28,7 +31,7 @@ pub fn mount(
             target.as_ptr(),
             kind.as_ptr(),
             flags,
-            options.as_ptr(),
+            data,
             key(),
         )
     };

@@ -36,10 +36,16 @@ pub fn fork(namespaces: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Resu
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = u64::try_from(fd.as_raw_fd()).unwrap_or_default();
     }
-    // SAFETY: `args` is valid and no CLONE_VM is set, so the child runs on a copy of this stack.
-    // Every process of this crate that forks has one thread, so no lock is held by another.
-    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
-    let result = match check_long(result) {
+    // Whoever has a key has a filter that refuses clone3.
+    let newer = if key() == 0 || cgroup.is_some() {
+        // SAFETY: `args` is valid and no CLONE_VM is set, so the child runs on a copy of this
+        // stack. Every process of this crate that forks has one thread, so no lock is held by
+        // another.
+        check_long(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) })
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ENOSYS))
+    };
+    let result = match newer {
         Err(e) if e.raw_os_error() == Some(libc::ENOSYS) && cgroup.is_none() => {
             let flags = libc::c_long::from(namespaces | libc::SIGCHLD);
             // SAFETY: as above; with a null stack clone(2) is fork(2). The kernel ignores a sixth
@@ -268,11 +274,11 @@ pub fn child_signals() -> io::Result<OwnedFd> {
     check(fd).map(own)
 }
 
-/// Empties a non-blocking descriptor such as that of [`child_signals`].
+/// Empties the descriptor of [`child_signals`]: of one signal that is not queued, one is pending.
 pub fn drain(fd: BorrowedFd<'_>) {
-    let mut buffer = [0u8; 512];
+    let mut buffer = [0u8; size_of::<libc::signalfd_siginfo>()];
     // SAFETY: the buffer is live and its length is passed.
-    while unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) } > 0 {}
+    unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
 }
 
 /// `poll(2)` for reading. True for each descriptor that is readable, at its end, or in error.

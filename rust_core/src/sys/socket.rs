@@ -42,7 +42,11 @@ pub fn send_packet(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>])
     if fds.len() > MAX_DESCRIPTORS {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut raw = [-1; MAX_DESCRIPTORS];
+    for (number, fd) in raw.iter_mut().zip(fds) {
+        *number = fd.as_raw_fd();
+    }
+    let raw = &raw[..fds.len()];
     let mut control = Control([0; 16 + MAX_DESCRIPTORS * size_of::<RawFd>()]);
     let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: all-zero is a valid `msghdr`.
@@ -50,7 +54,7 @@ pub fn send_packet(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>])
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     if !raw.is_empty() {
-        let payload = u32::try_from(size_of_val(raw.as_slice())).unwrap_or_default();
+        let payload = u32::try_from(size_of_val(raw)).unwrap_or_default();
         message.msg_control = (&raw mut control).cast();
         // SAFETY: pure arithmetic.
         message.msg_controllen = unsafe { libc::CMSG_SPACE(payload) } as _;
