@@ -199,7 +199,8 @@ class Sandbox:
         self._nursery = nursery
         self._session: Session | None = None
         self._defaults: dict[str, Context] = {}
-        self._first = trio.Lock()
+        self._first_session = trio.Lock()
+        self._first_context = trio.Lock()
         self._sessions: dict[str, Session] = {}
         self._background_memory = Budget(BACKGROUND_TOTAL_BYTES)
         self._closed = False
@@ -251,7 +252,7 @@ class Sandbox:
     ) -> CommandResult:
         """Runs a command in the sandbox's first session; see `Session.exec`."""
         self._check_open()
-        async with self._first:
+        async with self._first_session:
             if self._session is None or self._session.closed:
                 self._session = await self.create_session()
         return await self._session.exec(
@@ -410,7 +411,7 @@ class Sandbox:
         )
 
     async def _default_context(self, language: str) -> Context:
-        async with self._first:
+        async with self._first_context:
             name = known_language(language, self.contexts.languages)
             context = self._defaults.get(name)
             if context is None or context.closed:
