@@ -2,7 +2,8 @@
 
 A process that has ended is forgotten when there are 1000 newer ones, after an hour, when its room
 on disk is needed for the logs of others, or at once if that was asked for. That is looked at
-whenever somebody starts or asks, so no timer runs for it. Whoever holds a `Process` keeps it.
+whenever somebody starts or asks, so no timer runs for it. What it wrote is gone with that, but for
+its last 64 KiB, which whoever holds the `Process` can still read.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from sandbox_runtime.settings import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sandbox_runtime.budget import Budget
     from sandbox_runtime.capture import OutputHandler
     from sandbox_runtime.jail import Keeper
     from sandbox_runtime.sessions import Session
@@ -36,10 +38,12 @@ if TYPE_CHECKING:
 class Processes:
     """The background processes of one sandbox, `Sandbox.processes`."""
 
-    def __init__(self, keeper: Keeper, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, keeper: Keeper, nursery: trio.Nursery, log_space: Budget | None = None
+    ) -> None:
         self._keeper = keeper
         self._nursery = nursery
-        self._spill = Spill(LOGS_LIMIT_BYTES)
+        self._spill = Spill(LOGS_LIMIT_BYTES, log_space)
         self._by_id: dict[str, Process] = {}
         self._starting: set[str] = set()
 
@@ -126,6 +130,7 @@ class Processes:
             assert process.ended_at is not None
             if len(ended) - number > FINISHED_PROCESSES or process.ended_at < oldest:
                 del self._by_id[process.id]
+                process.logs.discard()
 
     def _make_room(self) -> None:
         """On the disk, for a first piece of another log; logs make way that nobody writes to."""
@@ -134,6 +139,7 @@ class Processes:
                 return
             if process.logs.position > BLOCK_BYTES:
                 del self._by_id[process.id]
+                process.logs.discard()
 
     def _ended(self) -> list[Process]:
         """What has ended, in that order."""

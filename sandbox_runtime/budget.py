@@ -30,6 +30,11 @@ class Claim:
         self._budget = budget
         self.taken_bytes = 0
 
+    @property
+    def free_bytes(self) -> int:
+        """How much it could take."""
+        return self._budget.free_bytes
+
     def take(self, wanted_bytes: int) -> int:
         """Takes as much, or what there is.
 
@@ -42,7 +47,8 @@ class Claim:
         self.taken_bytes += got
         return got
 
-    def give_back(self) -> None:
-        """Gives back all of it."""
-        self._budget.free_bytes += self.taken_bytes
-        self.taken_bytes = 0
+    def give_back(self, size_bytes: int | None = None) -> None:
+        """Gives back as much, or all of it."""
+        given = self.taken_bytes if size_bytes is None else size_bytes
+        self._budget.free_bytes += given
+        self.taken_bytes -= given

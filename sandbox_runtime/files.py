@@ -136,6 +136,15 @@ class FileWriter:
             await self._call.answer()  # which says why nobody reads on
 
 
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        character = text[error.start]
+        what = f"has {character!r} at {error.start}, which UTF-8 has no bytes for; give bytes"
+        raise InvalidArgumentError("content", what) from None
+
+
 def _check_offset(field: str, value: int) -> int:
     if not isinstance(value, int) or not 0 <= value < 1 << 63:
         raise InvalidArgumentError(field, f"must be a number of bytes, 0 or more, not {value!r}")
@@ -246,7 +255,7 @@ class Files:
             FileAccessError: It cannot be written, `ENOSPC` when the sandbox is full. What was
                 there is unchanged.
         """
-        data = check_bytes("content", content.encode() if isinstance(content, str) else content)
+        data = check_bytes("content", _encoded(content) if isinstance(content, str) else content)
         shown, encoded = self._path(path, cwd)
         source: file_service.Inline | file_service.Sized
         if len(data) <= _INLINE_BYTES:

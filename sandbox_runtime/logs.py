@@ -10,6 +10,8 @@ Readers hold nothing of a log but a position in it: any number of them cost the 
 
 from __future__ import annotations
 
+import contextlib
+import heapq
 import os
 import re
 import struct
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import msgspec
 import trio
 
+from sandbox_runtime.budget import Budget, Claim
 from sandbox_runtime.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -37,42 +40,66 @@ _LINE_LIMIT_BYTES = 64 * 1024
 
 
 class Spill:
-    """The file behind all logs of one sandbox. It is made when first needed and has no name."""
+    """The file behind all logs of one sandbox. It is made when first needed and has no name.
 
-    def __init__(self, limit_bytes: int) -> None:
+    Room that is given back is used again, from the beginning of the file on; what lies at its end
+    is given back to the disk at once.
+
+    Args:
+        limit_bytes: How large it may be.
+        space: What the files of several sandboxes may take together.
+    """
+
+    def __init__(self, limit_bytes: int, space: Budget | None = None) -> None:
         self._limit_blocks = max(limit_bytes // BLOCK_BYTES, 1)
+        self._space = Claim(
+            space if space is not None else Budget(self._limit_blocks * BLOCK_BYTES)
+        )
+        weakref.finalize(self, self._space.give_back).atexit = False
         self._made_blocks = 0
-        self._free: list[int] = []
+        self._free: list[int] = []  # a heap; its numbers are those in the set
+        self._is_free: set[int] = set()
         self._fd: int | None = None
 
     def _open(self) -> int:
         if self._fd is None:
             file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed with this object
-            weakref.finalize(self, file.close)
+            weakref.finalize(self, file.close).atexit = False
             self._fd = file.fileno()
         return self._fd
 
     @property
     def is_full(self) -> bool:
         """Whether the next block has no room."""
-        return not self._free and self._made_blocks >= self._limit_blocks
+        return not self._is_free and (
+            self._made_blocks >= self._limit_blocks or self._space.free_bytes < BLOCK_BYTES
+        )
 
     def store(self, block: bytes | bytearray) -> int | None:
         """Writes a block; returns its number, or None when there is no room for it."""
-        if self.is_full:
+        number = self._take_number()
+        if number is None:
             return None
-        number = self._free.pop() if self._free else self._made_blocks
         try:
             written = os.pwrite(self._open(), block, number * BLOCK_BYTES)
         except OSError:
             written = 0
-        fresh = number == self._made_blocks
         if written < len(block):
-            if not fresh:
-                self._free.append(number)
+            self._release(number)
             return None
-        self._made_blocks += fresh
         return number
+
+    def _take_number(self) -> int | None:
+        while self._free:
+            number = heapq.heappop(self._free)
+            if number in self._is_free:
+                self._is_free.remove(number)
+                return number
+        if self.is_full:
+            return None
+        self._space.take(BLOCK_BYTES)
+        self._made_blocks += 1
+        return self._made_blocks - 1
 
     def load(self, number: int, size_bytes: int) -> bytes:
         """A block that was stored."""
@@ -80,7 +107,22 @@ class Spill:
 
     def release(self, blocks: Iterable[_Block]) -> None:
         """Room of blocks that nobody will load again."""
-        self._free.extend(block.number for block in blocks)
+        for block in blocks:
+            self._release(block.number)
+
+    def _release(self, number: int) -> None:
+        self._is_free.add(number)
+        heapq.heappush(self._free, number)
+        before = self._made_blocks
+        while self._made_blocks - 1 in self._is_free:
+            self._made_blocks -= 1
+            self._is_free.remove(self._made_blocks)
+        if self._made_blocks < before:
+            self._space.give_back((before - self._made_blocks) * BLOCK_BYTES)
+            with contextlib.suppress(OSError):  # it is used again in any case
+                os.ftruncate(self._open(), self._made_blocks * BLOCK_BYTES)
+        if not self._is_free:
+            self._free.clear()
 
 
 class _Block(msgspec.Struct, frozen=True):
@@ -159,7 +201,7 @@ class Log:
         self._lost = [0, 0]
         self._readers = trio.lowlevel.ParkingLot()
         self.ended = False
-        weakref.finalize(self, spill.release, self._blocks)
+        weakref.finalize(self, spill.release, self._blocks).atexit = False
 
     @property
     def position(self) -> int:
@@ -234,6 +276,11 @@ class Log:
         for stream, lost in enumerate(block.stream_bytes):
             self._lost[stream] += lost
         self._first += 1
+
+    def discard(self) -> None:
+        """Gives up all that is on disk, and its room at once; readers find it lost."""
+        while self._blocks:
+            self._give_up_oldest()
 
     def end(self) -> None:
         """Nothing more will come; readers see the end once they are there."""

@@ -193,6 +193,7 @@ class Sandbox:
         nursery: trio.Nursery,
         report: SandboxReport,
         pools: Mapping[str, PoolSize],
+        log_space: Budget | None = None,
     ) -> None:
         self._runtime = runtime
         self._keeper = keeper
@@ -207,7 +208,7 @@ class Sandbox:
         self.report = report
         self.ports = Ports(keeper, nursery)
         self.files = Files(keeper, nursery)
-        self.processes = Processes(keeper, nursery)
+        self.processes = Processes(keeper, nursery, log_space)
         self.contexts = Contexts(keeper, runtime.languages, pools, nursery)
 
     @property
@@ -457,6 +458,7 @@ async def open_sandbox(
     node_pool: int = 1,
     network: Network = "loopback",
     pools: Mapping[str, PoolSize] | None = None,
+    log_space: Budget | None = None,
 ) -> AsyncIterator[Sandbox]:
     """Makes a sandbox, and ends it and everything in it with the block.
 
@@ -474,6 +476,8 @@ async def open_sandbox(
             and name service, for installing packages and cloning. Contexts have a loopback
             of their own in both, see `create_code_context`.
         pools: The same with limits, by language; what it says of one counts more.
+        log_space: What logs of background processes may take on disk together with those of
+            other sandboxes, besides `LOGS_LIMIT_BYTES` of its own.
 
     Raises:
         IsolationError: A protection cannot be had; it names it and says how to get it.
@@ -508,11 +512,11 @@ async def open_sandbox(
     if runtime is None:
         async with (
             open_runtime(read_only=read_only) as own,
-            _open_in(own, limits, require, host_name, sizes, network) as sandbox,
+            _open_in(own, limits, require, host_name, sizes, network, log_space) as sandbox,
         ):
             yield sandbox
     else:
-        inside = _open_in(runtime, limits, require, host_name, sizes, network)
+        inside = _open_in(runtime, limits, require, host_name, sizes, network, log_space)
         async with inside as sandbox:
             yield sandbox
 
@@ -539,6 +543,7 @@ async def _open_in(
     host_name: str,
     pools: Mapping[str, PoolSize],
     network: Network,
+    log_space: Budget | None,
 ) -> AsyncIterator[Sandbox]:
     keeper = await runtime.supervisor.create_sandbox(
         host_name, limits or Limits(), describe(network)
@@ -552,7 +557,7 @@ async def _open_in(
         )
         enforce(report, require)
         async with open_serving_nursery() as nursery:
-            sandbox = Sandbox(runtime, keeper, nursery, report, pools)
+            sandbox = Sandbox(runtime, keeper, nursery, report, pools, log_space)
             try:
                 yield sandbox
             finally:

@@ -211,6 +211,12 @@ async def test_a_path_that_means_nothing_is_refused(sandbox: Sandbox, path: Any)
         await sandbox.files.read(path)
 
 
+async def test_text_that_utf_8_has_no_bytes_for_is_the_callers_mistake(sandbox: Sandbox) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"content.*udc80.*at 2"):
+        await sandbox.files.write("file", "ab\udc80")
+    assert not await sandbox.files.exists("file")
+
+
 async def test_a_full_sandbox_keeps_the_old_content(runtime: Runtime) -> None:
     """`ENOSPC`, no temporary file is left, and there is room as before."""
     limits = Limits(workspace_bytes=2 * MIB)

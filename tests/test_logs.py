@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox_runtime import InvalidArgumentError, Sandbox
+from sandbox_runtime.budget import Budget
 from sandbox_runtime.errors import ProcessEndedError
 from sandbox_runtime.logs import BLOCK_BYTES, Log, LogChunk, Spill
 
@@ -110,6 +112,39 @@ def test_logs_share_the_room_of_their_file() -> None:
     third = Log(spill, 1 << 26)
     third.append_stdout(b"c" * 3 * BLOCK_BYTES)
     assert third.read_now().stdout == b"c" * 3 * BLOCK_BYTES
+
+
+def test_what_is_discarded_is_the_disks_again_at_once() -> None:
+    spill = Spill(8 * BLOCK_BYTES)
+    logs = [Log(spill, 1 << 26) for _ in range(2)]
+    for log in logs:
+        log.append_stdout(b"x" * 3 * BLOCK_BYTES)
+    assert spill._fd is not None
+    reader = logs[1].follow()
+    assert reader.take() is not None
+    for log in logs:
+        log.discard()
+    assert os.fstat(spill._fd).st_size == 0
+    rest, lost = logs[1].read_now(), reader.take()
+    assert rest.stdout_lost_bytes + len(rest.stdout) == 3 * BLOCK_BYTES
+    assert lost is not None
+    logs[0].append_stdout(b"y" * 3 * BLOCK_BYTES)
+    assert logs[0].read_now().stdout.endswith(b"y" * 3 * BLOCK_BYTES)
+
+
+def test_sandboxes_share_the_disk_for_logs() -> None:
+    space = Budget(3 * BLOCK_BYTES)
+    one, other = Spill(1 << 26, space), Spill(1 << 26, space)
+    first, second = Log(one, 1 << 26), Log(other, 1 << 26)
+    first.append_stdout(b"a" * 4 * BLOCK_BYTES)
+    second.append_stdout(b"b" * 4 * BLOCK_BYTES)
+    assert other.is_full
+    assert 0 < len(second.read_now().stdout) <= BLOCK_BYTES
+    assert space.free_bytes == 0
+    del first, one
+    assert space.free_bytes == 3 * BLOCK_BYTES
+    second.append_stdout(b"b" * 2 * BLOCK_BYTES)
+    assert len(second.read_now().stdout) > BLOCK_BYTES
 
 
 async def test_a_program_that_prints_without_end_takes_no_memory(sandbox: Sandbox) -> None:

@@ -237,6 +237,15 @@ _OPTIONS = [
         help="How much all requests together may hold of bodies, output and logs.",
     ),
     _option(
+        "--log-space",
+        variable="SANDBOX_LOG_SPACE",
+        metavar="SIZE",
+        default="4G",
+        show_default=True,
+        callback=parse_size,
+        help="How much disk (in TMPDIR) the logs of all background processes may take.",
+    ),
+    _option(
         "--grace",
         "grace_s",
         variable="SANDBOX_GRACE_S",
@@ -348,6 +357,7 @@ def _settings(values: dict[str, Any]) -> ServeSettings:
         command_timeout_s=_seconds(values["command_timeout_ms"]),
         code_timeout_s=_seconds(values["code_timeout_ms"]),
         output_limit_bytes=values["max_output"],
+        log_space_bytes=values["log_space"],
         pools=_pools(values["python_pool"], values["node_pool"]),
         warm_up=True,
         most_sandboxes=values["max_sandboxes"],

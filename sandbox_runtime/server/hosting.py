@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 import trio
 
+from sandbox_runtime.budget import Budget
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.sandbox import open_runtime, open_sandbox
 from sandbox_runtime.server.faults import (
@@ -27,7 +28,7 @@ from sandbox_runtime.server.faults import (
     TooManyError,
 )
 from sandbox_runtime.server.session_table import SessionTable
-from sandbox_runtime.settings import MIB, Limits
+from sandbox_runtime.settings import GIB, MIB, Limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -58,6 +59,7 @@ class HostSettings:
             0.3 and none for those of 0.12, as each of them expects.
         code_timeout_s: Likewise, of runs of code.
         output_limit_bytes: How much of each output stream an answer keeps.
+        log_space_bytes: How much disk the logs of all background processes may take.
         pools: How many interpreters each sandbox keeps ready, by language; of those that are not
             named, one for Python, and one for JavaScript and TypeScript together.
         warm_up: Whether to fill the pools of the default sandbox before anybody has asked for a
@@ -76,6 +78,7 @@ class HostSettings:
     command_timeout_s: float | None = None
     code_timeout_s: float | None = None
     output_limit_bytes: int = 16 * MIB
+    log_space_bytes: int = 4 * GIB
     pools: Mapping[str, PoolSize] = field(default_factory=dict)
     warm_up: bool = False
     most_sandboxes: int = 100
@@ -166,6 +169,7 @@ class Host:
         self._reserved: set[int] = set()
         self._no_host_network = ""
         self._default_turn = trio.Lock()
+        self._log_space = Budget(settings.log_space_bytes)
         self.network: Network = "loopback"
 
     async def start(self) -> None:
@@ -345,6 +349,7 @@ class Host:
                 require=settings.require,
                 read_only=spec.mounts,
                 pools=settings.pools,
+                log_space=self._log_space,
             ) as sandbox:
                 yield sandbox
             return
@@ -354,6 +359,7 @@ class Host:
             network=spec.network,
             require=settings.require,
             pools=settings.pools,
+            log_space=self._log_space,
         ) as sandbox:
             yield sandbox
 
