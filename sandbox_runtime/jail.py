@@ -108,6 +108,7 @@ class Keeper:
         self._ended = ended
         self._fds: list[int] = []
         self._tables: list[int] = []
+        self._memory_events: int | None = None
         self.protections: tuple[Protection, ...] = ()
         self._enter: EnterPlan | None = None
 
@@ -124,6 +125,7 @@ class Keeper:
         self.protections = reply.protections
         self._enter = reply.enter
         self._tables = fds[1 : 1 + reply.tables]
+        self._memory_events = fds[1 + reply.tables] if reply.memory_events else None
 
     @property
     def gone(self) -> bool:
@@ -164,7 +166,8 @@ class Keeper:
         """
         if not self._fds or not jail.namespace_fds or self._enter is None:
             raise SandboxClosedError("the sandbox is closed")
-        plan, sandbox_fds = self._enter, self._fds[1 + len(self._tables) :]
+        others = 1 + len(self._tables) + (self._memory_events is not None)
+        plan, sandbox_fds = self._enter, self._fds[others:]
         if self.has_host_network and not inner_network:
             plan = msgspec.structs.replace(plan, network=False)
             del sandbox_fds[plan.cgroup_files]
@@ -201,7 +204,7 @@ class Keeper:
         """
         channel = self._inner if inner_network and self._inner else self._channel
         ours, theirs = packet_pair()
-        jail = Jail(Channel(ours, InitReply), namespaces=namespaces)
+        jail = Jail(Channel(ours, InitReply), self.count_memory_kills, namespaces=namespaces)
         try:
             with theirs:
                 request = CreateJail(program=program, namespaces=namespaces)
@@ -242,6 +245,20 @@ class Keeper:
             raise SandboxClosedError("the sandbox is closed")
         return [_read_table(fd) for fd in self._tables]
 
+    def count_memory_kills(self) -> int:
+        """How many processes the kernel has ended because the sandbox had no memory left.
+
+        0 where it has no control group for its memory, and once it is closed.
+        """
+        if self._memory_events is None:
+            return 0
+        try:
+            text = os.pread(self._memory_events, 1024, 0)
+        except OSError:  # the group is gone
+            return 0
+        kills = [line[9:] for line in text.splitlines() if line.startswith(b"oom_kill ")]
+        return int(kills[0]) if kills else 0
+
     async def aclose(self) -> None:
         """Ends the sandbox; returns when its processes, mounts and groups are gone."""
         self._channel.close()
@@ -249,6 +266,7 @@ class Keeper:
             self._inner.close()
         close_all(self._fds)
         self._fds = self._tables = []
+        self._memory_events = None
         with trio.CancelScope(shield=True):
             await self._ended.wait()
 
@@ -260,8 +278,15 @@ class Jail:
     and looks whether it was what it waits for.
     """
 
-    def __init__(self, channel: Channel[InitReply], *, namespaces: bool) -> None:
+    def __init__(
+        self,
+        channel: Channel[InitReply],
+        count_memory_kills: Callable[[], int],
+        *,
+        namespaces: bool,
+    ) -> None:
         self._channel = channel
+        self.count_memory_kills = count_memory_kills
         self._own_fds = 3 if namespaces else 1
         self._receiving = trio.Lock()
         self._fds: list[int] = []

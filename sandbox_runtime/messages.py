@@ -104,6 +104,7 @@ class KeeperReady(_Message, frozen=True, kw_only=True, tag="ready"):
     """From a keeper: the sandbox is there."""
 
     tables: int
+    memory_events: bool
     protections: tuple[Protection, ...]
     enter: EnterPlan
 

@@ -91,6 +91,7 @@ class Process:
         self._jail = jail
         self._capture = capture
         self._log = log
+        self._memory_kills = jail.count_memory_kills()
         self._started_s = started_s
         self._deadline_s = deadline_s
         self._done = trio.Event()
@@ -246,6 +247,7 @@ class Process:
             exit_code=exited.exit if exited else None,
             signal=exited.signal if exited else None,
             ended=ended,
+            out_of_memory=self._ran_out_of_memory(exited),
             stdout_bytes=stdout.total_bytes,
             stderr_bytes=stderr.total_bytes,
             receipt=Receipt(
@@ -261,6 +263,12 @@ class Process:
                 },
             ),
         )
+
+    def _ran_out_of_memory(self, exited: Exited | None) -> bool:
+        if self._killed or exited is None:
+            return False
+        told = exited.signal == signals.SIGKILL or exited.exit == 128 + signals.SIGKILL
+        return told and self._jail.count_memory_kills() > self._memory_kills
 
     @property
     def status(self) -> Status:
@@ -287,6 +295,11 @@ class Process:
         if outcome is not None and outcome.ended == "signal" and outcome.signal is not None:
             return 128 + outcome.signal
         return None if outcome is None else outcome.exit_code
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the kernel ended it because the sandbox had no memory left."""
+        return self._outcome is not None and self._outcome.out_of_memory
 
     @property
     def logs(self) -> Log:

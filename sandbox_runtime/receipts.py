@@ -41,6 +41,8 @@ class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
         ended: Why it is over.
         stdout_bytes: How much it wrote in all.
         stderr_bytes: Likewise.
+        out_of_memory: Whether the kernel ended it, or a process of it, because the sandbox had no
+            memory left. Always False where the sandbox has no control group for its memory.
         number: Of the commands of its session, from 1; what its jobs write later bears it.
         truncated: Whether more was written than is kept.
         receipt: What it cost.
@@ -55,6 +57,7 @@ class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
     stderr_bytes: int
     receipt: Receipt
     number: int = 0
+    out_of_memory: bool = False
 
     @property
     def truncated(self) -> bool:

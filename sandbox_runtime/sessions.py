@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import signal as signals
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -135,6 +136,7 @@ class Session:
         self._killed = False
         self._closed = False
         self._count = 0
+        self._memory_kills = 0
         self._background: deque[_Background] = deque()
 
     @property
@@ -176,6 +178,7 @@ class Session:
             raise SandboxClosedError("the session is closed")
         if self._shell is None or self._shell.lost:
             await self._drop_shell()
+            self._memory_kills = self._keeper.count_memory_kills()
             self._shell = await start_shell(self._keeper, self._cwd, self._env)
         return self._shell
 
@@ -384,6 +387,13 @@ class Session:
             )
             if ended == "exit":
                 exit_code = end.status
+        out_of_memory = False
+        if exit_code:
+            # Looked at only after a failure, so that the usual command does not pay for it.
+            before, self._memory_kills = self._memory_kills, self._keeper.count_memory_kills()
+            out_of_memory = exit_code == 128 + signals.SIGKILL and before < self._memory_kills
+        elif signal == signals.SIGKILL and ended == "session lost":
+            out_of_memory = self._keeper.count_memory_kills() > self._memory_kills
         stdout, stderr = capture.streams
         result = CommandResult(
             stdout=stdout.kept,
@@ -391,6 +401,7 @@ class Session:
             exit_code=exit_code,
             signal=signal,
             ended=ended,
+            out_of_memory=out_of_memory,
             stdout_bytes=stdout.total_bytes,
             stderr_bytes=stderr.total_bytes,
             number=self._count,

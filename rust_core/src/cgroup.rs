@@ -179,6 +179,8 @@ pub struct Group {
     pub join: Vec<OwnedFd>,
     /// v2: the directory for `clone3`.
     pub into: Option<OwnedFd>,
+    /// Where the kernel counts those that it has ended for lack of memory, under `oom_kill`.
+    pub events: Option<OwnedFd>,
     /// Rows for the report.
     pub protections: Vec<Protection>,
 }
@@ -236,8 +238,13 @@ impl Delegation {
     /// [`Step::JoinCgroup`] when a group that was delegated cannot be made.
     pub fn make_group(&self, id: u64, limits: &Limits) -> Result<Group> {
         let name = format!("sandbox-{id}");
-        let mut group =
-            Group { name: name.clone(), join: Vec::new(), into: None, protections: Vec::new() };
+        let mut group = Group {
+            name: name.clone(),
+            join: Vec::new(),
+            into: None,
+            events: None,
+            protections: Vec::new(),
+        };
         let mut kept: HashMap<&str, String> = HashMap::new();
         for base in &self.bases {
             let settings = base.settings(limits);
@@ -259,6 +266,10 @@ impl Delegation {
             }
             for (controller, value) in base.limited(limits) {
                 kept.insert(controller, format!("cgroup v{}, {value}", base.version));
+            }
+            if base.controllers.iter().any(|controller| controller == "memory") {
+                let file = if base.version == 1 { "memory.oom_control" } else { "memory.events" };
+                group.events = fs::File::open(path.join(file)).ok().map(OwnedFd::from);
             }
             let file = if base.version == 1 { "tasks" } else { "cgroup.procs" };
             let join = fs::OpenOptions::new().write(true).open(path.join(file));

@@ -77,10 +77,11 @@ fn make(sockets: Sockets<'_>, order: Order<'_>) -> Result<(Option<Socket>, Prepa
     // Nothing of the supervisor's stays open: not its socket, not the groups of other sandboxes.
     let own = std::iter::once(socket.as_fd())
         .chain(inner.as_ref().map(AsFd::as_fd))
-        .chain(group.join.iter().map(AsFd::as_fd));
+        .chain(group.join.iter().map(AsFd::as_fd))
+        .chain(group.events.as_ref().map(AsFd::as_fd));
     let own: Vec<_> = own.map(|fd| fd.as_raw_fd()).collect();
     sys::close_from(3, &own).at(Step::PlaceDescriptors, "keeper")?;
-    let Group { name, join, into, protections: mut of_groups } = group;
+    let Group { name, join, into, events, protections: mut of_groups } = group;
     let joined_by_clone = into.is_some();
     std::mem::forget(into); // closed above with everything else that is not this sandbox's
     let to_join: &[OwnedFd] = if joined_by_clone { &[] } else { &join };
@@ -108,6 +109,7 @@ fn make(sockets: Sockets<'_>, order: Order<'_>) -> Result<(Option<Socket>, Prepa
     let ruleset = prepared.landlock.as_ref().ok().map(|(fd, _)| fd);
     let fds: Vec<BorrowedFd<'_>> = std::iter::once(&pidfd)
         .chain(&tables)
+        .chain(&events)
         .chain(&join)
         .chain(&spaces)
         .chain(ruleset)
@@ -120,7 +122,9 @@ fn make(sockets: Sockets<'_>, order: Order<'_>) -> Result<(Option<Socket>, Prepa
         separate_ids,
         limits,
     };
-    socket.send(&KeeperReply::Ready { tables: tables.len(), protections, enter }, &fds)?;
+    let memory_events = events.is_some();
+    let reply = KeeperReply::Ready { tables: tables.len(), memory_events, protections, enter };
+    socket.send(&reply, &fds)?;
     Ok((None, prepared))
 }
 

@@ -227,11 +227,14 @@ impl Protection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum KeeperReply {
-    /// The sandbox is there. Carries its pidfd, its tables of TCP sockets (`proc_net(5)`), then
-    /// what `enter` needs (see `contain.rs`).
+    /// The sandbox is there. Carries its pidfd, its tables of TCP sockets (`proc_net(5)`), the file
+    /// of its control group that counts `oom_kill` (cgroups(7)), then what `enter` needs (see
+    /// `contain.rs`).
     Ready {
         /// How many tables: one for each version of IP.
         tables: usize,
+        /// Whether that file is there.
+        memory_events: bool,
         /// What was achieved.
         protections: Vec<Protection>,
         /// What the descriptors behind the tables are.

@@ -84,6 +84,7 @@ class Interpreter:
         self._running: trio.CancelScope | None = None
         self._ended_by: RunEnded = "deadline"
         self._number = 0
+        self._memory_kills = 0
         self.imported_late: dict[str, str] = {}
         self.pid = -1
         self.lost = False
@@ -236,6 +237,7 @@ class Interpreter:
         self._number += 1
         self._run, self._capture = run, capture
         self._ended_by = "deadline"
+        self._memory_kills = self._jail.count_memory_kills()
         message = {
             "type": "run",
             "id": str(self._number),
@@ -334,8 +336,12 @@ class Interpreter:
             await self._shared.leave(self.pid)
 
     async def _learn_death(self) -> None:
-        if self.exited is not None:
-            self.death = await self.exited()
+        if self.exited is None:
+            return
+        self.death = await self.exited()
+        killed = self.death is not None and self.death.signal == signal.SIGKILL
+        if killed and self._jail.count_memory_kills() > self._memory_kills:
+            self.death = Death(cause="out of memory", signal=signal.SIGKILL)
 
     def _execution(self, run: Run, capture: Capture, *, over: bool, wall_s: float) -> Execution:
         done = run.done

@@ -57,6 +57,7 @@ class Zygote:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._sending = trio.Lock()
         self._next_id = 0
         self._waiting: dict[object, trio.Event] = {}
         self._answers: dict[int, dict[str, Any]] = {}
@@ -130,7 +131,12 @@ class Zygote:
         return zygote
 
     async def _send(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
-        await send_packet(self._socket, json.dumps(message).encode(), fds)
+        packet = json.dumps(message).encode()
+        try:
+            async with self._sending:
+                await send_packet(self._socket, packet, fds)
+        except (OSError, trio.ClosedResourceError) as error:  # closed meanwhile, by its owner
+            raise SandboxLostError("the zygote has died") from error
 
     async def _receive(self) -> dict[str, Any]:
         while True:

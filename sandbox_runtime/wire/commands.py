@@ -45,6 +45,7 @@ class Executed(Message, frozen=True, kw_only=True):
         peak_memory_bytes: Of its largest process, or null if nothing measured it.
         cpu_ms: What it took in user and kernel mode, or null.
         command_number: Of the commands of its session, from 1; see `/api/session/background`.
+        out_of_memory: True if the kernel ended it because the sandbox had no memory left.
     """
 
     stdout: str
@@ -61,6 +62,7 @@ class Executed(Message, frozen=True, kw_only=True):
     peak_memory_bytes: int | None
     cpu_ms: float | None
     command_number: int
+    out_of_memory: bool | UnsetType = UNSET
 
 
 class CommandStart(Message, frozen=True, kw_only=True, tag_field="type", tag="start"):
@@ -105,6 +107,7 @@ class CommandComplete(Message, frozen=True, kw_only=True, tag_field="type", tag=
     exit_code: int
     duration: float
     command_number: int
+    out_of_memory: bool | UnsetType = UNSET
     result: StreamedResult | UnsetType = UNSET
 
 

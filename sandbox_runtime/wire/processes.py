@@ -52,7 +52,12 @@ class StartProcess(Message, frozen=True, kw_only=True):
 
 
 class ProcessInfo(Message, frozen=True, kw_only=True):
-    """What is known of a process; `pid` is its number in its jail."""
+    """What is known of a process.
+
+    Attributes:
+        pid: Its number in its jail.
+        out_of_memory: True if the kernel ended it because the sandbox had no memory left.
+    """
 
     id: str
     pid: int | UnsetType = UNSET
@@ -62,6 +67,7 @@ class ProcessInfo(Message, frozen=True, kw_only=True):
     end_time: str | None
     exit_code: int | None
     session_id: str
+    out_of_memory: bool | UnsetType = UNSET
 
 
 class ProcessStarted(Message, frozen=True, kw_only=True):

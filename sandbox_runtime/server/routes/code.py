@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from sandbox_runtime.interpreters.contexts import Context
-    from sandbox_runtime.interpreters.execution import Execution, Result
+    from sandbox_runtime.interpreters.execution import Death, Execution, Result
     from sandbox_runtime.server.http import Response
     from sandbox_runtime.server.routing import Call
     from sandbox_runtime.server.streams import EventStream, Framing
@@ -240,8 +240,17 @@ def _last(execution: Execution, limit_s: float | None) -> msgspec.Struct:
             return _code_error("InternalError", "The context was deleted", survived=False)
     how = "The interpreter ended; the next run finds a fresh one"
     if execution.death is not None:
-        how = f"The interpreter ended ({execution.death.cause}); the next run finds a fresh one"
+        how = f"The interpreter ended ({_ending(execution.death)}); the next run finds a fresh one"
     return _code_error("InternalError", how, survived=False)
+
+
+def _ending(death: Death) -> str:
+    match death.cause:
+        case "exit":
+            return f"it exited with {death.exit_code}"
+        case "signal":
+            return f"signal {death.signal}"
+    return "out of memory: the sandbox had none left for it"
 
 
 def _code_error(

@@ -98,6 +98,8 @@ def _failure(
         case "killed":
             return CommandKilledError(f"Session '{record.id}' was deleted", **context)
     how = f"code {code}" if code is not None else "no code"
+    if result.out_of_memory:
+        how += ", for the sandbox had no memory left"
     return SessionEndedError(
         f"Control process exited with {how}",
         remedy=f"Session '{record.id}' starts afresh with its next command",
@@ -140,6 +142,7 @@ async def execute(call: Call, body: wire.Execute) -> wire.Executed:
         if cpu_known
         else None,
         command_number=result.number,
+        out_of_memory=result.out_of_memory or UNSET,
     )
 
 
@@ -234,6 +237,7 @@ async def _streamed(
         exit_code=code,
         duration=round((time.monotonic() - started_s) * 1000, 3),
         command_number=result.number,
+        out_of_memory=result.out_of_memory or UNSET,
         result=UNSET if call.modern else repeated,
     )
 

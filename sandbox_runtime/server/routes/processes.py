@@ -44,6 +44,7 @@ def _info(process: Process) -> wire.ProcessInfo:
         end_time=None if ended is None else iso_moment(ended.timestamp()),
         exit_code=process.exit_code,
         session_id=process.session_id or DEFAULT_SESSION,
+        out_of_memory=process.out_of_memory or UNSET,
     )
 
 
