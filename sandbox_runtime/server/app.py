@@ -288,6 +288,8 @@ def _choose(method: str, methods: Mapping[str, Route[Any]]) -> Route[Any]:
 
 def _query(raw: str) -> dict[str, str]:
     values: dict[str, str] = {}
+    if not raw:
+        return values
     for name, value in parse_qsl(raw, keep_blank_values=True):
         values.setdefault(name, value)
     return values

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sandbox_runtime.server.faults import ForbiddenError
@@ -27,6 +28,7 @@ ANY = "*"
 """Instead of an origin or a name: all of them."""
 
 _SITES_OF_PAGES = frozenset(("same-origin", "same-site", "cross-site"))
+_LONGEST_NAME = 255
 _PORT = re.compile(r":[0-9]{0,5}\Z")
 
 
@@ -79,6 +81,11 @@ def check_browser(headers: Headers, policy: BrowserPolicy, *, is_proxied: bool =
 
 def is_local_name(name: str) -> bool:
     """Whether it is a name or an address by which a machine calls itself."""
+    return len(name) <= _LONGEST_NAME and _is_local_name(name)
+
+
+@lru_cache  # each request asks, and nearly always for the same
+def _is_local_name(name: str) -> bool:
     if name == "localhost":
         return True
     try:

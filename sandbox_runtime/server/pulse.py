@@ -42,6 +42,8 @@ class Pulse:
     def remove(self, stream: Beating) -> None:
         """Looks after it no more."""
         self._streams.discard(stream)
+        if not self._streams:
+            self._sleep.deadline = math.inf  # else it would wake for nothing
 
     def expect(self, due_s: float) -> None:
         """Looks again at that time, if not before."""
