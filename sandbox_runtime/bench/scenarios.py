@@ -139,8 +139,18 @@ def wire_scenarios(servers: list[Served], *, javascript: bool) -> list[Scenario]
         each("http-session", "HTTP: session created, to its first command's end", "new_session"),
         each("http-stream", "HTTP: first output of a running command", "first_output"),
         each("http-process", "HTTP: process started, to its first line", "process_first_line"),
+        each(
+            "http-follow", "HTTP: process started, to its first streamed line", "process_followed"
+        ),
         each("http-kill", "HTTP: process killed", "kill", rounds=15),
+        each("http-kill-50", "HTTP: 50 processes killed by one request", "kill_all", 50, rounds=5),
+        each(
+            "http-32", "HTTP: `true` four times in 32 sessions at once", "sessions_at_once", 32, 4
+        ),
+        each("http-list", "HTTP: 10 000 entries listed", "entries", 10_000, rounds=20),
         each("http-file-1k", "HTTP: 1 KiB file written and read", "file_round_trip", KIB),
+        each("http-file-1m", "HTTP: 1 MiB, likewise", "file_round_trip", MIB, rounds=20),
+        each("http-file-10m", "HTTP: 10 MiB, likewise", "file_round_trip", 10 * MIB, rounds=10),
         each(
             "http-python",
             "HTTP: Python context, to its first result",
@@ -149,6 +159,14 @@ def wire_scenarios(servers: list[Served], *, javascript: bool) -> list[Scenario]
             "1 + 1",
             rounds=20,
         ),
+        each(
+            "http-10-contexts",
+            "HTTP: 10 Python contexts at once",
+            "contexts_at_once",
+            10,
+            rounds=10,
+        ),
+        each("http-50-contexts", "HTTP: 50 in turn", "contexts_in_turn", 50, rounds=5),
         each("http-cell", "HTTP: `1 + 1` in a live Python context", "live_context", "python"),
     ]
     if javascript:

@@ -17,6 +17,7 @@ import trio
 
 from sandbox_runtime.bench.rounds import Candidate
 from sandbox_runtime.bench.spawned import PeerFailedError
+from sandbox_runtime.bench.wire_crowds import Crowds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -54,9 +55,10 @@ class WireClient:
 
     def first_event(self, path: str, body: object, mark: bytes) -> None:
         """Sends a request, waits until the answer's stream has this in it, and hangs up."""
-        payload = json.dumps(body).encode()
+        payload = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
-        self._connection.request("POST", self._prefix + path, payload, headers)
+        method = "GET" if body is None else "POST"
+        self._connection.request(method, self._prefix + path, payload, headers)
         response = self._connection.getresponse()
         seen = b""
         while mark not in seen:
@@ -85,7 +87,7 @@ class WireClient:
         raise PeerFailedError(f"no result in {raw[-300:]!r}")
 
 
-class Served:
+class Served(Crowds):
     """Candidates of one server."""
 
     def __init__(self, name: str, url: str, *, version: str, protections: str) -> None:
