@@ -20,7 +20,7 @@ from sandbox_runtime.errors import FileAccessError, InvalidArgumentError
 from sandbox_runtime.file_content import Content, ContentPipe
 from sandbox_runtime.file_service import FileService, Kind
 from sandbox_runtime.programs import check_bytes, check_cwd, check_path
-from sandbox_runtime.settings import WORKSPACE
+from sandbox_runtime.settings import LIST_LIMIT, READ_LIMIT_BYTES, WORKSPACE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,12 +29,8 @@ if TYPE_CHECKING:
 
     Path = str | os.PathLike[str]
 
-LIST_LIMIT = 100_000
-"""How many entries one listing may have, unless its caller has room for more."""
-
 _INLINE_BYTES = 32 * 1024
 _CHUNK_BYTES = 1024 * 1024
-_READ_LIMIT_BYTES = 1024**3
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR}
 
 
@@ -195,7 +191,7 @@ class Files:
         *,
         offset: int = 0,
         length: int | None = None,
-        limit_bytes: int = _READ_LIMIT_BYTES,
+        limit_bytes: int = READ_LIMIT_BYTES,
         cwd: str | None = None,
     ) -> bytes:
         """The content of a regular file, or a part of it.

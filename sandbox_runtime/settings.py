@@ -97,3 +97,12 @@ FINISHED_PROCESS_S = 3600.0
 
 KILL_GRACE_S = 5.0
 """How long a process may take to end by a signal that it can handle, before it is ended."""
+
+READ_LIMIT_BYTES = 1 * GIB
+"""How much of a file is read at once, unless the caller has room for more."""
+
+LIST_LIMIT = 100_000
+"""How many entries one listing of a directory may have, likewise."""
+
+ZYGOTE_START_S = 120.0
+"""How long the warmed Python may take to start: it imports large libraries from a cold disk."""

@@ -16,6 +16,7 @@ from sandbox_runtime.channel import send_packet
 from sandbox_runtime.errors import InterpreterUnavailableError, SandboxLostError
 from sandbox_runtime.interpreters.execution import Death
 from sandbox_runtime.interpreters.installation import EXECUTORS
+from sandbox_runtime.settings import ZYGOTE_START_S
 
 if TYPE_CHECKING:
     import socket
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from sandbox_runtime.settings import Limits
     from sandbox_runtime.supervisor import Supervisor
 
-_START_S = 120.0
 _DATAGRAM_BYTES = 1 << 20
 _REMEDY = "Install what is named where the interpreter finds it, e.g. pip install ipython numpy"
 
@@ -111,7 +111,7 @@ class Zygote:
         env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp"}
         zygote = cls(await supervisor.start_zygote(argv, env, host_network=host_network))
         try:
-            with trio.fail_after(_START_S):
+            with trio.fail_after(ZYGOTE_START_S):
                 await zygote._send({"op": "preload", "modules": list(modules)})
                 answer = await zygote._receive()
         except (SandboxLostError, trio.TooSlowError) as error:

