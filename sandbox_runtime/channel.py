@@ -106,9 +106,16 @@ class Channel(Generic[ReplyT]):
             await self._send_packet(b"\1", (*fds, file.fileno()))
 
     async def _send_packet(self, packet: bytes, fds: Sequence[int]) -> None:
-        if not send_now(self._socket, packet, fds):
-            async with self._sending:
+        # Whoever waits for room was first.
+        if not self._sending.locked() and send_now(self._socket, packet, fds):
+            return
+        async with self._sending:
+            if self._closed:
+                raise SandboxClosedError("it is closed")
+            try:
                 await send_packet(self._socket, packet, fds)
+            except trio.ClosedResourceError:
+                raise SandboxClosedError("it is closed") from None
 
     async def receive(self) -> tuple[ReplyT, list[int]]:
         """Waits for one message; its descriptors are the caller's from then on.

@@ -64,7 +64,7 @@ class IsolationError(SandboxError):
 class NotStartedError(SandboxError):
     """A program could not be started: it is missing, not executable, or the directory is.
 
-    Nothing ran; the sandbox and the session are as before.
+    Nothing ran; the sandbox and the session are as before, unless the message says otherwise.
     """
 
     code = "not_started"

@@ -299,7 +299,7 @@ class Jail:
         self.children_fds: list[int] = []
         self._program_fds: list[int] = []
         self._spawn_failure: Failure | None = None
-        self._swept: list[int] = []
+        self._swept: dict[int, int | None] = {}  # by the number of the question
         self._sweeps = 0
 
     @property
@@ -332,8 +332,10 @@ class Jail:
                 self._adopted[pid] = reply
             case Exited():
                 self.exited = reply
-            case Swept(killed=killed):
-                self._swept.append(killed)
+            case Swept(id=number, killed=killed) if number in self._swept:
+                self._swept[number] = killed
+            case Swept():
+                pass  # whoever asked was cancelled
             case Failed(failure=failure):
                 self._lost = SandboxLostError(str(failure.as_isolation_error()))
 
@@ -405,19 +407,25 @@ class Jail:
         Returns:
             How many were ended. None of them is alive any more.
         """
-        self._sweeps += 1  # answers come in the order of the questions, also of cancelled ones
+        self._sweeps += 1
         number = self._sweeps
-        await self._channel.send(
-            Sweep(
-                spare=tuple(spare),
-                keep=tuple(keep),
-                since_ticks=since_ticks,
-                break_shell=break_shell,
-                trees=tuple(trees),
-            )
+        question = Sweep(
+            id=number,
+            spare=tuple(spare),
+            keep=tuple(keep),
+            since_ticks=since_ticks,
+            break_shell=break_shell,
+            trees=tuple(trees),
         )
-        await self._wait_until(lambda: len(self._swept) >= number)
-        return self._swept[number - 1]
+        self._swept[number] = None
+        try:
+            await self._channel.send(question)
+            await self._wait_until(lambda: self._swept[number] is not None)
+            killed = self._swept[number]
+        finally:
+            del self._swept[number]
+        assert killed is not None
+        return killed
 
     def abandon(self) -> None:
         """Closes a jail whose making was never asked for."""

@@ -160,6 +160,7 @@ class Adopt(_Message, frozen=True, kw_only=True, tag="adopt"):
 class Sweep(_Message, frozen=True, kw_only=True, tag="sweep"):
     """To an init: end what a command started."""
 
+    id: int
     spare: tuple[int, ...]
     keep: tuple[int, ...]
     since_ticks: int
@@ -188,6 +189,7 @@ class Exited(_Message, frozen=True, kw_only=True, tag="exited"):
 class Swept(_Message, frozen=True, kw_only=True, tag="swept"):
     """From an init: what was to end has ended."""
 
+    id: int
     killed: int
 
 

@@ -41,7 +41,7 @@ from sandbox_runtime.settings import (
     WORKSPACE,
 )
 from sandbox_runtime.shell import Shell, start_shell
-from sandbox_runtime.shell_protocol import why_not_run
+from sandbox_runtime.shell_protocol import NOT_RUN_DESCRIPTORS, why_not_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -299,6 +299,7 @@ class Session:
             raise
         if shell.end is not None and shell.end.error:
             capture.close()
+            shell.lost = shell.lost or shell.end.error == NOT_RUN_DESCRIPTORS
             raise why_not_run(shell.end, cwd, env)
         return await self._result(shell, capture, ended, time.monotonic() - started_s)
 

@@ -28,6 +28,10 @@ _READY, _END = 129, 130
 _INTERRUPTED, _OWN_PEAK = 1, 2
 _MAX_BODY_BYTES = 64 * 1024 * 1024
 _MAX_ENV = 65_535
+_FRESH = "Run it again: the next command gets a fresh shell, without what was set in this one"
+NOT_RUN_DESCRIPTORS = 1
+"""The shell could not take the command's descriptors, and will take no others."""
+
 _NOT_RUN_DIRECTORY, _NOT_RUN_ENV_READONLY, _NOT_RUN_ENV_NAME = 2, 3, 4
 
 
@@ -116,4 +120,9 @@ def why_not_run(end: End, cwd: str | None, env: Mapping[str, str]) -> SandboxErr
             return InvalidArgumentError("env", f"{name!r} is readonly in the session's shell")
         hint = "give the command as a list of arguments"
         return InvalidArgumentError("env", f"{name!r} is no name that a shell can hold; {hint}")
+    if end.error == NOT_RUN_DESCRIPTORS:
+        why = "the session's shell can open no more descriptors (`ulimit -n`)"
+        return NotStartedError(
+            "place_descriptors", end.errno, "the command", why=why, remedy=_FRESH
+        )
     return NotStartedError("execute", end.errno, "the command")

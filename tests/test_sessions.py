@@ -564,3 +564,17 @@ async def test_a_command_that_could_return_is_like_any_other(session: Session) -
     assert result.exit_code == 2
     assert b"unexpected" in result.stderr
     assert (await session.exec("exit 6; return 1")).ended == "session lost"
+
+
+async def test_a_shell_that_may_open_nothing_more_says_so_and_the_next_one_is_fresh(
+    session: Session,
+) -> None:
+    """`ulimit -n` leaves no descriptor for the pipes of the next command."""
+    await session.exec("x=1; ulimit -n 3")
+    with pytest.raises(NotStartedError, match="no more descriptors"):
+        await session.exec("echo never")
+    assert (await session.exec("echo ${x-fresh}")).text == "fresh\n"
+    await session.exec("ulimit -n 3")
+    with pytest.raises(NotStartedError, match="no more descriptors"):
+        await session.exec(["echo", "never"])
+    assert (await session.exec(["echo", "again"])).text == "again\n"

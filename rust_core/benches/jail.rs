@@ -98,17 +98,6 @@ fn open_sandbox() -> Outcome<Sandbox> {
 }
 
 impl Sandbox {
-    fn live_jail(&self) -> Outcome<LiveJail<'_>> {
-        let (ours, theirs) = sys::packet_pair()?;
-        let request = KeeperRequest::CreateJail { program: None, namespaces: false };
-        self.keeper.send(&request, &[theirs.as_fd()])?;
-        let init = Channel::new(ours);
-        match init.receive()? {
-            Some((InitReply::Ready { .. }, _)) => Ok(LiveJail { init, sandbox: self }),
-            other => Err(format!("no jail: {other:?}").into()),
-        }
-    }
-
     /// From the request for a jail to the program's exit status; the jail's end comes after.
     fn fresh_jail(&self, program: &str) -> Outcome<f64> {
         let start = Instant::now();
@@ -133,28 +122,6 @@ impl Sandbox {
             sys::wait_readable([pidfd.as_fd()], None)?;
         }
         Ok(took)
-    }
-}
-
-/// A jail that lives on, and the same program spawned in it by its init.
-struct LiveJail<'a> {
-    init: Channel<InitReply, InitRequest>,
-    sandbox: &'a Sandbox,
-}
-
-impl LiveJail<'_> {
-    fn spawn(&self, program: &str) -> Outcome<f64> {
-        let start = Instant::now();
-        let null = self.sandbox.null.as_fd();
-        self.init.send(&InitRequest::Spawn { program: execute(program) }, &[null, null, null])?;
-        loop {
-            match self.init.receive()?.ok_or("the jail died")?.0 {
-                InitReply::Spawned { .. } => {}
-                InitReply::Exited { exit: Some(0), .. } => break,
-                other => return Err(format!("{other:?}").into()),
-            }
-        }
-        Ok(start.elapsed().as_secs_f64() * 1e6)
     }
 }
 
@@ -243,14 +210,12 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn main() -> Outcome<()> {
     let sandbox = open_sandbox()?;
     let bwrap = ["/usr/bin/bwrap", "/bin/bwrap"].into_iter().find(|p| Path::new(p).exists());
-    let live = sandbox.live_jail()?;
     let session = LiveSession::start(&sandbox)?;
-    let (mut raws, mut jails, mut spawns, mut commands) = (vec![], vec![], vec![], vec![]);
+    let (mut raws, mut jails, mut commands) = (vec![], vec![], vec![]);
     let mut bwraps = vec![];
     for round in 0..ROUNDS {
         raws.push(raw(&[TRUE])?);
         jails.push(sandbox.fresh_jail(TRUE)?);
-        spawns.push(live.spawn(TRUE)?);
         commands.push(session.run(TRUE)?);
         if let Some(bwrap) = bwrap.filter(|_| round % 4 == 0) {
             let flags =
@@ -258,17 +223,16 @@ fn main() -> Outcome<()> {
             bwraps.push(raw(&[&[bwrap][..], &flags, &[TRUE]].concat())?);
         }
     }
-    let (raw, jail, spawn) = (median(raws), median(jails), median(spawns));
+    let (raw, jail) = (median(raws), median(jails));
     let (command, bwrap) = (median(commands), median(bwraps));
     let or_null = |value: f64| if value.is_nan() { "null".into() } else { format!("{value:.3}") };
     println!(
         "{{\"rounds\": {ROUNDS}, \"raw_us\": {raw:.1}, \"fresh_jail_us\": {jail:.1}, \
-         \"live_jail_us\": {spawn:.1}, \"session_command_us\": {command:.1}, \"bwrap_us\": {}, \
-         \"jail_per_raw\": {:.3}, \"live_per_raw\": {:.3}, \"session_command_per_raw\": {:.3}, \
+         \"session_command_us\": {command:.1}, \"bwrap_us\": {}, \
+         \"jail_per_raw\": {:.3}, \"session_command_per_raw\": {:.3}, \
          \"jail_per_bwrap\": {}}}",
         or_null(bwrap),
         jail / raw,
-        spawn / raw,
         command / raw,
         or_null(jail / bwrap),
     );

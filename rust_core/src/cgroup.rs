@@ -396,11 +396,25 @@ impl Base {
         .collect()
     }
 
+    /// What keeps memory from being had twice, the second time as swap. Memory with swap can only be
+    /// limited where the kernel counts that (`swapaccount`); without, nothing is swapped out.
+    fn no_swap_v1(&self, limits: &Limits) -> (&'static str, u64) {
+        const WITH_SWAP: &str = "memory.memsw.limit_in_bytes";
+        if below(self.directory.as_fd(), WITH_SWAP).exists() {
+            (WITH_SWAP, limits.memory_bytes)
+        } else {
+            ("memory.swappiness", 0)
+        }
+    }
+
     fn settings(&self, limits: &Limits) -> Vec<(&'static str, u64)> {
         let mut settings = Vec::new();
         for controller in &self.controllers {
             match (controller.as_str(), self.version) {
-                ("memory", 1) => settings.push(("memory.limit_in_bytes", limits.memory_bytes)),
+                ("memory", 1) => {
+                    settings.push(("memory.limit_in_bytes", limits.memory_bytes));
+                    settings.push(self.no_swap_v1(limits));
+                }
                 ("memory", _) => {
                     settings.push(("memory.max", limits.memory_bytes));
                     settings.push(("memory.swap.max", 0));

@@ -134,6 +134,7 @@ mod tests {
         let (pipe, _other) = sys::pipe().expect("pipe");
         for length in [0, 10, 30_000, 1_000_000] {
             let sent = InitRequest::Sweep {
+                id: 1,
                 spare: vec![],
                 keep: vec![7; length],
                 since_ticks: 1,

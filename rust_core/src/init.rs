@@ -130,18 +130,14 @@ impl Init<'_> {
                 self.reap()?;
             }
             if request {
-                let Some((request, fds)) = self.socket.receive()? else { return Ok(()) };
-                self.obey(request, &fds)?;
+                let Some((request, _)) = self.socket.receive()? else { return Ok(()) };
+                self.obey(request)?;
             }
         }
     }
 
-    fn obey(&mut self, request: InitRequest, fds: &[OwnedFd]) -> Result<()> {
+    fn obey(&mut self, request: InitRequest) -> Result<()> {
         match request {
-            InitRequest::Spawn { program } => {
-                let started = start(&program, fds, self.prepared);
-                self.report_started(started, &program)
-            }
             InitRequest::Signal { pid, signal, group } => {
                 // Whoever is gone needs no signal; 0 would be this process's own group. The kernel
                 // sends to all at one moment, and no fork that is under way escapes it.
@@ -162,9 +158,9 @@ impl Init<'_> {
                     InitReply::Exited { pid, exit, signal, user_us, system_us, max_rss_bytes };
                 self.socket.send(&reply, &[])
             }
-            InitRequest::Sweep { spare, keep, since_ticks, trees, break_shell } => {
+            InitRequest::Sweep { id, spare, keep, since_ticks, trees, break_shell } => {
                 let killed = self.sweep(&spare, &keep, since_ticks, &trees, break_shell)?;
-                self.socket.send(&InitReply::Swept { killed }, &[])
+                self.socket.send(&InitReply::Swept { id, killed }, &[])
             }
         }
     }
@@ -179,17 +175,6 @@ impl Init<'_> {
             }
         }
         Ok(())
-    }
-
-    fn report_started(&mut self, started: Result<i32>, program: &Program) -> Result<()> {
-        match started {
-            Ok(pid) => {
-                let watched = self.adopt(pid, program);
-                let watched: Vec<_> = watched.iter().map(AsFd::as_fd).collect();
-                self.socket.send(&InitReply::Spawned { pid }, &watched)
-            }
-            Err(failure) => self.socket.send(&InitReply::SpawnFailed { failure }, &[]),
-        }
     }
 
     /// Ends what a command started. Processes are first all stopped, so that none can fork away

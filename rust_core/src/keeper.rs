@@ -150,19 +150,16 @@ fn socket_tables() -> Result<Vec<OwnedFd>> {
 /// Opens sockets where this process lives, and nothing more.
 fn open_sockets(answer: OwnedFd) -> Result<()> {
     let answer: Channel<(), SocketsReply> = Channel::new(answer);
-    let (mut families, mut sockets) = (Vec::new(), Vec::new());
+    let mut sockets = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         match sys::tcp_socket(family).at(Step::OpenDescriptor, "socket") {
-            Ok(socket) => {
-                families.push(family);
-                sockets.push(socket);
-            }
+            Ok(socket) => sockets.push(socket),
             Err(failure) if failure.errno == libc::EAFNOSUPPORT => {}
             Err(failure) => return answer.send(&SocketsReply::Refused { failure }, &[]),
         }
     }
     let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-    answer.send(&SocketsReply::Opened { families }, &sockets)
+    answer.send(&SocketsReply::Opened {}, &sockets)
 }
 
 fn serve(socket: &Socket, prepared: &Prepared) -> Result<()> {

@@ -181,11 +181,8 @@ pub enum KeeperRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum SocketsReply {
-    /// Carries one socket for each.
-    Opened {
-        /// `AF_INET`, then `AF_INET6` where the kernel has it.
-        families: Vec<i32>,
-    },
+    /// Carries the sockets: `AF_INET`, then `AF_INET6` where the kernel has it.
+    Opened {},
     /// None could be opened.
     Refused {
         /// Why.
@@ -266,11 +263,6 @@ pub struct EnterPlan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum InitRequest {
-    /// Start a program.
-    Spawn {
-        /// Which.
-        program: Program,
-    },
     /// Send a signal.
     Signal {
         /// To this process of the jail; -1 is all of them, without init.
@@ -287,6 +279,8 @@ pub enum InitRequest {
     },
     /// End all processes of the jail but the ones named and their descendants.
     Sweep {
+        /// The asker's number for it.
+        id: u64,
         /// Left alone themselves, though their descendants are not (a shell, an executor).
         spare: Vec<i32>,
         /// Left alone with their descendants: what was there before the command began.
@@ -307,7 +301,7 @@ pub enum InitRequest {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum InitReply {
     /// The jail is there. Carries its pidfd, then its PID and mount namespace if asked for, then
-    /// what [`InitReply::Spawned`] would carry. One message for all, since each wakes its reader.
+    /// what [`Program::Execute`] has `watch_children` for. One message for all, since each wakes its reader.
     Ready {
         /// Its program's number in the jail, if it was to start one and could.
         pid: Option<i32>,
@@ -319,17 +313,7 @@ pub enum InitReply {
         /// Why.
         failure: Failure,
     },
-    /// A program runs. Carries its files of `/proc` if asked for.
-    Spawned {
-        /// Its number in the jail.
-        pid: i32,
-    },
-    /// A program could not be started.
-    SpawnFailed {
-        /// Why.
-        failure: Failure,
-    },
-    /// A program that was spawned or adopted has ended; neither exit code nor signal is there when
+    /// Its program, or an adopted process, has ended; neither exit code nor signal is there when
     /// it was over before it was adopted.
     Exited {
         /// Its number in the jail.
@@ -347,6 +331,8 @@ pub enum InitReply {
     },
     /// The sweep is over: nothing that it was to end is alive.
     Swept {
+        /// The number of the question.
+        id: u64,
         /// How many processes it ended.
         killed: u64,
     },

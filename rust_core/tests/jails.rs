@@ -185,6 +185,7 @@ fn a_sweep_ends_a_jails_processes_and_those_of_no_other() {
     first.wait_line();
     second.wait_line();
     let sweep = InitRequest::Sweep {
+        id: 7,
         spare: vec![],
         keep: vec![],
         since_ticks: 0,
@@ -192,7 +193,7 @@ fn a_sweep_ends_a_jails_processes_and_those_of_no_other() {
         break_shell: false,
     };
     first.init.send(&sweep, &[]).expect("sent");
-    while !matches!(first.reply().0, InitReply::Swept { .. }) {}
+    while !matches!(first.reply().0, InitReply::Swept { id: 7, .. }) {}
     first.wait_all_gone();
     let quiet = sys::wait_readable([second.output.as_fd()], Some(Duration::ZERO));
     assert_eq!(quiet.expect("polled"), [false], "its pipe is still held");

@@ -1,0 +1,122 @@
+"""What goes over a packet socket arrives in order, and answers find who asked."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from sandbox_runtime.channel import Channel, packet_pair
+from sandbox_runtime.errors import SandboxClosedError
+from sandbox_runtime.jail import Jail
+from sandbox_runtime.messages import InitReply, Signal, Swept
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class Init:
+    """The other end of a jail's socket, played by a test."""
+
+    def __init__(self) -> None:
+        ours, self.socket = packet_pair()
+        self.channel: Channel[InitReply] = Channel(ours, InitReply)
+        self.jail = Jail(self.channel, namespaces=False)
+
+    def receive(self) -> dict[str, Any]:
+        """The next message."""
+        message: dict[str, Any] = msgspec.msgpack.decode(self.socket.recv(1 << 17)[1:])
+        return message
+
+    def answer(self, message: msgspec.Struct) -> None:
+        """Says something."""
+        self.socket.send(b"\0" + msgspec.msgpack.encode(message))
+
+
+@pytest.fixture
+async def init() -> AsyncIterator[Init]:
+    made = Init()
+    with made.socket:
+        yield made
+        made.channel.close()
+
+
+async def sweep(init: Init, found: list[int]) -> None:
+    found.append(await init.jail.sweep(spare=[], keep=[], since_ticks=0))
+
+
+async def test_the_answer_to_a_sweep_goes_to_whoever_asked(init: Init) -> None:
+    first: list[int] = []
+    second: list[int] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sweep, init, first)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(sweep, init, second)
+        await trio.testing.wait_all_tasks_blocked()
+        numbers = [init.receive()["id"] for _ in range(2)]
+        init.answer(Swept(id=numbers[1], killed=22))
+        init.answer(Swept(id=numbers[0], killed=11))
+    assert (first, second) == ([11], [22])
+
+
+async def test_nothing_is_kept_of_a_sweep_that_was_cancelled(init: Init) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sweep, init, [])
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    found: list[int] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sweep, init, found)
+        await trio.testing.wait_all_tasks_blocked()
+        for killed in (1, 2):
+            init.answer(Swept(id=init.receive()["id"], killed=killed))
+    assert found == [2]
+    assert not init.jail._swept
+
+
+async def fill(init: Init) -> int:
+    """Sends until there is no room; returns how many went out."""
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            packet = b"\0" + msgspec.msgpack.encode(Signal(pid=0, signal=0, group=False))
+            init.channel._socket.send(packet)
+            count += 1
+    return count
+
+
+async def test_a_message_overtakes_none_that_waits_for_room(init: Init) -> None:
+    count = await fill(init)
+
+    async def send(pid: int) -> None:
+        await init.channel.send(Signal(pid=pid, signal=0, group=False))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(count):
+            init.receive()
+        # There is room now, and the one that waits has not run yet.
+        await send(2)
+    assert [init.receive()["pid"] for _ in range(2)] == [1, 2]
+
+
+async def test_whoever_waits_for_room_in_a_closed_channel_is_told(init: Init) -> None:
+    await fill(init)
+    told = []
+
+    async def send() -> None:
+        with pytest.raises(SandboxClosedError):
+            await init.channel.send(Signal(pid=1, signal=0, group=False))
+        told.append(True)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        nursery.start_soon(send)
+        await trio.testing.wait_all_tasks_blocked()
+        init.channel.close()
+    assert len(told) == 2
