@@ -15,7 +15,7 @@ use pyo3::types::PyBytes;
 use crate::command::{Collected, Command, Shell};
 use crate::error::Failure;
 use crate::spec::EnterPlan;
-use crate::{channel, contain, landlock, quote, sys};
+use crate::{channel, contain, quote, sys};
 
 /// The supervisor, built with this extension (see `build.rs`).
 static SUPERVISOR: &[u8] = include_bytes!(env!("SANDBOX_SUPERVISOR"));
