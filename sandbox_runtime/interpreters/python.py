@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sandbox_runtime.interpreters.interpreter import Interpreter
 from sandbox_runtime.interpreters.preloads import known_preload
@@ -41,11 +41,22 @@ class Python:
         known_preload(wanted.preload, self._preloads)
 
     def serves(self, wanted: Wanted) -> bool:
-        """Only as it is: its directory and variables are settled when it is forked."""
-        return wanted.is_usual
+        """Wherever it is to be: it is told directory, variables and names when it is taken."""
+        preload = known_preload(wanted.preload, self._preloads)
+        usual = known_preload(None, self._preloads)
+        return (
+            preload.modules == usual.modules
+            and (preload.names == usual.names or not usual.names)
+            and wanted.limits is None
+            and wanted.network == "loopback"
+        )
 
     async def adopt(self, interpreter: Interpreter, wanted: Wanted) -> None:
-        """Does nothing; `serves` has said that it is what is wanted."""
+        """Sends it to its place, if that is no usual one."""
+        preload = known_preload(wanted.preload, self._preloads)
+        usual = known_preload(None, self._preloads)
+        if wanted.cwd is not None or wanted.env or preload.names != usual.names:
+            await interpreter.start({"type": "start", **_beginning(wanted, preload)})
 
     async def open(self, keeper: jails.Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
         """Forks one into a fresh jail."""
@@ -54,10 +65,8 @@ class Python:
         host_network = keeper.has_host_network and not inner_network
         zygote = await self._zygote(preload.modules, host_network)
         start = {
-            "cwd": check_cwd(wanted.cwd, WORKSPACE),
-            "env": DEFAULT_ENV | check_env(wanted.env),
+            **_beginning(wanted, preload),
             "imports": list(zygote.refused),
-            "names": preload.names,
             "prime": prime,
         }
         ours, theirs = socket.socketpair()
@@ -80,3 +89,12 @@ class Python:
             await interpreter.aclose()
             raise
         return interpreter
+
+
+def _beginning(wanted: Wanted, preload: Preload) -> dict[str, Any]:
+    """What a context is told when it starts."""
+    return {
+        "cwd": check_cwd(wanted.cwd, WORKSPACE),
+        "env": DEFAULT_ENV | check_env(wanted.env),
+        "names": preload.names,
+    }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from sandbox_runtime.errors import (
     ContextNotFoundError,
     InvalidArgumentError,
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
     Opener = Callable[[bool], Awaitable[Interpreter]]
     Branches = list[Context]
+
+_LIMITS_OF_A_PROCESS = ("memory_bytes", "processes", "open_files", "file_size_bytes")
 
 
 class Contexts:
@@ -151,7 +155,8 @@ class Contexts:
     async def _open(self, wanted: Wanted) -> Interpreter:
         pool = self._pools[wanted.language]
         maker = self._languages[wanted.language]
-        if maker.serves(wanted) and (ready := await pool.take()) is not None:
+        served = maker.serves(self._without_what_holds_anyway(wanted))
+        if served and (ready := await pool.take()) is not None:
             try:
                 await maker.adopt(ready, wanted)
             except BaseException:
@@ -163,6 +168,18 @@ class Contexts:
             return await maker.open(self._keeper, wanted, prime=False)
 
         return await pool.make(open_one, counts=wanted.is_usual)
+
+    def _without_what_holds_anyway(self, wanted: Wanted) -> Wanted:
+        """The same without limits that are the sandbox's and a network that it has not."""
+        limits, network = wanted.limits, wanted.network
+        if limits is not None and not any(
+            getattr(limits, name) < getattr(self._keeper.limits, name)
+            for name in _LIMITS_OF_A_PROCESS
+        ):
+            limits = None
+        if not self._keeper.has_host_network:
+            network = "loopback"
+        return msgspec.structs.replace(wanted, limits=limits, network=network)
 
     async def _wait_quiet(self) -> None:
         """Waits until no code runs in any of the contexts."""

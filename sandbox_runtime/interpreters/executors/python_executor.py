@@ -48,6 +48,8 @@ from .python_shell import (
 from .python_shell import (
     create_shell as create_shell,  # noqa: PLC0414 - for the zygote
 )
+from .python_start import refresh_process
+from .python_start import start_context as start_context  # noqa: PLC0414 - likewise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,6 +161,8 @@ class Executor:
             try:
                 if request["type"] == "fork":
                     self._fork(request, fds)
+                elif request["type"] == "start":
+                    self._start(request)
                 else:
                     self._run(request, fds)
             except BrokenPipeError:
@@ -197,6 +201,17 @@ class Executor:
         """Sends what waits for `done`, since that may take a while."""
         if self._held:
             self._write(b"")
+
+    def _start(self, request: Frame) -> None:
+        """Becomes somebody's context, after it has waited for that."""
+        try:
+            os.chdir(request["cwd"])
+        except OSError as error:
+            step, reason = "change_directory", str(error)
+            self._send({"type": "failed", "step": step, "errno": error.errno, "reason": reason})
+            return
+        start_context(self._shell, request)
+        self._send({"type": "ready", "pid": self._pid})
 
     # --- branches --------------------------------------------------------------------------
 
@@ -612,66 +627,3 @@ def rehearse(shell: Shell, cells: list[str]) -> None:
     if isinstance(shell.loop_runner, LoopRunner):
         shell.loop_runner.close()  # an event loop must not be shared by forked children
     shell.restart()
-
-
-def start_context(
-    shell: Shell, home: str, import_paths: list[str], names: dict[str, str] | None = None
-) -> None:
-    """Makes a forked copy of a rehearsed shell a context: place, paths, randomness.
-
-    Args:
-        shell: Not used yet.
-        home: Its home directory.
-        import_paths: Directories to look for modules in besides.
-        names: Modules that its namespace shall have from the start, by the name they have there.
-    """
-    sys.argv[:] = [""]
-    sys.path[:0] = [""]
-    sys.path.extend(path for path in import_paths if path not in sys.path)
-    shell.late_import_paths = tuple(import_paths)
-    shell.settle(home)
-    refresh_process()
-    found = {}
-    for name, module in (names or {}).items():
-        with contextlib.suppress(ImportError):
-            found[name] = importlib.import_module(module)
-    if found:
-        push: Any = shell.push
-        push(found, interactive=False)
-
-
-_STALE = (
-    ("tempfile", "tempdir"),  # by TMPDIR
-    ("platform", "_uname_cache"),  # with the host's name
-    ("uuid", "_last_timestamp"),
-    ("site", "USER_BASE"),  # by HOME
-    ("site", "USER_SITE"),
-)
-"""What modules of the standard library look up once and keep."""
-
-
-def refresh_process() -> None:
-    """Draws new random numbers and forgets what was true of the process this was forked from.
-
-    Python itself reseeds `random` in every forked child.
-    """
-    threading.main_thread()._set_native_id()  # type: ignore[attr-defined]  # noqa: SLF001
-    seed = struct.unpack("4I", os.urandom(16))
-    if (numpy_random := sys.modules.get("numpy.random")) is not None:
-        numpy_random.seed(seed)
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.manual_seed(seed[0] << 32 | seed[1])
-    time.tzset()
-    for module, attribute in _STALE:
-        if module in sys.modules:
-            setattr(sys.modules[module], attribute, None)
-    if (matplotlib := sys.modules.get("matplotlib")) is not None:
-        for function in (matplotlib.get_configdir, matplotlib.get_cachedir):
-            _forget_answer(function)
-
-
-def _forget_answer(function: Any) -> None:
-    """Empties the cell in which matplotlib keeps a directory that it has looked up once."""
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        if name == "called":
-            cell.cell_contents = False

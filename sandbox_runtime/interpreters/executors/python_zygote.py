@@ -294,16 +294,7 @@ class Zygote:
             step = "change_directory"
             os.chdir(request["cwd"])
             step = "start"
-            for name in list(os.environ):
-                del os.environ[name]
-            for name, value in request["env"].items():
-                os.environ[name] = value
-            os.umask(0o022)
-            home = os.environ.get("HOME", request["cwd"])
-            for name in request.get("imports", ()):
-                importlib.import_module(name)
-            names = request.get("names", {})
-            self._executor.start_context(self._shell, home, _user_site(home), names)
+            self._executor.start_context(self._shell, request)
             if request.get("prime"):
                 self._executor.rehearse(self._shell, ["1 + 1"])
             gc.enable()
@@ -366,13 +357,6 @@ def _receive_exactly(sock: socket.socket, size: int) -> bytes:
             raise EOFError("the control process has given up this context")
         data += piece
     return data
-
-
-def _user_site(home: str) -> list[str]:
-    """Where `pip install --user` puts packages: `-I` leaves it out, a virtualenv has none."""
-    if sys.prefix != sys.base_prefix:
-        return []
-    return [f"{home}/.local/lib/python3.{sys.version_info[1]}/site-packages"]
 
 
 def arrange_home() -> str:
