@@ -107,7 +107,7 @@ class _Call(msgspec.Struct, frozen=True, kw_only=True):
 Kind = Literal["file", "directory", "symlink", "other"]
 
 
-class RawEntry(msgspec.Struct, frozen=True, array_like=True):
+class RawEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One entry of a directory."""
 
     path: bytes

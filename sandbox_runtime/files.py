@@ -34,7 +34,7 @@ _CHUNK_BYTES = 1024 * 1024
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR}
 
 
-class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One entry of a directory, or what was looked at.
 
     Attributes:

@@ -144,7 +144,7 @@ class FileMoved(_Outcome, frozen=True, kw_only=True):
     new_path: str
 
 
-class Permissions(Message, frozen=True, kw_only=True):
+class Permissions(Message, frozen=True, kw_only=True, gc=False):
     """What the owner may do."""
 
     readable: bool
@@ -152,7 +152,7 @@ class Permissions(Message, frozen=True, kw_only=True):
     executable: bool
 
 
-class FileInfo(Message, frozen=True, kw_only=True):
+class FileInfo(Message, frozen=True, kw_only=True, gc=False):
     """One entry of a directory; a symlink is not followed."""
 
     name: str

@@ -29,7 +29,7 @@ from sandbox_runtime.wire import files as wire
 from sandbox_runtime.wire.moments import iso_moment
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from sandbox_runtime.files import FileEntry, FileReader, Files
     from sandbox_runtime.server.http import Write
@@ -329,7 +329,7 @@ async def list_directory(call: Call, body: wire.ListFiles) -> wire.FileList:
     except FileAccessError as error:
         outcome = _failed(call, error)
     above = posixpath.join(cwd, body.path).rstrip("/")
-    infos = [_info(entry, above, letter=not call.modern) for entry in entries]
+    infos = list(_infos(entries, above, letter=not call.modern))
     return wire.FileList(path=body.path, files=infos, count=len(infos), **outcome)
 
 
@@ -340,23 +340,38 @@ def _readable(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def _info(entry: FileEntry, above: str, *, letter: bool) -> wire.FileInfo:
-    relative = _readable(entry.path)
-    mode = stat.filemode(_KIND_BITS[entry.kind] | entry.mode)
-    return wire.FileInfo(
-        name=posixpath.basename(relative),
-        absolute_path=f"{_readable(above)}/{relative}",
-        relative_path=relative,
-        type=entry.kind,
-        size=entry.size_bytes,
-        modified_at=iso_moment(entry.modified_s),
-        mode=mode if letter else mode[1:],
-        permissions=wire.Permissions(
-            readable=bool(entry.mode & stat.S_IRUSR),
-            writable=bool(entry.mode & stat.S_IWUSR),
-            executable=bool(entry.mode & stat.S_IXUSR),
-        ),
+def _infos(entries: Iterable[FileEntry], above: str, *, letter: bool) -> Iterator[wire.FileInfo]:
+    """Entries as the wire shows them; what many have in common is put into words once."""
+    place = _readable(above)
+    modes: dict[tuple[str, int], tuple[str, wire.Permissions]] = {}
+    seconds: dict[int, str] = {}
+    for entry in entries:
+        if (shown := modes.get(key := (entry.kind, entry.mode))) is None:
+            shown = modes[key] = _mode(entry.kind, entry.mode, letter=letter)
+        second, milliseconds = divmod(round(entry.modified_s * 1e6) // 1000, 1000)
+        if (moment := seconds.get(second)) is None:
+            moment = seconds[second] = iso_moment(second).removesuffix("000Z")
+        relative = _readable(entry.path)
+        yield wire.FileInfo(
+            name=relative.rpartition("/")[2],
+            absolute_path=f"{place}/{relative}",
+            relative_path=relative,
+            type=entry.kind,
+            size=entry.size_bytes,
+            modified_at=f"{moment}{milliseconds:03d}Z",
+            mode=shown[0],
+            permissions=shown[1],
+        )
+
+
+def _mode(kind: str, mode: int, *, letter: bool) -> tuple[str, wire.Permissions]:
+    text = stat.filemode(_KIND_BITS[kind] | mode)
+    permissions = wire.Permissions(
+        readable=bool(mode & stat.S_IRUSR),
+        writable=bool(mode & stat.S_IWUSR),
+        executable=bool(mode & stat.S_IXUSR),
     )
+    return text if letter else text[1:], permissions
 
 
 async def exists(call: Call, body: wire.PathExists) -> wire.Existence:
