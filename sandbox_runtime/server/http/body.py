@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.server.http.parsing import Head
     from sandbox_runtime.server.http.sockets import EagerStream
 
+_FREE_BYTES = 64 * 1024  # whoever ends something is heard also when no memory is left
 _SKIPPED_BYTES = 256 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -93,7 +94,8 @@ class Body:
         while part := await self.receive_some():
             if len(whole) + len(part) > most:
                 raise PayloadTooLargeError(most)
-            if self._memory.take(len(part)) < len(part):
+            beyond = min(len(part), len(whole) + len(part) - _FREE_BYTES)
+            if beyond > 0 and self._memory.take(beyond) < beyond:
                 raise BusyError
             if self._chunks is None and len(part) == length:
                 return part

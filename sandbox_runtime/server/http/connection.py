@@ -82,6 +82,7 @@ class Connection:
         self._limits = limits
         self._departures = departures
         self._memory = memory
+        self._claim = Claim(memory)
         self._scope = trio.CancelScope()
         self._doing = _Doing.IDLE
         self._closing = False  # no further request is read
@@ -199,7 +200,7 @@ class Connection:
         return data[:end]
 
     async def _serve_one(self, head: Head) -> None:
-        memory = Claim(self._memory)
+        memory = self._claim = Claim(self._memory)
         try:
             await self._serve_with(head, memory)
         finally:
@@ -325,6 +326,7 @@ class Connection:
     async def _linger(self) -> None:
         """Lets the client read the answer: closing with unread bytes would reset it away."""
         self._doing = _Doing.OVER
+        self._claim.give_back()
         with trio.move_on_after(_LINGER_S):
             self._stream.end_sending()
             self._stream.unread = b""

@@ -17,7 +17,7 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
         body_bytes: What `Request.read` takes unless it is told otherwise: 413. A body that is
             streamed has the limit of whoever reads it.
         memory_bytes: How much all requests together may hold at a time, of bodies that are read
-            whole and of what handlers take from `Request.memory`: 503.
+            whole, beyond 64 KiB each, and of what handlers take from `Request.memory`: 503.
         head_s: From the first byte of a request to the end of its head: 408.
         body_s: How long the body of a request may stand still while it is waited for: 408.
         idle_s: How long a connection may wait for its next request; then it is closed.
