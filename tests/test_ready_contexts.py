@@ -42,7 +42,6 @@ async def sandbox(light: Runtime) -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-
 async def text(context: Context, code: str) -> str | None:
     """What a cell says."""
     execution = await context.run(code, deadline_s=60)

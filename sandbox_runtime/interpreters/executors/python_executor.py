@@ -32,7 +32,6 @@ import socket
 import struct
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .python_displays import show_open_figures

@@ -1,4 +1,4 @@
-"""How a copy of a warmed interpreter becomes a context: its place, its variables, its randomness."""
+"""How a copy of a warmed interpreter becomes a context: its place, variables and randomness."""
 
 from __future__ import annotations
 
