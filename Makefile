@@ -2,7 +2,7 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo test develop rust-tools rust lint python bench fuzz clean
+.PHONY: demo test develop rust-tools rust lint python bench regressions micro fuzz clean
 .NOTPARALLEL:
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH):$(HOME)/.cargo/bin
@@ -14,7 +14,7 @@ demo: ## see it work
 	@.ci/setup --group build
 	sandbox-runtime demo
 
-test: rust lint python ## everything that CI checks
+test: rust lint python regressions ## everything that CI checks
 
 develop: ## .venv with all that the other targets need
 	@.ci/setup --all-groups --extra client
@@ -29,6 +29,7 @@ rust: develop rust-tools
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo clippy -p rust_core --lib --features python --locked -- -D warnings
 	cargo test --workspace --locked
+	cargo test -p rust_core --bench pure --locked # each function once
 
 lint: develop
 	ruff format --check
@@ -49,12 +50,27 @@ FLAKE8_OPTIONS := --select ASYNC1,ASYNC2 --extend-ignore ASYNC109,ASYNC230,ASYNC
 # As root, and then as a user who is nobody's: what is promised differs.
 python: develop
 	pytest
+	pytest benches/micro --benchmark-disable
 	.ci/test-as-ordinary-user
 
-bench: ## benches/foundation.py and benches/ping.py
-	@.ci/setup --group build --group bench
-	python benches/foundation.py
-	python benches/ping.py
+# The original server needs root, node and npm; esbuild is a peer where NODE_PATH shows it.
+ORIGINAL := $(if $(shell [ "$$(id -u)" = 0 ] && command -v npm), \
+	--start-server 'original=benches/original-server {port}')
+
+bench: ## everything against its peers, held to benches/targets.toml; writes docs/results.md
+	@.ci/setup --all-groups --extra science --extra client
+	sandbox-runtime bench --native benches/native $(ORIGINAL) --json target/bench.json \
+		--markdown docs/results.md --html target/bench.html --check benches/targets.toml
+
+REGRESSIONS := fresh-jail session-builtin session-program python-pool python-empty-pool
+
+regressions: develop ## ratios that CI holds, in a short run
+	sandbox-runtime bench --quick --check benches/regressions.toml --attempts 4 \
+		$(addprefix --scenario ,$(REGRESSIONS))
+
+micro: develop ## the parts that are functions of their arguments
+	cargo bench -p rust_core --bench pure --locked
+	pytest benches/micro --benchmark-only
 
 fuzz: ## each target for FUZZ_SECONDS
 	@cargo +nightly fuzz --version >/dev/null 2>&1 || { \

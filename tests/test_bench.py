@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -16,7 +17,21 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox_runtime.bench import compare, fingerprint, page, results, rounds, samples, targets
+from sandbox_runtime.bench import (
+    compare,
+    fingerprint,
+    markdown,
+    page,
+    plan,
+    results,
+    rounds,
+    run,
+    samples,
+    spawned,
+    storms,
+    table,
+    targets,
+)
 from sandbox_runtime.bench.rounds import Candidate, Scenario, Stopwatch
 from sandbox_runtime.errors import InvalidArgumentError
 
@@ -33,8 +48,8 @@ seconds = st.floats(min_value=1e-7, max_value=1e3)
 def test_a_summary_is_ordered(values: list[float]) -> None:
     found = samples.summarize(values)
     assert found is not None
-    assert found.min_s <= found.low_s <= found.median_s <= found.high_s <= max(values)
-    assert found.median_s <= found.p95_s <= found.p99_s <= max(values)
+    assert found.min <= found.low <= found.median <= found.high <= max(values)
+    assert found.median <= found.p95 <= found.p99 <= max(values)
 
 
 @given(st.lists(seconds, min_size=1, max_size=30), st.floats(min_value=0.1, max_value=10))
@@ -49,7 +64,7 @@ def test_a_ratio_is_the_factor_between_two_series(values: list[float], factor: f
 def test_failures_are_counted_and_in_no_other_figure() -> None:
     found = samples.summarize([1.0, None, 1.0])
     assert found is not None
-    assert (found.count, found.failures, found.median_s) == (2, 1, 1.0)
+    assert (found.count, found.failures, found.median) == (2, 1, 1.0)
     assert samples.summarize([None]) is None
 
 
@@ -58,9 +73,7 @@ def _candidate(name: str, took_s: float, *, ours: bool = False, fails: bool = Fa
         await trio.lowlevel.checkpoint()
         if fails:
             raise OSError("not today")
-        with stopwatch:
-            pass
-        stopwatch.took_s = took_s
+        stopwatch.record(took_s)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Once]:
@@ -142,11 +155,91 @@ async def test_targets_are_met_missed_or_unmeasured() -> None:
     assert state(peer="nobody", bound=0.4) == "unmeasured"
     assert state(bound=499.0) == "missed"
     assert state(bound=501.0) == "met"
-    assert state(bound=90.0, figure="mb_per_s", relation=">=") == "met"
+    assert state(bound=400.0, allowed=600.0, limit="it is slow") == "limited"
+    assert state(bound=400.0, allowed=450.0, limit="it is slow") == "missed"
+    assert state(bound=1.0, figure="success", relation=">=") == "met"
 
 
-def test_the_targets_that_are_published_can_be_read() -> None:
-    assert targets.read_targets(ROOT / "benches" / "targets.toml")
+async def test_a_throughput_is_told_of_what_was_moved() -> None:
+    scenario = Scenario(
+        name="given",
+        title="given",
+        candidates=(_candidate("ours", 0.5, ours=True),),
+        size_bytes=50_000_000,
+    )
+    document = _document(await rounds.run_scenario(scenario, rounds=3))
+    target = msgspec.convert(
+        {"scenario": "given", "figure": "mb_per_s", "relation": ">=", "bound": 90}, targets.Target
+    )
+    assert targets.judge(document, target).value == pytest.approx(100)
+    assert table.throughput(document.scenarios[0], document.scenarios[0].measured[0]) == "100 MB/s"
+
+
+def test_what_excuses_a_target_must_be_named(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text('[[target]]\nscenario = "x"\nbound = 1\nallowed = 2')
+    with pytest.raises(InvalidArgumentError, match=r"x: `allowed` needs a `limit`"):
+        targets.read_targets(tmp_path / "t.toml")
+
+
+async def test_a_storm_has_a_value_for_each_and_tells_what_failed() -> None:
+    sizes = dataclasses.replace(plan.QUICK, storm_count=6, storm_delay_ms=1)
+    asked = 0
+
+    async def one() -> float:
+        nonlocal asked
+        asked += 1
+        fails = asked % 3 == 0
+        await trio.lowlevel.checkpoint()
+        if fails:
+            raise spawned.PeerFailedError("no room")
+        return 0.001
+
+    for mode in storms.MODES:
+        asked = 0
+        storm = storms.of_ours(mode, sizes, one, "ours", "all")
+        scenario = Scenario(name="storm", title="storm", candidates=(storm,), warm_up=0)
+        row = (await rounds.run_scenario(scenario, rounds=2)).measured[0]
+        assert row.summary is not None
+        assert (row.summary.count, row.summary.failures) == (8, 4)
+        assert row.per_s is not None
+
+
+async def test_everybody_begins_a_round_in_turn() -> None:
+    order: list[str] = []
+
+    def candidate(name: str) -> Candidate:
+        async def once(stopwatch: Stopwatch) -> None:
+            await trio.lowlevel.checkpoint()
+            order.append(name)
+            stopwatch.record(1.0)
+
+        return Candidate(name=name, open=spawned.opened(once))
+
+    scenario = Scenario(name="x", title="x", candidates=(candidate("a"), candidate("b")), warm_up=0)
+    await rounds.run_scenario(scenario, rounds=2)
+    assert order == ["a", "b", "b", "a"]
+
+
+def test_what_people_ask_for_is_taken_apart() -> None:
+    assert run.named("original=http://localhost:1/") == ("original", "http://localhost:1/")
+    assert run.named("http://localhost/?a=b") == ("http://localhost/?a=b",) * 2
+
+
+async def test_the_document_says_where_a_peer_does_better() -> None:
+    document = _document(await _run(_candidate("ours", 2.0, ours=True), _candidate("peer", 1.0)))
+    text = markdown.page(document)
+    assert "| given times | peer | 2 s | 1 s | 2x slower |" in text
+    assert "2x slower" in page.page(document)
+
+
+def test_the_targets_that_are_published_name_scenarios_that_there_are() -> None:
+    argv = [sys.executable, "-P", "-m", "sandbox_runtime", "bench", "--list", "--native", "x"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    known = {line.split()[0] for line in done.stdout.splitlines()}
+    for name in ("targets.toml", "regressions.toml"):
+        found = targets.read_targets(ROOT / "benches" / name)
+        assert found
+        assert {target.scenario for target in found} <= known
 
 
 @pytest.mark.parametrize(

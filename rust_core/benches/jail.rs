@@ -1,13 +1,15 @@
 //! What a fresh jail costs, measured from a native process, interleaved with its peers.
 //!
 //! Rounds of: `vfork` + `exec` of the program; a jail made on demand with every protection, the
-//! same program in it; the program as a command of a live session, its output captured; and, where
-//! it is installed, `bwrap --unshare-all`. Prints one JSON object with the medians in microseconds
-//! and their ratios. `benches/foundation.py` runs it.
+//! same program in it; the program, and bash's own, as a command of a live session, its output
+//! captured; and in every fourth round `bash -c true` and, where it is installed,
+//! `bwrap --unshare-all`. Prints one JSON object: `series`, with each one's microseconds in order.
+//! `benches/native` builds and runs it, for `sandbox-runtime bench --native`.
 //!
 //! It measures what is shipped: `SANDBOX_SUPERVISOR` and `SANDBOX_SHELL_BUILTIN` name the supervisor
 //! and bash's builtin, built as `rust_core/build.rs` builds them.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::{CString, OsString};
 use std::fs::File;
@@ -29,6 +31,7 @@ use serde_bytes::ByteBuf;
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const ROUNDS: usize = 200;
+const WARM_UP: usize = 5;
 const TRUE: &str = "/bin/true";
 
 /// Where something that the extension carries lies.
@@ -165,15 +168,25 @@ impl<'a> LiveSession<'a> {
         Ok(Self { socket, epoll, sandbox, _init: Channel::new(init) })
     }
 
-    /// From the request to the shell's answer and the end of both pipes.
+    /// A program in an argument vector.
     fn run(&self, program: &str) -> Outcome<f64> {
+        let mut body = u32::try_from(program.len())?.to_le_bytes().to_vec();
+        body.extend(program.as_bytes());
+        self.ask(2, 1, &body)
+    }
+
+    /// Shell text.
+    fn run_text(&self, text: &str) -> Outcome<f64> {
+        self.ask(1, 0, text.as_bytes())
+    }
+
+    /// From the request to the shell's answer and the end of both pipes.
+    fn ask(&self, kind: u8, words: u8, body: &[u8]) -> Outcome<f64> {
         let start = Instant::now();
-        let length = u32::try_from(program.len())?;
-        let mut packet = vec![2, 0, 0, 0, 1, 0, 0, 0];
+        let mut packet = vec![kind, 0, 0, 0, words, 0, 0, 0];
         packet.extend([0; 12]);
-        packet.extend((length + 4).to_le_bytes());
-        packet.extend(length.to_le_bytes());
-        packet.extend(program.as_bytes());
+        packet.extend(u32::try_from(body.len())?.to_le_bytes());
+        packet.extend(body);
         let shell = Shell { socket: self.socket.as_fd(), epoll: self.epoll.as_fd() };
         let mut command = SessionCommand::send(shell, &packet, self.sandbox.null.as_fd(), None)?;
         let found = loop {
@@ -201,40 +214,41 @@ fn execute(program: &str) -> Program {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 #[allow(clippy::print_stdout, reason = "its result is what it prints")]
 fn main() -> Outcome<()> {
     let sandbox = open_sandbox()?;
     let bwrap = ["/usr/bin/bwrap", "/bin/bwrap"].into_iter().find(|p| Path::new(p).exists());
     let session = LiveSession::start(&sandbox)?;
-    let (mut raws, mut jails, mut commands) = (vec![], vec![], vec![]);
-    let mut bwraps = vec![];
-    for round in 0..ROUNDS {
-        raws.push(raw(&[TRUE])?);
-        jails.push(sandbox.fresh_jail(TRUE)?);
-        commands.push(session.run(TRUE)?);
-        if let Some(bwrap) = bwrap.filter(|_| round % 4 == 0) {
-            let flags =
-                ["--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"];
-            bwraps.push(raw(&[&[bwrap][..], &flags, &[TRUE]].concat())?);
+    let mut series: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let mut note = |name, took| series.entry(name).or_default().push(took);
+    for round in 0..WARM_UP + ROUNDS {
+        let raw_took = raw(&[TRUE])?;
+        let jail = sandbox.fresh_jail(TRUE)?;
+        let command = session.run(TRUE)?;
+        let builtin = session.run_text("true")?;
+        if round < WARM_UP {
+            continue;
+        }
+        note("raw", raw_took);
+        note("fresh_jail", jail);
+        note("session_command", command);
+        note("session_builtin", builtin);
+        if (round - WARM_UP) % 4 == 0 {
+            note("bash", raw(&["/bin/bash", "-c", "true"])?);
+            if let Some(bwrap) = bwrap {
+                let flags =
+                    ["--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"];
+                note("bwrap", raw(&[&[bwrap][..], &flags, &[TRUE]].concat())?);
+            }
         }
     }
-    let (raw, jail) = (median(raws), median(jails));
-    let (command, bwrap) = (median(commands), median(bwraps));
-    let or_null = |value: f64| if value.is_nan() { "null".into() } else { format!("{value:.3}") };
-    println!(
-        "{{\"rounds\": {ROUNDS}, \"raw_us\": {raw:.1}, \"fresh_jail_us\": {jail:.1}, \
-         \"session_command_us\": {command:.1}, \"bwrap_us\": {}, \
-         \"jail_per_raw\": {:.3}, \"session_command_per_raw\": {:.3}, \
-         \"jail_per_bwrap\": {}}}",
-        or_null(bwrap),
-        jail / raw,
-        command / raw,
-        or_null(jail / bwrap),
-    );
+    let lists: Vec<String> = series
+        .iter()
+        .map(|(name, values)| {
+            let values: Vec<String> = values.iter().map(|v| format!("{v:.1}")).collect();
+            format!("\"{name}\": [{}]", values.join(", "))
+        })
+        .collect();
+    println!("{{\"series\": {{{}}}}}", lists.join(", "));
     Ok(())
 }

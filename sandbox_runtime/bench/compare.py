@@ -19,7 +19,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         scenario: Which scenario.
         figure: Our median, or our median by a peer's.
-        before: In the first run (seconds, or a ratio).
+        before: In the first run (the scenario's unit, or a ratio).
         after: In the second.
         factor: After by before.
         verdict: `slower` or `faster` only if the intervals do not touch and it is more than noise.
@@ -53,8 +53,8 @@ def _change(scenario: str, before: Measured, after: Measured) -> Change | None:
         new = (after.ratio.low, after.ratio.value, after.ratio.high)
     elif before.summary is not None and after.summary is not None and after.ratio is None:
         figure = after.candidate
-        old = (before.summary.low_s, before.summary.median_s, before.summary.high_s)
-        new = (after.summary.low_s, after.summary.median_s, after.summary.high_s)
+        old = (before.summary.low, before.summary.median, before.summary.high)
+        new = (after.summary.low, after.summary.median, after.summary.high)
     else:
         return None
     factor = new[1] / old[1]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
-from sandbox_runtime.bench.fingerprint import descendants, proportional_set_bytes
+from sandbox_runtime.bench import alive
 from sandbox_runtime.bench.rounds import Candidate
-from sandbox_runtime.bench.spawned import TRUE, PeerFailedError
+from sandbox_runtime.bench.spawned import TRUE, PeerFailedError, opened
+from sandbox_runtime.bench.trees import tree_of
 from sandbox_runtime.sandbox import open_sandbox
+from sandbox_runtime.settings import Limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from sandbox_runtime.bench.rounds import Once, Stopwatch
     from sandbox_runtime.interpreters.execution import Execution
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from sandbox_runtime.sandbox import Runtime, Sandbox
 
 PROTECTIONS = "every row of our report"
+_SETTLE_S = 0.02
+"""What has just been put into a pool still works for a moment; nobody asks so soon in earnest."""
 
 
 def _check(result: CommandResult) -> None:
@@ -47,19 +52,22 @@ class Embedded:
         once: Callable[[Sandbox, Stopwatch], Awaitable[None]],
         *,
         pool: int = 0,
+        limits: Limits | None = None,
     ) -> Candidate:
         """A candidate that measures something in one sandbox."""
 
         @asynccontextmanager
-        async def opened() -> AsyncIterator[Once]:
-            async with open_sandbox(runtime=self._runtime, python_pool=pool) as sandbox:
+        async def open_it() -> AsyncIterator[Once]:
+            async with open_sandbox(
+                runtime=self._runtime, python_pool=pool, node_pool=pool, limits=limits
+            ) as sandbox:
 
                 async def measure(stopwatch: Stopwatch) -> None:
                     await once(sandbox, stopwatch)
 
                 yield measure
 
-        return Candidate(name=name, open=opened, protections=PROTECTIONS, ours=True)
+        return Candidate(name=name, open=open_it, protections=PROTECTIONS, ours=True)
 
     def fresh_jail(self) -> Candidate:
         """`true` in a jail made for it."""
@@ -71,25 +79,47 @@ class Embedded:
 
         return self._candidate("ours: fresh jail", once)
 
-    def fresh_sandbox(self) -> Candidate:
-        """A sandbox made, and its first command's output seen."""
+    def fresh_sandbox(self, command: str, expected: bytes) -> Candidate:
+        """A sandbox made, and its first command's output seen; its end is not timed."""
 
-        @asynccontextmanager
-        async def opened() -> AsyncIterator[Once]:
-            async def measure(stopwatch: Stopwatch) -> None:
-                with stopwatch:
-                    opening = open_sandbox(runtime=self._runtime, python_pool=0)
-                    sandbox = await opening.__aenter__()
-                    result = await sandbox.exec("echo ready")
-                await opening.__aexit__(None, None, None)
-                if result.stdout != b"ready\n":
-                    raise PeerFailedError(f"printed {result.stdout!r}")
-
-            yield measure
+        async def measure(stopwatch: Stopwatch) -> None:
+            stopwatch.record(await self.time_to_interactive(command, expected))
 
         return Candidate(
-            name="ours: fresh sandbox", open=opened, protections=PROTECTIONS, ours=True
+            name="ours: fresh sandbox", open=opened(measure), protections=PROTECTIONS, ours=True
         )
+
+    async def time_to_interactive(self, command: str, expected: bytes) -> float:
+        """Seconds from asking for a sandbox to its first command's end."""
+        started_s = trio.current_time()
+        async with open_sandbox(runtime=self._runtime, python_pool=0, node_pool=0) as sandbox:
+            result = await sandbox.exec(command)
+            took_s = trio.current_time() - started_s
+        if expected not in result.stdout:
+            raise PeerFailedError(f"printed {result.stdout!r} {result.stderr!r}")
+        return took_s
+
+    def fresh_session(self) -> Candidate:
+        """A shell made in a sandbox that lives, and its first command's output seen."""
+
+        async def once(sandbox: Sandbox, stopwatch: Stopwatch) -> None:
+            with stopwatch:
+                session = await sandbox.create_session()
+                result = await session.exec("echo hi")
+            await session.aclose()
+            _check(result)
+
+        return self._candidate("ours: fresh session", once)
+
+    def session_echo(self) -> Candidate:
+        """`echo hi` in a live session."""
+
+        async def once(sandbox: Sandbox, stopwatch: Stopwatch) -> None:
+            with stopwatch:
+                result = await sandbox.exec("echo hi")
+            _check(result)
+
+        return self._candidate("ours: session", once)
 
     def session_builtin(self) -> Candidate:
         """The builtin `true` in a live session."""
@@ -116,7 +146,8 @@ class Embedded:
 
         async def once(sandbox: Sandbox, stopwatch: Stopwatch) -> None:
             if pool:
-                await sandbox.fill_pool()
+                await sandbox.fill_pool(language)
+                await trio.sleep(_SETTLE_S)
             with stopwatch:
                 context = await sandbox.create_code_context(language)
                 execution = await context.run(code)
@@ -126,12 +157,12 @@ class Embedded:
         name = "ours: context from the pool" if pool else "ours: context, pool empty"
         return self._candidate(name, once, pool=pool)
 
-    def live_context(self, language: str) -> Candidate:
-        """`1 + 1` in a context that lives."""
+    def live_context(self, language: str, code: str = "1 + 1") -> Candidate:
+        """Code in a context that lives."""
 
         async def once(sandbox: Sandbox, stopwatch: Stopwatch) -> None:
             with stopwatch:
-                execution = await sandbox.run_code("1 + 1", language=language)
+                execution = await sandbox.run_code(code, language=language)
             check_answer(execution)
 
         return self._candidate("ours: live context", once)
@@ -161,21 +192,129 @@ class Embedded:
         return self._candidate("ours: session", once)
 
     def kill_tree(self, count: int) -> Candidate:
-        """A command's tree of sleeping processes, from the kill to the answer."""
+        """A command's tree of sleeping processes, from the kill until nothing of it is left."""
+        limits = Limits(processes=count + 100)
 
         async def once(sandbox: Sandbox, stopwatch: Stopwatch) -> None:
             up = trio.Event()
             process = await sandbox.start_process(
-                f"for i in $(seq {count}); do sleep 1000 & done; echo up; wait",
-                on_stdout=lambda _: up.set(),
+                tree_of(count), on_stdout=lambda _: up.set(), stdin=b""
             )
             await up.wait()
             with stopwatch:
                 await process.kill()
 
-        return self._candidate("ours: kill", once)
+        return self._candidate("ours: kill", once, limits=limits)
+
+    def branch(self, array_mb: int) -> Candidate:
+        """A context that holds an array copied, to the copy's first result."""
+
+        @asynccontextmanager
+        async def open_it() -> AsyncIterator[Once]:
+            async with open_sandbox(runtime=self._runtime, python_pool=0) as sandbox:
+                context = await sandbox.create_code_context()
+                held = await context.run(f"import numpy\nx = numpy.ones({array_mb * 125_000})")
+                if held.error is not None:
+                    raise PeerFailedError(str(held.error))
+
+                async def once(stopwatch: Stopwatch) -> None:
+                    with stopwatch:
+                        (child,) = await context.fork()
+                        execution = await child.run("int(x[-1]) + 1")
+                    await child.aclose()
+                    check_answer(execution)
+
+                yield once
+
+        return Candidate(
+            name="ours: context.fork", open=open_it, protections=PROTECTIONS, ours=True
+        )
+
+    def alive_sandboxes(self, count: int) -> Candidate:
+        """Sandboxes, each with its first session."""
+
+        @asynccontextmanager
+        async def all_alive(count: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+            async with AsyncExitStack() as stack:
+                made = [
+                    await stack.enter_async_context(
+                        open_sandbox(runtime=self._runtime, python_pool=0, node_pool=0)
+                    )
+                    for _ in range(count)
+                ]
+                for sandbox in made:
+                    _check(await sandbox.exec("true"))
+
+                async def check() -> None:
+                    for sandbox in made:
+                        _check(await sandbox.exec("true"))
+
+                yield check
+
+        return self._weighing("ours: sandbox with a session", count, all_alive)
+
+    def alive_sessions(self, count: int) -> Candidate:
+        """Sessions of one sandbox."""
+
+        @asynccontextmanager
+        async def all_alive(count: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+            async with self._roomy(count) as sandbox:
+                made = [await sandbox.create_session() for _ in range(count)]
+
+                async def check() -> None:
+                    for session in made:
+                        _check(await session.exec("true"))
+
+                yield check
+
+        return self._weighing("ours: session", count, all_alive)
+
+    def alive_processes(self, count: int) -> Candidate:
+        """Background programs, each in a jail of its own."""
+
+        @asynccontextmanager
+        async def all_alive(count: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+            async with self._roomy(count) as sandbox:
+                made = [await sandbox.start_process(["/bin/sleep", "1000"]) for _ in range(count)]
+
+                async def check() -> None:
+                    for process in made:
+                        _check_killed(await process.kill())
+
+                yield check
+
+        return self._weighing("ours: jail with a program", count, all_alive)
+
+    def alive_contexts(self, language: str, code: str, count: int) -> Candidate:
+        """Contexts of one sandbox that have run some code."""
+
+        @asynccontextmanager
+        async def all_alive(count: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+            async with self._roomy(count) as sandbox:
+                made = [await sandbox.create_code_context(language) for _ in range(count)]
+
+                async def check() -> None:
+                    for context in made:
+                        check_answer(await context.run(code))
+
+                await check()
+                yield check
+
+        return self._weighing("ours: context", count, all_alive)
+
+    def _roomy(self, count: int) -> AbstractAsyncContextManager[Sandbox]:
+        limits = Limits(processes=40 * count + 500)
+        return open_sandbox(runtime=self._runtime, limits=limits, python_pool=0, node_pool=0)
+
+    def _weighing(
+        self,
+        name: str,
+        count: int,
+        all_alive: Callable[[int], AbstractAsyncContextManager[Callable[[], Awaitable[None]]]],
+    ) -> Candidate:
+        return alive.weighing(name, count, all_alive, protections=PROTECTIONS, ours=True)
 
 
-def idle_memory_bytes(before: set[int]) -> int:
-    """Memory of everything below this process that was not there before."""
-    return proportional_set_bytes([pid for pid in descendants(os.getpid()) if pid not in before])
+def _check_killed(result: CommandResult) -> None:
+    if result.ended != "killed":
+        raise PeerFailedError(f"a program had ended by {result.ended}")

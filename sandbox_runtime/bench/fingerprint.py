@@ -135,10 +135,19 @@ def descendants(pid: int) -> list[int]:
 
 
 def proportional_set_bytes(pids: list[int]) -> int:
-    """Memory of processes, what they share divided among those that share it (smaps_rollup)."""
+    """Memory of processes, what they share divided among those that share it (smaps_rollup).
+
+    Raises:
+        PermissionError: The kernel does not show it, as of processes of another user.
+    """
     total = 0
     for pid in pids:
-        text = _text(Path(f"/proc/{pid}/smaps_rollup"))
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except PermissionError as error:
+            raise PermissionError(f"the memory of process {pid} is not shown: be root") from error
+        except (FileNotFoundError, ProcessLookupError):
+            continue
         found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
         total += int(found[1]) * 1024 if found else 0
     return total

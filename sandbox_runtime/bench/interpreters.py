@@ -1,9 +1,13 @@
-"""Peers for code: plain interpreters, and a notebook's kernel."""
+"""Peers for code: plain interpreters, a notebook's kernel, and a compiler of TypeScript."""
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import importlib.util
-import shutil
+import json
+import os
+import subprocess
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,88 +16,126 @@ import trio
 
 from sandbox_runtime.bench.results import Missing
 from sandbox_runtime.bench.rounds import Candidate
-from sandbox_runtime.bench.spawned import CLEAN_ENV, PeerFailedError, spawn, version_of
+from sandbox_runtime.bench.spawned import (
+    CLEAN_ENV,
+    PeerFailedError,
+    opened,
+    spawn_seen,
+    version_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from sandbox_runtime.bench.rounds import Once, Stopwatch
 
-IPYKERNEL_MISSING = Missing(candidate="ipykernel", remedy="pip install ipykernel")
+_IPYKERNEL_MISSING = Missing(candidate="ipykernel", remedy="pip install ipykernel")
+
+# 50 lines, with what needs new code (an enum, parameter properties) and what does not.
+TYPESCRIPT = "\n".join(
+    [
+        "enum Level { Low = 1, High = 5 }",
+        "interface Item { name: string; level: Level; tags?: string[] }",
+        "class Store<T extends Item> {",
+        "  private items: T[] = []",
+        "  constructor(public readonly label: string) {}",
+        "  add(item: T): this { this.items.push(item); return this }",
+        "  find(level: Level): T[] { return this.items.filter((one: T) => one.level === level) }",
+        "}",
+        "const store = new Store<Item>('bench')",
+        *[f"store.add({{ name: 'n{n}' as string, level: Level.Low }})" for n in range(40)],
+        "store.find(Level.Low).length - 38",
+    ]
+)
 
 
-def plain(name: str, program: str, code: str) -> Candidate | Missing:
-    """An interpreter started for one piece of code."""
-    path = sys.executable if program == "python" else shutil.which(program)
-    if path is None:
-        return Missing(candidate=name, remedy=f"install {program}")
+def python(code: str) -> Candidate:
+    """A Python started for one piece of code, whose last line is an expression that is 2."""
+    *before, last = code.split("\n")
+    argv = [sys.executable, "-c", "\n".join([*before, f"print({last})"])]
 
     async def once(stopwatch: Stopwatch) -> None:
         await trio.lowlevel.checkpoint()
-        with stopwatch:
-            spawn([path, "-c" if program == "python" else "-e", code])
+        spawn_seen(argv, stopwatch, b"2\n")
 
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Once]:
-        yield once
-
-    return Candidate(name=name, open=opened, version=version_of(path))
+    return Candidate(name="python -c", open=opened(once), version=version_of(sys.executable))
 
 
-def ipykernel_fresh(code: str) -> Candidate | Missing:
-    """A kernel started for one cell."""
-    if importlib.util.find_spec("ipykernel") is None:
-        return IPYKERNEL_MISSING
+def node(path: str) -> Candidate:
+    """A Node started for one expression."""
 
     async def once(stopwatch: Stopwatch) -> None:
-        from jupyter_client.manager import start_new_kernel
+        await trio.lowlevel.checkpoint()
+        spawn_seen([path, "-p", "1 + 1"], stopwatch, b"2\n")
 
-        def start_and_run() -> tuple[Any, Any]:
-            manager, client = start_new_kernel(kernel_name="python3", env=_kernel_env())
-            _run(client, code)
-            return manager, client
+    return Candidate(name="node -p", open=opened(once), version=version_of(path))
 
+
+def has_ipykernel() -> bool:
+    """Whether a notebook's kernel can be measured."""
+    return importlib.util.find_spec("ipykernel") is not None
+
+
+@asynccontextmanager
+async def open_kernel() -> AsyncIterator[Callable[[str], Awaitable[None]]]:
+    """A kernel of ipykernel's; yields what runs a cell whose result must be 2."""
+    from jupyter_client.manager import start_new_kernel
+
+    env = CLEAN_ENV | {"HOME": "/tmp", "IPYTHONDIR": "/tmp/.ipython"}
+    manager, client = await trio.to_thread.run_sync(
+        functools.partial(
+            start_new_kernel, kernel_name="python3", env=env, stderr=subprocess.DEVNULL
+        )
+    )
+
+    async def run(code: str) -> None:
+        await trio.lowlevel.checkpoint()
+        _run(client, code)
+
+    def stop() -> None:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+    try:
+        yield run
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(stop)
+
+
+def ipykernel_fresh(code: str, name: str = "ipykernel") -> Candidate | Missing:
+    """A kernel started for one cell."""
+    if not has_ipykernel():
+        return _IPYKERNEL_MISSING
+
+    async def once(stopwatch: Stopwatch) -> None:
+        kernel = open_kernel()
         with stopwatch:
-            manager, client = await trio.to_thread.run_sync(start_and_run)
-        await trio.to_thread.run_sync(_stop, manager, client)
+            run = await kernel.__aenter__()
+            await run(code)
+        await kernel.__aexit__(None, None, None)
 
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Once]:
-        yield once
-
-    return Candidate(name="ipykernel", open=opened, version=_version("ipykernel"))
+    version = importlib.metadata.version("ipykernel")
+    return Candidate(name=name, open=opened(once), version=version)
 
 
 def ipykernel_live(code: str) -> Candidate | Missing:
     """A cell in a kernel that runs."""
-    if importlib.util.find_spec("ipykernel") is None:
-        return IPYKERNEL_MISSING
+    if not has_ipykernel():
+        return _IPYKERNEL_MISSING
 
     @asynccontextmanager
-    async def opened() -> AsyncIterator[Once]:
-        from jupyter_client.manager import start_new_kernel
+    async def open_it() -> AsyncIterator[Once]:
+        async with open_kernel() as run:
 
-        def start() -> tuple[Any, Any]:
-            return start_new_kernel(kernel_name="python3", env=_kernel_env())
+            async def once(stopwatch: Stopwatch) -> None:
+                with stopwatch:
+                    await run(code)
 
-        manager, client = await trio.to_thread.run_sync(start)
-
-        async def once(stopwatch: Stopwatch) -> None:
-            await trio.lowlevel.checkpoint()
-            with stopwatch:
-                _run(client, code)
-
-        try:
             yield once
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(_stop, manager, client)
 
-    return Candidate(name="ipykernel", open=opened, version=_version("ipykernel"))
-
-
-def _kernel_env() -> dict[str, str]:
-    return CLEAN_ENV | {"HOME": "/tmp", "IPYTHONDIR": "/tmp/.ipython"}
+    version = importlib.metadata.version("ipykernel")
+    return Candidate(name="ipykernel", open=open_it, version=version)
 
 
 def _run(client: Any, code: str) -> None:
@@ -109,12 +151,67 @@ def _run(client: Any, code: str) -> None:
         raise PeerFailedError(f"answered {seen}")
 
 
-def _stop(manager: Any, client: Any) -> None:
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
+# Reads a line of JSON with the text, answers with a line: what the compiled text's value is.
+_ESBUILD = """
+const esbuild = require("esbuild");
+const vm = require("node:vm");
+const context = vm.createContext({});
+const lines = require("node:readline").createInterface({ input: process.stdin });
+console.log(esbuild.version);
+lines.on("line", async (line) => {
+  const { code } = await esbuild.transform(JSON.parse(line), { loader: "ts" });
+  console.log(vm.runInContext(`{${code}}`, context));
+});
+"""
 
 
-def _version(package: str) -> str:
-    import importlib.metadata
+def esbuild(node_path: str) -> Candidate | Missing:
+    """Many lines of TypeScript, compiled by esbuild's own service and run in a live Node."""
+    missing = Missing(candidate="esbuild", remedy="npm install --global esbuild; set NODE_PATH")
+    env = CLEAN_ENV | {"NODE_PATH": os.environ.get("NODE_PATH", "/usr/local/lib/node_modules")}
+    try:
+        subprocess.run(
+            [node_path, "-e", "require.resolve('esbuild')"],
+            check=True,
+            capture_output=True,
+            env=env,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return missing
+    version = subprocess.run(
+        [node_path, "-p", "require('esbuild').version"],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=env,
+    ).stdout.strip()
 
-    return importlib.metadata.version(package)
+    @asynccontextmanager
+    async def open_it() -> AsyncIterator[Once]:
+        with subprocess.Popen(  # noqa: ASYNC220
+            [node_path, "-e", _ESBUILD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=env,
+        ) as process:
+            stdin, stdout = process.stdin, process.stdout
+            assert stdin is not None
+            assert stdout is not None
+            stdout.readline()
+
+            async def once(stopwatch: Stopwatch) -> None:
+                await trio.lowlevel.checkpoint()
+                with stopwatch:
+                    stdin.write(json.dumps(TYPESCRIPT).encode() + b"\n")
+                    stdin.flush()
+                    answer = stdout.readline()
+                if answer != b"2\n":
+                    raise PeerFailedError(f"answered {answer!r}")
+
+            try:
+                yield once
+            finally:
+                process.kill()
+
+    return Candidate(name="esbuild", open=open_it, version=version)

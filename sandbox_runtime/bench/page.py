@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 import html
-import math
+import re
 from typing import TYPE_CHECKING
 
-from sandbox_runtime.bench.table import duration, heading, times
+from sandbox_runtime.bench import charts
+from sandbox_runtime.bench.headlines import headlines, slower
+from sandbox_runtime.bench.table import (
+    drifts,
+    duration,
+    heading,
+    quantity,
+    throughput,
+    times,
+    verdict_cells,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandbox_runtime.bench.headlines import Headline
     from sandbox_runtime.bench.results import Measured, Results, ScenarioResult
+    from sandbox_runtime.bench.targets import Verdict
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --soft: #6a737d;
-        --ours: #0b7285; --peer: #adb5bd; --line: #e1e4e8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e6e6; --paper: #14171a; --soft: #9aa4ad; --ours: #3bc9db; --peer: #495057;
-          --line: #2c3136; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; }
-p.where, td.soft, caption { color: var(--soft); font-size: .875rem; }
-svg { width: 100%; height: auto; display: block; }
-svg text { font: 13px system-ui, sans-serif; fill: var(--ink); }
-svg .soft { fill: var(--soft); } svg .ours { fill: var(--ours); } svg .peer { fill: var(--peer); }
-svg .range { stroke: var(--ink); stroke-width: 1.5; opacity: .55; }
-svg .grid { stroke: var(--line); }
-table { border-collapse: collapse; width: 100%; font-size: .875rem; }
-td, th { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line); }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+_STYLE = f"""
+{charts.COLOURS}
+body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+       max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.15rem; margin: 2.5rem 0 .5rem; }}
+p.where, td.soft, caption {{ color: var(--soft); font-size: .875rem; }}
+svg {{ width: 100%; height: auto; display: block; }}
+table {{ border-collapse: collapse; width: 100%; font-size: .875rem; }}
+td, th {{ text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line);
+         vertical-align: top; }}
+td.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
+.missed {{ font-weight: 600; }}
 """
-_WIDTH, _NAME, _BAR, _ROW = 900, 210, 520, 30
 
 
-def page(results: Results) -> str:
-    """The whole document."""
+def page(results: Results, verdicts: Sequence[Verdict] = ()) -> str:
+    """The whole document; with verdicts, also what was aimed at."""
     where = "<br>".join(html.escape(line) for line in heading(results))
+    told = headlines(results)
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
         "<meta name=viewport content='width=device-width'>",
@@ -43,18 +51,66 @@ def page(results: Results) -> str:
         "<h1>What people wait for</h1>",
         f"<p class=where>{where}<br>{html.escape(results.started)}, by "
         f"<code>{html.escape(results.command)}</code></p>",
-        "<p>Medians of interleaved rounds on a logarithmic scale; the thin line reaches from the "
-        "least to the 95th percentile. Read the ratios: absolute times are this machine's.</p>",
+        "<p>Medians of interleaved rounds. Read the ratios: absolute times are this machine's.</p>",
+        charts.overview(told),
+        _headline_table(told) if told else "",
+        _slower(slower(results)),
+        _verdicts(verdicts) if verdicts else "",
+        "<p>Below, bars are medians on a logarithmic scale; the thin line reaches from the least "
+        "to the 95th percentile.</p>",
     ]
     parts += [_section(one) for one in results.scenarios]
     parts.append(_machine(results))
-    return "\n".join(parts) + "\n"
+    return "\n".join(part for part in parts if part) + "\n"
+
+
+def _words(text: str) -> str:
+    """Text with `code` in it."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
+
+
+def _headline_table(told: Sequence[Headline]) -> str:
+    rows = "".join(
+        f"<tr><td>{_words(one.title)}<td class=number>{one.ours}<td>{html.escape(one.peer)}"
+        f"<td class=number>{one.theirs}<td class=number>"
+        f"{'' if one.ratio is None else times(one.ratio, one.unit)}"
+        for one in told
+    )
+    return f"<table><tr><th><th>ours<th>peer<th>its<th>ours is{rows}</table>"
+
+
+def _slower(rows: Sequence[Headline]) -> str:
+    if not rows:
+        return "<h2>Where a peer does better</h2><p>Nowhere in this run.</p>"
+    lines = "".join(
+        f"<tr><td>{_words(one.title)}<td>{html.escape(one.peer)}<td class=number>{one.ours}"
+        f"<td class=number>{one.theirs}<td class=number>{times(one.ratio or 1, one.unit)}"
+        f"<td class=soft>{'' if one.clear else 'within noise'}"
+        for one in rows
+    )
+    return (
+        "<h2>Where a peer does better</h2><p class=where>Some protect less: their protections "
+        "stand with each row below.</p><table><tr><th><th>peer<th>ours<th>its<th>ours is<th>"
+        f"{lines}</table>"
+    )
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> str:
+    lines = ""
+    for verdict in verdicts:
+        cells = verdict_cells(verdict)
+        lines += (
+            f"<tr class={verdict.state}><td>{html.escape(cells.name)}<td>{cells.state}"
+            f"<td class=number>{cells.value}<td class=number>{html.escape(cells.bound)}"
+            f"<td class=soft>{html.escape(cells.remark)}"
+        )
+    return f"<h2>Targets</h2><table><tr><th><th><th>is<th>aim<th>{lines}</table>"
 
 
 def _section(result: ScenarioResult) -> str:
-    rows = "\n".join(_table_row(row) for row in result.measured)
+    rows = "\n".join(_table_row(result, row) for row in result.measured)
     absent = "".join(
-        f"<tr><td>{html.escape(one.candidate)}<td class=soft colspan=4>not here: "
+        f"<tr><td>{html.escape(one.candidate)}<td class=soft colspan=6>not here: "
         f"{html.escape(one.remedy)}"
         for one in result.missing
     )
@@ -64,63 +120,31 @@ def _section(result: ScenarioResult) -> str:
             f"<p class=where>Others used {result.load.foreign_share:.0%} of the processors.</p>"
         )
     return (
-        f"<h2>{html.escape(result.title)}</h2>{_plot(result)}{loaded}"
+        f"<h2>{_words(result.title)}</h2>{charts.bars(result)}{loaded}"
         f"<table><caption>{result.rounds} rounds</caption>"
-        "<tr><th>candidate<th>median<th>p95<th>ours is<th>protections"
+        "<tr><th>candidate<th>median<th>p95<th>p99<th>succeeded<th>ours is<th>protections"
         f"{rows}{absent}</table>"
     )
 
 
-def _table_row(row: Measured) -> str:
+def _table_row(result: ScenarioResult, row: Measured) -> str:
     name = html.escape(f"{row.candidate} {row.version}".strip())
-    if row.summary is None:
-        return f"<tr><td>{name}<td class=soft colspan=4>failed: {html.escape(row.failure)}"
-    compared = times(row.ratio.value) if row.ratio is not None else ""
+    summary = row.summary
+    if summary is None:
+        return f"<tr><td>{name}<td class=soft colspan=6>failed: {html.escape(row.failure)}"
+    compared = throughput(result, row)
+    if row.ratio is not None:
+        compared = times(row.ratio.value, result.unit)
+        compared += f"<br>{row.ratio.low:.3g} to {row.ratio.high:.3g}"
+    share = summary.count / (summary.count + summary.failures)
+    remark = "; drifts" if drifts(summary) else ""
     return (
-        f"<tr><td>{name}<td class=number>{duration(row.summary.median_s)}"
-        f"<td class=number>{duration(row.summary.p95_s)}<td class=number>{compared}"
-        f"<td class=soft>{html.escape(row.protections)}"
+        f"<tr><td>{name}<td class=number>{quantity(summary.median, result.unit)}"
+        f"<td class=number>{quantity(summary.p95, result.unit)}"
+        f"<td class=number>{quantity(summary.p99, result.unit)}"
+        f"<td class=number>{share:.0%}<td class=number>{compared}"
+        f"<td class=soft>{html.escape(row.protections)}{remark}"
     )
-
-
-def _plot(result: ScenarioResult) -> str:
-    """Horizontal bars, one for each candidate that was measured."""
-    rows = [(row, row.summary) for row in result.measured if row.summary is not None]
-    if not rows:
-        return ""
-    low = 10 ** math.floor(math.log10(min(summary.min_s for _, summary in rows)))
-    high = 10 ** math.ceil(math.log10(max(summary.p95_s for _, summary in rows)))
-    high = max(high, low * 10)
-
-    def place(seconds: float) -> float:
-        share = math.log10(max(seconds, low) / low) / math.log10(high / low)
-        return _NAME + share * _BAR
-
-    height = _ROW * len(rows) + 24
-    label = html.escape(f"Bar chart: {result.title}")
-    marks = [f"<svg viewBox='0 0 {_WIDTH} {height}' role=img aria-label='{label}'>"]
-    decade = low
-    while decade <= high * 1.001:
-        at = place(decade)
-        marks.append(f"<line class=grid x1={at:.1f} x2={at:.1f} y1=0 y2={height - 20} />")
-        marks.append(
-            f"<text class=soft x={at:.1f} y={height - 5} text-anchor=middle>"
-            f"{duration(decade)}</text>"
-        )
-        decade *= 10
-    for number, (row, summary) in enumerate(rows):
-        top = number * _ROW + 6
-        end = place(summary.median_s)
-        kind = "ours" if row.candidate.startswith("ours") else "peer"
-        marks += [
-            f"<text x={_NAME - 8} y={top + 14} text-anchor=end>{html.escape(row.candidate)}</text>",
-            f"<rect class={kind} x={_NAME} y={top} width={end - _NAME:.1f} height=18 rx=2 />",
-            f"<line class=range x1={place(summary.min_s):.1f} x2={place(summary.p95_s):.1f} "
-            f"y1={top + 9} y2={top + 9} />",
-            f"<text x={place(summary.p95_s) + 8:.1f} y={top + 14}>"
-            f"{duration(summary.median_s)}</text>",
-        ]
-    return "".join(marks) + "</svg>"
 
 
 def _machine(results: Results) -> str:
@@ -131,6 +155,7 @@ def _machine(results: Results) -> str:
         "governor": where.governor or "none",
         "mitigations": "; ".join(f"{name}: {text}" for name, text in where.mitigations.items()),
         "isolation of ours": "; ".join(where.isolation),
+        "the harness adds": f"{duration(results.overhead_s)} to each measurement",
     }
     rows = "".join(
         f"<tr><th>{html.escape(name)}<td>{html.escape(fact)}" for name, fact in facts.items()

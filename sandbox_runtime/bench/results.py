@@ -6,7 +6,7 @@ together.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -17,7 +17,10 @@ from sandbox_runtime.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT = 1
+FORMAT = 2
+
+Unit = Literal["seconds", "bytes"]
+"""What a scenario's figures are in; less is better."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,8 +33,9 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         summary: The figures; None if every attempt failed.
         ratio: Ours by this one, of the same rounds; None for ours, and where nothing compares.
         failure: Why the first failed attempt failed; empty if none did.
-        series_s: Every measurement in order; None is a failure.
-        memory_bytes: Proportional set size of all its processes while it idles; None if unmeasured.
+        per_s: How many of a storm's were done in a second, the median of the rounds; None if it is
+            no storm.
+        series: Every measurement in order; None is a failure.
     """
 
     candidate: str
@@ -40,8 +44,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     summary: Summary | None
     ratio: Ratio | None = None
     failure: str = ""
-    series_s: tuple[float | None, ...] = ()
-    memory_bytes: int | None = None
+    per_s: float | None = None
+    series: tuple[float | None, ...] = ()
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +66,9 @@ class ScenarioResult(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         scenario: Its name.
         title: What somebody waits for.
+        unit: What the figures are in.
         rounds: How many times each candidate was measured.
+        size_bytes: What each measurement moves, for a throughput; 0 if it moves nothing.
         measured: Ours first, then the peers.
         missing: What would have been measured too.
         load: What else the machine did meanwhile.
@@ -70,7 +76,9 @@ class ScenarioResult(msgspec.Struct, frozen=True, kw_only=True):
 
     scenario: str
     title: str
+    unit: Unit
     rounds: int
+    size_bytes: int
     measured: tuple[Measured, ...]
     missing: tuple[Missing, ...]
     load: Load

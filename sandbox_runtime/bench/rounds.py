@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import statistics
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -19,15 +20,23 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
-ATTEMPT_LIMIT_S = 60.0
+    from sandbox_runtime.bench.results import Unit
+
+ATTEMPT_LIMIT_S = 120.0
 """How long one measurement may take before it counts as failed."""
 
 
 class Stopwatch:
-    """Times what a candidate says is to be timed: `with stopwatch: …`, once a measurement."""
+    """Takes what a candidate measures: `with stopwatch: …` a time, `record` anything else.
+
+    Attributes:
+        values: What was measured; one value, or as many as a storm has.
+        wall_s: How long a whole storm took; None if it is none.
+    """
 
     def __init__(self) -> None:
-        self.took_s: float | None = None
+        self.values: list[float | None] = []
+        self.wall_s: float | None = None
         self._started_s = 0.0
 
     def __enter__(self) -> None:
@@ -36,11 +45,15 @@ class Stopwatch:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         took_s = time.perf_counter() - self._started_s
         if kind is None:
-            self.took_s = took_s
+            self.values.append(took_s)
+
+    def record(self, value: float | None) -> None:
+        """Takes a value in the scenario's unit; None is one that failed."""
+        self.values.append(value)
 
 
 Once: TypeAlias = "Callable[[Stopwatch], Awaitable[None]]"
-"""One measurement: prepares, does the timed thing under the stopwatch, checks, cleans up."""
+"""One measurement: prepares, does the measured thing under the stopwatch, checks, cleans up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +66,7 @@ class Candidate:
         version: Of the program behind it.
         protections: What confines the code, in words.
         ours: Whether ratios are of this one.
-        memory: Proportional set size of it as it is, if that can be told.
+        values: How many values each measurement has.
     """
 
     name: str
@@ -61,7 +74,7 @@ class Candidate:
     version: str = ""
     protections: str = "none"
     ours: bool = False
-    memory: Callable[[], int] | None = None
+    values: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +88,10 @@ class Scenario:
         missing: What is not.
         rounds: How many make a full run.
         quick_rounds: How many make a quick one.
+        warm_up: How many go before them at most and do not count.
+        unit: What its figures are in.
+        size_bytes: What each measurement moves, for a throughput.
+        gap_s: How long nothing is done before each measurement.
     """
 
     name: str
@@ -83,6 +100,10 @@ class Scenario:
     missing: tuple[Missing, ...] = ()
     rounds: int = 100
     quick_rounds: int = 20
+    warm_up: int = 3
+    unit: Unit = "seconds"
+    size_bytes: int = 0
+    gap_s: float = 0.0
 
 
 class _Series:
@@ -92,20 +113,32 @@ class _Series:
         self.candidate = candidate
         self.once: Once | None = None
         self.values: list[float | None] = []
+        self.per_s: list[float] = []
         self.failure = ""
-        self.memory_bytes: int | None = None
 
-    async def attempt(self) -> float | None:
-        if self.once is None:
-            return None
+    async def attempt(self, gap_s: float, *, counts: bool = True) -> None:
+        """Measures once; what failed is as many failures as there should be values."""
         stopwatch = Stopwatch()
-        try:
-            with trio.fail_after(ATTEMPT_LIMIT_S):
-                await self.once(stopwatch)
-        except Exception as error:  # noqa: BLE001 - a peer may fail in any way; the row says how
-            self.failure = self.failure or f"{type(error).__name__}: {error}"[:300]
-            return None
-        return stopwatch.took_s
+        if self.once is not None:
+            try:
+                with trio.fail_after(ATTEMPT_LIMIT_S):
+                    if gap_s:
+                        await trio.sleep(gap_s)
+                    await self.once(stopwatch)
+            except Exception as error:  # noqa: BLE001 - a peer may fail in any way; the row says how
+                self.fail(error)
+                stopwatch = Stopwatch()
+        if not counts:
+            return
+        values = stopwatch.values[: self.candidate.values]
+        self.values += values + [None] * (self.candidate.values - len(values))
+        if stopwatch.wall_s:
+            done = sum(value is not None for value in values)
+            self.per_s.append(done / stopwatch.wall_s)
+
+    def fail(self, error: Exception) -> None:
+        """Keeps why it failed first."""
+        self.failure = self.failure or f"{type(error).__name__}: {error}"[:300]
 
 
 async def run_scenario(
@@ -117,6 +150,8 @@ async def run_scenario(
 ) -> ScenarioResult:
     """Measures all candidates, one after another in each round, and never two at a time.
 
+    Who begins changes with each round, so that nobody always comes after the same one.
+
     Args:
         scenario: What to measure.
         rounds: How often.
@@ -124,32 +159,31 @@ async def run_scenario(
         on_round: Told how many rounds of how many are done.
     """
     series = [_Series(candidate) for candidate in scenario.candidates]
-    meter = LoadMeter()
     async with AsyncExitStack() as stack:
         for one in series:
             try:
                 one.once = await stack.enter_async_context(one.candidate.open())
             except Exception as error:  # noqa: BLE001 - as above
-                one.failure = f"{type(error).__name__}: {error}"[:300]
-        for _ in range(warm_up):
+                one.fail(error)
+        for _ in range(min(warm_up, scenario.warm_up)):
             for one in series:
-                await one.attempt()
+                await one.attempt(0, counts=False)
         meter = LoadMeter()
         for number in range(rounds):
+            first = number % max(1, len(series))
             with _no_collection():
-                for one in series:
-                    one.values.append(await one.attempt())
+                for one in series[first:] + series[:first]:
+                    await one.attempt(scenario.gap_s)
             if on_round is not None:
                 on_round(number + 1, rounds)
         load = meter.read()
-        for one in series:
-            if one.candidate.memory is not None and one.once is not None:
-                one.memory_bytes = one.candidate.memory()
     ours = next((one for one in series if one.candidate.ours), None)
     return ScenarioResult(
         scenario=scenario.name,
         title=scenario.title,
+        unit=scenario.unit,
         rounds=rounds,
+        size_bytes=scenario.size_bytes,
         measured=tuple(_measured(one, ours) for one in series),
         missing=scenario.missing,
         load=load,
@@ -165,8 +199,8 @@ def _measured(one: _Series, ours: _Series | None) -> Measured:
         summary=summarize(one.values),
         ratio=compared,
         failure=one.failure,
-        series_s=tuple(one.values),
-        memory_bytes=one.memory_bytes,
+        per_s=statistics.median(one.per_s) if one.per_s else None,
+        series=tuple(one.values),
     )
 
 
@@ -194,4 +228,4 @@ async def overhead_s(rounds: int = 200) -> float:
     )
     measured = (await run_scenario(empty, rounds=rounds)).measured[0]
     assert measured.summary is not None
-    return measured.summary.median_s
+    return measured.summary.median

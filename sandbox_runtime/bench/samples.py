@@ -16,28 +16,28 @@ _CONFIDENCE = 0.95
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What one candidate's series says, in seconds.
+    """What one candidate's series says, in its scenario's unit.
 
     Attributes:
         count: How many measurements succeeded.
         failures: How many did not; they are in no other figure.
-        min_s: The least.
-        median_s: The median.
-        p95_s: What 95 of 100 do not exceed.
-        p99_s: What 99 of 100 do not exceed.
-        low_s: Lower end of the median's 95 % confidence interval (bootstrap).
-        high_s: Its upper end.
+        min: The least.
+        median: The median.
+        p95: What 95 of 100 do not exceed.
+        p99: What 99 of 100 do not exceed.
+        low: Lower end of the median's 95 % confidence interval (bootstrap).
+        high: Its upper end.
         drift: Median of the second half of the rounds by that of the first; 1 is none.
     """
 
     count: int
     failures: int
-    min_s: float
-    median_s: float
-    p95_s: float
-    p99_s: float
-    low_s: float
-    high_s: float
+    min: float
+    median: float
+    p95: float
+    p99: float
+    low: float
+    high: float
     drift: float
 
 
@@ -81,12 +81,12 @@ def summarize(series: Sequence[float | None]) -> Summary | None:
     return Summary(
         count=len(values),
         failures=len(series) - len(values),
-        min_s=min(values),
-        median_s=statistics.median(values),
-        p95_s=percentile(values, 0.95),
-        p99_s=percentile(values, 0.99),
-        low_s=low,
-        high_s=high,
+        min=min(values),
+        median=statistics.median(values),
+        p95=percentile(values, 0.95),
+        p99=percentile(values, 0.99),
+        low=low,
+        high=high,
         drift=drift,
     )
 

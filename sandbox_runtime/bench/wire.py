@@ -49,7 +49,7 @@ class WireClient:
         self._connection.request(method, self._prefix + path, payload, headers)
         with self._connection.getresponse() as response:
             raw = response.read()
-            if response.status != 200:
+            if response.status not in {200, 201}:
                 raise PeerFailedError(f"{method} {path}: {response.status} {raw[:200]!r}")
             return raw, response.headers.get("Content-Type", "")
 
@@ -88,18 +88,30 @@ class WireClient:
 
 
 class Served(Crowds):
-    """Candidates of one server."""
+    """Candidates of one server.
 
-    def __init__(self, name: str, url: str, *, version: str, protections: str) -> None:
-        self._name = name
-        self._url = url
-        self._version = version
-        self._protections = protections
+    Args:
+        name: What it is called.
+        url: Its address.
+        protections: What confines what runs there, in words.
+        many: Whether it has many sandboxes, as ours; others are one.
+
+    Attributes:
+        name: What it is called.
+        url: Its address.
+        protections: What confines what runs there, in words.
+    """
+
+    def __init__(self, name: str, url: str, *, protections: str, many: bool = False) -> None:
+        self.name = name
+        self.url = url
+        self.protections = protections
+        self._many = many
 
     def _candidate(self, once: Callable[[WireClient, str, Stopwatch], None]) -> Candidate:
         @asynccontextmanager
         async def opened() -> AsyncIterator[Once]:
-            client = WireClient(self._url)
+            client = WireClient(self.url)
             session = client.session()
 
             async def measure(stopwatch: Stopwatch) -> None:
@@ -115,9 +127,7 @@ class Served(Crowds):
             finally:
                 client.finish()
 
-        return Candidate(
-            name=self._name, open=opened, version=self._version, protections=self._protections
-        )
+        return Candidate(name=self.name, open=opened, protections=self.protections)
 
     def execute(self, command: str) -> Candidate:
         """A command in a live session."""
@@ -151,6 +161,46 @@ class Served(Crowds):
             with stopwatch:
                 created = client.session()
                 client.call("POST", "/api/execute", {"id": created, "command": "true"})
+
+        return self._candidate(once)
+
+    def branch(self, array_mb: int) -> Candidate:
+        """A context that holds an array branched, to the branch's first result."""
+        contexts: list[str] = []
+
+        def once(client: WireClient, session: str, stopwatch: Stopwatch) -> None:
+            del session
+            if not contexts:
+                contexts.append(client.call("POST", "/api/contexts", {"language": "python"})["id"])
+                held = f"import numpy\nx = numpy.ones({array_mb * 125_000})\n1 + 1"
+                client.run_code(contexts[0], held)
+            with stopwatch:
+                answer = client.call("POST", f"/api/contexts/{contexts[0]}/fork", {})
+                child = answer["contexts"][0]["id"]
+                client.run_code(child, "int(x[-1]) + 1")
+            client.call("DELETE", f"/api/contexts/{child}")
+
+        return self._candidate(once)
+
+    def time_to_interactive(self) -> Candidate:
+        """A sandbox made, and its first command run; of a server that is one sandbox, a session."""
+
+        def once(client: WireClient, session: str, stopwatch: Stopwatch) -> None:
+            del session
+            command = {"command": 'echo "benchmark"'}
+            with stopwatch:
+                if self._many:
+                    made = client.call("POST", "/sandboxes", {})
+                    path = f"/sandboxes/{made['sandbox']['id']}"
+                    client.call("POST", f"{path}/api/session/create", {"id": "first"})
+                    answer = client.call("POST", f"{path}/api/execute", command | {"id": "first"})
+                else:
+                    created = client.session()
+                    answer = client.call("POST", "/api/execute", command | {"id": created})
+            if self._many:
+                client.call("DELETE", path)
+            if answer["stdout"] != "benchmark\n":
+                raise PeerFailedError(f"printed {answer['stdout']!r}")
 
         return self._candidate(once)
 

@@ -66,7 +66,7 @@ class Crowd:
 class Crowds(ABC):
     """Candidates of one server; `Served` has those where one thing is asked at a time."""
 
-    _url: str
+    url: str
 
     @abstractmethod
     def _candidate(self, once: Callable[[WireClient, str, Stopwatch], None]) -> Candidate:
@@ -75,7 +75,7 @@ class Crowds(ABC):
     def _crowd(self, count: int, once: Callable[[Crowd, WireClient, Stopwatch], None]) -> Candidate:
         def with_crowd(client: WireClient, session: str, stopwatch: Stopwatch) -> None:
             del session
-            with closing(Crowd(self._url, count)) as crowd:
+            with closing(Crowd(self.url, count)) as crowd:
                 once(crowd, client, stopwatch)
 
         return self._candidate(with_crowd)

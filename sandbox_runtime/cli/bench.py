@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,19 +15,42 @@ from sandbox_runtime.cli.failures import OWN_FAILURE, say
 from sandbox_runtime.errors import InvalidArgumentError, SandboxError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sandbox_runtime.bench.results import Results, ScenarioResult
+    from sandbox_runtime.bench.run import Plan
+    from sandbox_runtime.bench.targets import Target, Verdict
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class _Processors(click.ParamType[frozenset[int]]):
+    """Numbers with commas and hyphens between them, as taskset(1) takes them."""
+
+    name = "processors"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> frozenset[int]:
+        if isinstance(value, frozenset):
+            return value
+        found: set[int] = set()
+        try:
+            for part in value.split(","):
+                first, _, last = part.partition("-")
+                found |= set(range(int(first), int(last or first) + 1))
+        except ValueError:
+            self.fail(f"{value!r} is no list of processors, as 0 or 0-1,3", param, ctx)
+        return frozenset(found)
 
 
 @click.group(
     invoke_without_command=True,
     short_help="Measure what people wait for, beside what they would use instead.",
 )
-@click.option("--quick", is_flag=True, help="Few rounds: about two minutes in all.")
+@click.option("--quick", is_flag=True, help="Few rounds and small sizes: about a minute in all.")
 @click.option(
     "--scenario", "only", metavar="NAME", multiple=True, help="Only this one; may be repeated."
 )
+@click.option("--list", "listing", is_flag=True, help="List the scenarios, and measure nothing.")
 @click.option(
     "--server",
     "servers",
@@ -32,38 +58,58 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     multiple=True,
     help="Another server of the wire, measured beside ours; may be repeated.",
 )
+@click.option(
+    "--start-server",
+    "commands",
+    metavar="COMMAND",
+    multiple=True,
+    help="The same, started by a command; {port} in it stands for a free one.",
+)
+@click.option(
+    "--e2b", metavar="URL", multiple=True, help="A server of E2B's protocol; key in E2B_API_KEY."
+)
+@click.option("--native", metavar="COMMAND", help="Measures the jail natively: benches/native.")
+@click.option("--alive", type=int, help="How many live at once where memory is measured; 0: none.")
+@click.option("--storm-count", type=int, help="How many sandboxes a storm asks for; 0: no storms.")
+@click.option("--storm-concurrency", type=int, help="How many of them at once at most.")
+@click.option("--storm-delay-ms", type=int, help="Between two of the staggered storm.")
+@click.option("--array-mb", type=int, help="What the branched context holds; 0: no branch.")
+@click.option("--tree", type=int, help="How many processes the killed tree has; 0: none.")
+@click.option("--pin", type=_Processors(), help="Run on these processors only, as 0 or 0-1.")
 @click.option("--json", "json_path", metavar="FILE", type=_FILE, help="Keep the results.")
 @click.option("--html", "html_path", metavar="FILE", type=_FILE, help="Make a page of them.")
+@click.option(
+    "--markdown", "markdown_path", metavar="FILE", type=_FILE, help="The same, with a picture."
+)
 @click.option("--check", "targets_path", metavar="FILE", type=_FILE, help="Hold them to targets.")
+@click.option(
+    "--attempts",
+    type=click.IntRange(1, 10),
+    default=1,
+    show_default=True,
+    help="With --check: measure a scenario again, so often at most, that misses a target.",
+)
 @click.option("--from", "earlier", metavar="FILE", type=_FILE, help="Kept results, not measured.")
 @click.pass_context
-def bench(
-    context: click.Context,
-    only: tuple[str, ...],
-    servers: tuple[str, ...],
-    json_path: Path | None,
-    html_path: Path | None,
-    targets_path: Path | None,
-    earlier: Path | None,
-    *,
-    quick: bool,
-) -> int:
+def bench(context: click.Context, /, **options: Any) -> int:
     """Measure ours and every peer that is installed, in interleaved rounds of one run.
 
     The table goes to standard output, progress to standard error. With --check the status is 1
-    if a target is missed.
+    if a target is missed by more than its named limit excuses.
     """
     if context.invoked_subcommand is not None:
         return 0
-    from sandbox_runtime.bench import page, results, table, targets
+    from sandbox_runtime.bench import results, table, targets
 
     try:
-        goals = targets.read_targets(targets_path) if targets_path else ()
-        found = results.load(earlier) if earlier else _measure(only, servers, quick=quick)
-        if json_path is not None:
-            results.save(found, json_path)
-        if html_path is not None:
-            html_path.write_text(page.page(found))
+        goals = targets.read_targets(options["targets_path"]) if options["targets_path"] else ()
+        plan = _plan(options)
+        if options["listing"]:
+            return _list(plan)
+        earlier = options["earlier"]
+        found = results.load(earlier) if earlier else _measure(plan, goals)
+        verdicts = [targets.judge(found, goal) for goal in goals]
+        _write(found, verdicts, options)
     except InvalidArgumentError as error:
         raise click.UsageError(str(error)) from None
     except (SandboxError, OSError) as error:
@@ -73,18 +119,67 @@ def bench(
         for scenario in found.scenarios:
             print("\n".join(table.scenario_lines(scenario)), end="\n\n")
     print("\n".join(table.heading(found)))
-    verdicts = [targets.judge(found, goal) for goal in goals]
     if verdicts:
         print("\n" + "\n".join(table.verdict_lines(verdicts)))
-    return 1 if any(verdict.state == "missed" for verdict in verdicts) else 0
+    return 1 if targets.fails(verdicts) else 0
 
 
-def _measure(only: tuple[str, ...], servers: tuple[str, ...], *, quick: bool) -> Results:
+def _plan(options: dict[str, Any]) -> Plan:
+    from sandbox_runtime.bench.plan import FULL, QUICK
+    from sandbox_runtime.bench.run import Plan
+
+    sizes = QUICK if options["quick"] else FULL
+    names = [field.name for field in dataclasses.fields(sizes)]
+    given = {name: options[name] for name in names if options[name] is not None}
+    sizes = dataclasses.replace(sizes, **given)
+    sizes.check()
+    return Plan(
+        quick=options["quick"],
+        sizes=sizes,
+        only=options["only"],
+        servers=options["servers"],
+        commands=options["commands"],
+        e2b=options["e2b"],
+        native=shlex.split(options["native"] or ""),
+        attempts=options["attempts"],
+        processors=options["pin"] or frozenset(),
+        command=["sandbox-runtime", *sys.argv[1:]],
+    )
+
+
+def _list(plan: Plan) -> int:
     import trio
 
-    from sandbox_runtime.bench import run, table
+    from sandbox_runtime.bench import run
 
-    terminal = sys.stderr.isatty()
+    for name, title in trio.run(run.known, plan):
+        print(f"{name:<24} {title}")
+    return 0
+
+
+def _write(found: Results, verdicts: Sequence[Verdict], options: dict[str, Any]) -> None:
+    """What was asked to be kept."""
+    from sandbox_runtime.bench import charts, headlines, markdown, page, results
+
+    if options["json_path"] is not None:
+        results.save(found, options["json_path"])
+    if options["html_path"] is not None:
+        options["html_path"].write_text(page.page(found, verdicts))
+    path = options["markdown_path"]
+    if path is not None:
+        picture = charts.overview(headlines.headlines(found))
+        if picture:
+            path.with_suffix(".svg").write_text(picture)
+        shown = path.with_suffix(".svg").name if picture else ""
+        path.write_text(markdown.page(found, verdicts, picture=shown))
+
+
+def _measure(plan: Plan, goals: Sequence[Target]) -> Results:
+    import trio
+
+    from sandbox_runtime.bench import run, table, targets
+
+    terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     def progress(title: str, done: int, of: int) -> None:
         if terminal:
@@ -94,15 +189,11 @@ def _measure(only: tuple[str, ...], servers: tuple[str, ...], *, quick: bool) ->
     def show(result: ScenarioResult) -> None:
         print("\n".join(table.scenario_lines(result)), end="\n\n", flush=True)
 
+    def unsettled(result: ScenarioResult) -> bool:
+        return targets.is_missed_by(goals, result)
+
     async def measure() -> Results:
-        return await run.run(
-            quick=quick,
-            only=only,
-            servers=servers,
-            command=["sandbox-runtime", *sys.argv[1:]],
-            on_scenario=show,
-            on_progress=progress,
-        )
+        return await run.run(plan, on_scenario=show, on_progress=progress, unsettled=unsettled)
 
     return trio.run(measure)
 
