@@ -292,3 +292,11 @@ def test_an_unknown_scenario_is_an_error_that_lists_the_known() -> None:
 def test_the_published_schema_is_the_documents() -> None:
     published = json.loads((ROOT / "docs" / "bench-schema.json").read_text())
     assert published == json.loads(json.dumps(results.schema()))
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_results() -> None:
+    def told(path: Path) -> str:
+        text = path.read_text()
+        return text[text.index(markdown.BEGIN) : text.index(markdown.END)]
+
+    assert told(ROOT / "README.md") == told(ROOT / "docs" / "results.md")
