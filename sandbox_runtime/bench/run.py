@@ -98,16 +98,6 @@ async def run(
             *(native.SCENARIOS if plan.native else ()),
         ]
         wanted = choose(names, plan.only)
-        chosen = embedded
-        if any(one.name in wanted for one in unserved):
-            served = []
-            for one in startable:
-                url = await stack.enter_async_context(one.serving())
-                served.append(_served(one.name, url))
-            for given in plan.servers:
-                name, url = named(given)
-                served.append(_served(name, url))
-            chosen = [*embedded, *wire_scenarios(served, startable, plan.sizes, node=node)]
         results = []
 
         def done(result: ScenarioResult) -> None:
@@ -119,9 +109,21 @@ async def run(
             for result in await native.measure(plan.native, PROTECTIONS):
                 if result.scenario in wanted:
                     done(result)
-        for scenario in chosen:
+        for scenario in embedded:
             if scenario.name in wanted:
                 done(await _measured(scenario, plan, on_progress, unsettled))
+        # Servers that idle would be in what is measured of memory, so they are started only now.
+        if any(one.name in wanted for one in unserved):
+            served = []
+            for one in startable:
+                url = await stack.enter_async_context(one.serving())
+                served.append(_served(one.name, url))
+            for given in plan.servers:
+                name, url = named(given)
+                served.append(_served(name, url))
+            for scenario in wire_scenarios(served, startable, plan.sizes, node=node):
+                if scenario.name in wanted:
+                    done(await _measured(scenario, plan, on_progress, unsettled))
         return Results(
             format=FORMAT,
             command=shlex.join(plan.command),
