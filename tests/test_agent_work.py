@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Either = Sandbox | AsyncSandbox
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+pytestmark = pytest.mark.timeout(180)  # a control process and interpreters start, on a busy machine
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,17 +16,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
 pytest.importorskip("jupyter_client", reason="kernels need the extra `jupyter`")
 
+import zmq
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
+from sandbox_runtime.jupyter import channels
+from sandbox_runtime.jupyter.channels import Publication
+from sandbox_runtime.nursery import open_serving_nursery
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 COMMAND = [sys.executable, "-P", "-m", "sandbox_runtime", "kernel"]
-TIMEOUT_S = 50
+TIMEOUT_S = 120
+
+pytestmark = pytest.mark.timeout(180)
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
 
@@ -53,7 +62,11 @@ class Notebook:
         self.manager.start_kernel(cwd=str(cwd))
         self.client = self.manager.client()
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=TIMEOUT_S)
+        try:
+            self.client.wait_for_ready(timeout=TIMEOUT_S)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def pid(self) -> int:
@@ -103,7 +116,7 @@ class Notebook:
 OPTIONS = {
     "bare": ["--preload", "bare"],
     "bounded": [
-        "--preload", "bare", "--cell-timeout", "0.5", "--env", "A=b c", "--notebook-directory",
+        "--preload", "bare", "--cell-timeout", "2", "--env", "A=b c", "--notebook-directory",
         "--memory", "1G",
     ],
     "unknown-set": ["--preload", "nothing_of_the_kind"],
@@ -388,7 +401,7 @@ def test_options_of_the_kernelspec_hold(prefix: Path) -> None:
             assert opened.value("import os; os.environ['A']") == "'b c'"
             assert opened.value("'pandas' in __import__('sys').modules") == "False"
             reply, _ = opened.run("kept = 1\nwhile True: pass")
-            assert (reply["ename"], "0.5 s" in reply["evalue"]) == ("TimeoutError", True)
+            assert (reply["ename"], "2 s" in reply["evalue"]) == ("TimeoutError", True)
             assert opened.value("kept") == "1"
         finally:
             opened.close()
@@ -413,7 +426,7 @@ def test_a_kernel_ends_with_the_process_that_started_it(prefix: Path, tmp_path: 
         f"specs = KernelSpecManager(kernel_dirs=[{str(prefix / 'share/jupyter/kernels')!r}])\n"
         "manager = KernelManager(kernel_name='bare', kernel_spec_manager=specs)\n"
         "manager.start_kernel()\nclient = manager.client()\nclient.start_channels()\n"
-        "client.wait_for_ready(timeout=50)\n"
+        "client.wait_for_ready(timeout=120)\n"
         "print(manager.provisioner.pid, flush=True)\nsys.stdin.read()"
     )
     with subprocess.Popen(
@@ -559,3 +572,82 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "pip install 'sandbox-runtime[jupyter]'" in done.stderr
+
+
+# --- what is published ---------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def publication(address: str) -> AsyncIterator[Publication]:
+    """A socket of ours that front ends listen to."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        async with open_serving_nursery() as nursery:
+            opened = Publication(context, address)
+            nursery.start_soon(opened.run)
+            yield opened
+    finally:
+        context.destroy(linger=0)
+
+
+@contextlib.contextmanager
+def listener(address: str, queued: int) -> Iterator[zmq.Socket[bytes]]:
+    """A front end that takes so many messages before it has read any."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        socket = context.socket(zmq.SUB)
+        socket.setsockopt(zmq.RCVHWM, queued)
+        socket.setsockopt(zmq.RCVTIMEO, 20_000)
+        socket.setsockopt(zmq.SUBSCRIBE, b"")
+        socket.connect(address)
+        yield socket
+    finally:
+        context.destroy(linger=0)
+
+
+MESSAGE = b"x" * 20_000
+
+
+async def test_a_front_end_that_is_slow_loses_nothing(tmp_path: Path) -> None:
+    """The program that prints waits for it."""
+    address = f"ipc://{tmp_path}/socket"
+    async with publication(address) as ours:
+        with listener(address, 1) as slow:
+            await ours.subscription()
+            read: list[bytes] = []
+
+            def read_all() -> None:
+                while not read or read[-1] != b"last":
+                    read.append(slow.recv())
+
+            async with trio.open_nursery() as nursery:
+                with trio.move_on_after(0.2):  # nobody reads
+                    while True:
+                        await ours.send([MESSAGE])
+                nursery.start_soon(trio.to_thread.run_sync, read_all)
+                for number in range(2000):
+                    await ours.send([b"%d" % number])
+                await ours.send([b"last"])
+    numbers = [one for one in read if one != MESSAGE]
+    assert numbers == [b"%d" % number for number in range(2000)] + [b"last"]
+
+
+async def test_a_front_end_that_reads_nothing_holds_nobody_up_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for once; the others get everything."""
+    monkeypatch.setattr(channels, "_PATIENCE_S", 0.2)
+    address = f"ipc://{tmp_path}/socket"
+    async with publication(address) as ours:
+        with listener(address, 1) as stuck, listener(address, 0) as other:
+            await ours.subscription()
+            await ours.subscription()
+            with trio.fail_after(TIMEOUT_S):
+                for _ in range(400):
+                    await ours.send([MESSAGE])
+                await ours.send([b"last"])
+            count = 0
+            while await trio.to_thread.run_sync(other.recv) != b"last":
+                count += 1
+            assert count == 400
+            assert stuck.recv() == MESSAGE  # what it has got before

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PATIENCE_S = 10.0
+_IMPATIENCE_S = 0.01
 _QUEUED_MESSAGES = 256
 
 
@@ -79,14 +80,15 @@ class Publication(Channel):
     """What all front ends hear of.
 
     Who is slow slows the program down that prints, so that nothing is lost and little is kept.
-    A front end that takes nothing for 10 s loses messages from there on, and holds nobody up
-    any more until it has caught up.
+    A front end that takes nothing for 10 s loses messages from there on, and costs the others
+    little until it has caught up: each message waits just so long that those who read have read.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
         super().__init__(context, zmq.XPUB, address)
         self._patience_s = _PATIENCE_S
         self._socket.setsockopt(zmq.XPUB_NODROP, 1)
+        self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)  # tell of each front end, not of the first
 
     async def send(self, frames: Sequence[bytes]) -> None:
         """Sends a message to all, and waits for who is slow."""
@@ -94,7 +96,7 @@ class Publication(Channel):
             await super().send(frames)
             self._patience_s = _PATIENCE_S
             return
-        self._patience_s = 0.0
+        self._patience_s = _IMPATIENCE_S
         self._socket.setsockopt(zmq.XPUB_NODROP, 0)
         try:
             self._try_send(frames)
