@@ -601,6 +601,24 @@ async def test_memory_of_all_processes_together_is_bounded(runtime: Runtime) -> 
         assert (await other.exec("echo alive")).stdout == b"alive\n"
 
 
+async def test_what_is_swapped_out_is_not_had_beside_the_limit_of_memory(runtime: Runtime) -> None:
+    """The sandbox's group limits memory with swap, or has no swap."""
+    limits = Limits(memory_bytes=64 << 20)
+    async with open_sandbox(runtime=runtime, limits=limits) as sandbox:
+        if sandbox.report["cgroup_memory"].achieved != "full":
+            pytest.skip(f"no control group here: {sandbox.report['cgroup_memory'].detail}")
+        keeper = family(runtime.supervisor._launcher_pid)["sbx-keeper"]
+        for line in Path(f"/proc/{keeper}/cgroup").read_text().splitlines():
+            _, controllers, below = line.split(":", 2)
+            mounted = {"memory": "memory", "": "."}.get(controllers)
+            for name in ("memory.memsw.limit_in_bytes", "memory.swap.max", "memory.swappiness"):
+                file = Path("/sys/fs/cgroup", mounted or "-", below.lstrip("/"), name)
+                if file.exists():
+                    assert int(file.read_text()) == (64 << 20 if "memsw" in name else 0)
+                    return
+    pytest.skip("its group cannot be looked at from here")
+
+
 async def test_processes_are_bounded(runtime: Runtime) -> None:
     """The limit holds; what cannot be started is an error with a name, and later it can again."""
     async with open_sandbox(runtime=runtime, limits=Limits(processes=40)) as sandbox:
