@@ -69,7 +69,8 @@ REGRESSIONS := fresh-jail session-builtin session-program python-pool python-emp
 
 regressions: develop ## ratios that CI holds, in a short run
 	sandbox-runtime bench --quick --check benches/regressions.toml --attempts 4 \
-		$(addprefix --scenario ,$(REGRESSIONS))
+		$(addprefix --scenario ,$(REGRESSIONS)) \
+		--peer posix_spawn --peer 'bash -c true' --peer 'python -c'
 
 micro: develop ## the parts that are functions of their arguments
 	cargo bench -p rust_core --bench pure --locked

@@ -160,6 +160,15 @@ async def test_targets_are_met_missed_or_unmeasured() -> None:
     assert state(bound=1.0, figure="success", relation=">=") == "met"
 
 
+def test_what_noise_explains_is_no_miss_where_one_must_be_sure() -> None:
+    verdict = targets.Verdict(
+        target=targets.Target(scenario="x", bound=1.0), value=1.1, state="missed", sure=False
+    )
+    assert targets.fails([verdict])
+    assert not targets.fails([verdict], surely=True)
+    assert targets.fails([msgspec.structs.replace(verdict, sure=True)], surely=True)
+
+
 async def test_a_throughput_is_told_of_what_was_moved() -> None:
     scenario = Scenario(
         name="given",

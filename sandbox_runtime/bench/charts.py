@@ -113,7 +113,7 @@ def overview(headlines: Sequence[Headline]) -> str:
         left, right = sorted((one_at, end))
         kind = "ours" if factor >= 1 else "peer"
         marks += [
-            f'<text x="16" y="{top + 13}">{html.escape(one.title)}</text>',
+            f'<text x="16" y="{top + 13}">{html.escape(one.title.replace("`", ""))}</text>',
             f'<text class="soft" x="16" y="{top + 29}">{html.escape("against " + one.peer)}</text>',
             f'<rect class="{kind}" x="{left:.1f}" y="{top + 2}" '
             f'width="{max(2.0, right - left):.1f}" height="26" rx="3" />',

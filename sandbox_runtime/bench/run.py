@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import functools
 import os
@@ -40,6 +41,7 @@ class Plan:
         quick: Few rounds: about two minutes in all.
         sizes: The sizes that somebody may choose.
         only: Names of scenarios; all by default.
+        peers: Names of peers; all that are there by default.
         servers: URLs of other servers of the wire to measure beside ours; `NAME=` may go before.
         commands: What starts further servers of it, with `{port}` for a free one; likewise.
         e2b: URLs of servers that speak E2B's protocol.
@@ -53,6 +55,7 @@ class Plan:
     quick: bool
     sizes: Sizes
     only: Collection[str] = ()
+    peers: Collection[str] = ()
     servers: Sequence[str] = ()
     commands: Sequence[str] = ()
     e2b: Sequence[str] = ()
@@ -153,6 +156,9 @@ async def _measured(
     unsettled: Callable[[ScenarioResult], bool] | None,
 ) -> ScenarioResult:
     """A scenario; again if there is reason to."""
+    if plan.peers:
+        kept = [one for one in scenario.candidates if one.ours or one.name in plan.peers]
+        scenario = dataclasses.replace(scenario, candidates=tuple(kept), missing=())
     for attempt in range(plan.attempts):
         result = await rounds.run_scenario(
             scenario,

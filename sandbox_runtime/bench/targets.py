@@ -123,9 +123,14 @@ def _judge(scenario: ScenarioResult | None, target: Target, floor: float | None)
     )
 
 
-def fails(verdicts: Iterable[Verdict]) -> bool:
-    """Whether any target is missed beyond what its limit excuses."""
-    return any(verdict.state == "missed" for verdict in verdicts)
+def fails(verdicts: Iterable[Verdict], *, surely: bool = False) -> bool:
+    """Whether any target is missed beyond what its limit excuses.
+
+    Args:
+        verdicts: What became of each.
+        surely: Whether a miss counts only if its whole confidence interval lies there.
+    """
+    return any(one.state == "missed" and (one.sure or not surely) for one in verdicts)
 
 
 def _scenario(results: Results, name: str) -> ScenarioResult | None:
