@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -175,6 +176,47 @@ def chart(execution: Execution) -> Any:
     """The one chart of a cell."""
     (result,) = (result for result in execution.results if result.chart is not None)
     return result.chart
+
+
+TEXT, HTML = "text/plain", "text/html"
+BUNDLES = {
+    "frame": {TEXT, HTML, TABLE},
+    "odd frame": {TEXT, HTML},
+    "series": {TEXT, TABLE},
+    "line": {TEXT, "image/png", CHART},
+    "pie": {TEXT, "image/png", CHART},
+    "svg": {TEXT, "image/svg+xml", CHART},
+    "both": {TEXT, "image/png", "image/svg+xml", CHART},
+    "plotly": {TEXT, HTML, PLOTLY},
+    "plotly kinds": {TEXT, HTML, PLOTLY},
+    "altair": {TEXT, HTML, "application/vnd.vegalite.vN+json"},
+    "altair layers": {TEXT, HTML, "application/vnd.vegalite.vN+json"},
+    "bokeh": {TEXT, HTML},
+}
+"""Every format of what the libraries show, no more and no less."""
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_what_libraries_show_has_these_formats_and_no_others(
+    shown: dict[str, Execution], name: str
+) -> None:
+    """In one result; images are whole, texts are text, data are data."""
+    data = {
+        re.sub(r"vegalite\.v\d+", "vegalite.vN", mime): value
+        for mime, value in shown[name].results[-1].data.items()
+    }
+    assert set(data) == BUNDLES[name]
+    for mime, value in data.items():
+        if mime.endswith("+json"):
+            assert isinstance(value, dict), mime
+        else:
+            assert isinstance(value, str), mime
+        if mime == "image/png":
+            image = base64.b64decode(value)
+            assert image.startswith(b"\x89PNG\r\n\x1a\n")
+            assert image.endswith(b"IEND\xaeB`\x82")
+        if mime == "image/svg+xml":
+            assert value.rstrip().endswith("</svg>")
 
 
 # --- tables ------------------------------------------------------------------------------------
