@@ -158,7 +158,7 @@ def _sessions(ours: Embedded, e2b: Sequence[E2B]) -> list[Scenario]:
 
 
 def _python(ours: Embedded) -> list[Scenario]:
-    few: dict[str, Any] = {"rounds": 12, "quick_rounds": 3, "warm_up": 1}
+    few: dict[str, Any] = {"rounds": 8, "quick_rounds": 3, "warm_up": 1}
     kernel, kernel_with_data = (
         interpreters.ipykernel_fresh(BARE),
         interpreters.ipykernel_fresh(DATA_LIBRARIES, "ipykernel, libraries imported"),
@@ -298,7 +298,7 @@ def _tree(ours: Embedded, sizes: Sizes) -> list[Scenario]:
                 *(trees.killed(peer, sizes.tree) for peer in others),
                 *missing,
             ],
-            rounds=6,
+            rounds=4,
             quick_rounds=2,
             warm_up=0,
         )

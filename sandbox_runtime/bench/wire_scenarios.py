@@ -38,7 +38,7 @@ def wire_scenarios(
 
     kernel_fresh = interpreters.ipykernel_fresh(BARE)
     kernel_live = interpreters.ipykernel_live(BARE)
-    few: dict[str, Any] = {"rounds": 10, "quick_rounds": 2, "warm_up": 1}
+    few: dict[str, Any] = {"rounds": 7, "quick_rounds": 2, "warm_up": 1}
     idle = min(sizes.alive, 50)
     found = [
         *_pings(servers[0]),
@@ -46,7 +46,7 @@ def wire_scenarios(
             "server-start",
             "a server started, to the end of its first command",
             [one.start() for one in startable],
-            **few,
+            **(few | {"rounds": 5, "warm_up": 0}),
         ),
         each(
             "http-tti",
@@ -76,7 +76,7 @@ def wire_scenarios(
             "50 processes killed by one request",
             "kill_all",
             50,
-            rounds=2,
+            rounds=1,
             quick_rounds=1,
             warm_up=0,
         ),
