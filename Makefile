@@ -58,7 +58,7 @@ ORIGINAL := $(if $(shell [ "$$(id -u)" = 0 ] && command -v npm), \
 	--start-server 'original=benches/original-server {port}')
 
 bench: ## everything against its peers, held to benches/targets.toml; writes docs/results.md
-	@.ci/setup --all-groups --extra science --extra client
+	@.ci/setup --all-groups --extra client
 	mkdir -p target
 	sandbox-runtime bench --native benches/native $(ORIGINAL) --json target/bench.json \
 		--markdown docs/results.md --html target/bench.html --check benches/targets.toml || true
