@@ -14,7 +14,7 @@ demo: ## see it work
 	@.ci/setup --group build
 	sandbox-runtime demo
 
-test: rust lint python regressions ## everything that CI checks
+test: rust lint regressions python ## everything that CI checks
 
 develop: ## .venv with all that the other targets need
 	@.ci/setup --all-groups --extra client
