@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -290,6 +292,75 @@ def test_d37_the_code_inside_is_not_heard_where_it_shares_the_network() -> None:
         result = ask(served, "/api/execute", id="in", command=command)
         assert "pong" not in result["stdout"], result
         served.wait_for("it comes from inside a sandbox")
+
+
+HAS_IPV6_LOOPBACK = False
+if socket.has_ipv6:
+    with socket.socket(socket.AF_INET6) as probe, suppress(OSError):
+        probe.bind(("::1", 0))
+        HAS_IPV6_LOOPBACK = True
+needs_ipv6 = pytest.mark.skipif(
+    not HAS_IPV6_LOOPBACK, reason="NOT TESTED: this machine has no address ::1"
+)
+
+TAKE_THE_PORT = """
+import socket, sys
+for family, address in (
+    (socket.AF_INET6, "::1"), (socket.AF_INET6, "::"),
+    (socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "0.0.0.0"),
+):
+    with socket.socket(family) as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            thief.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            thief.bind((address, int(sys.argv[1])))
+            thief.listen()
+        except OSError as error:
+            print(address, error.errno)
+        else:
+            print(address, "taken")
+"""
+
+
+@needs_ipv6
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", EVERYWHERE, "::"])
+def test_the_code_inside_cannot_take_the_port_on_another_address_of_this_machine(host: str) -> None:
+    token = {"SANDBOX_TOKEN": "0123456789abcdef"}
+    with serving("--network", "host", "--host", host, "--port", "0", env=token) as served:
+        port = served.addresses[0].rpartition(":")[2].rstrip("/")
+        program = f"python3 -c {shlex.quote(TAKE_THE_PORT)} {port}"
+        target = "::1" if host in {"::1", "::"} else "127.0.0.1"
+        with closing(http.client.HTTPConnection(target, int(port), timeout=30)) as connection:
+            bearer = {"Authorization": f"Bearer {token['SANDBOX_TOKEN']}"}
+            told: Any = None
+            for path in ("session/create", "execute"):
+                fields = json.dumps({"id": "in", "command": program})
+                connection.request("POST", f"/api/{path}", fields, bearer)
+                told = json.loads(connection.getresponse().read())
+        lines = told["stdout"].splitlines()
+        assert [line.split()[1] for line in lines] == [str(errno.EADDRINUSE)] * 4, told
+
+
+@needs_ipv6
+def test_who_says_localhost_is_served_by_either_family() -> None:
+    with serving("--port", "0") as served:
+        for address in ("127.0.0.1", "::1"):
+            connection = http.client.HTTPConnection(address, served.port, timeout=30)
+            with closing(connection):
+                connection.request("GET", "/api/ping")
+                assert connection.getresponse().status == 200
+
+
+@needs_ipv6
+def test_a_port_that_another_has_on_the_other_loopback_address_is_told() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
+        port = other.getsockname()[1]
+        status, message = refusal("--port", str(port))
+    assert status == 125
+    assert f"cannot listen on ::1 port {port}: Address already in use" in message
+    assert "localhost" in message
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="NOT TESTED: root's sandboxes have ids of their own")

@@ -4,7 +4,8 @@
 reaps what nobody else does (`orphans`) and looks after a program of the user's (`companion`).
 """
 
+from sandbox_runtime.control.addresses import CannotListenError
 from sandbox_runtime.control.journal import open_journal
-from sandbox_runtime.control.lifecycle import CannotListenError, ServeSettings, run_server
+from sandbox_runtime.control.lifecycle import ServeSettings, run_server
 
 __all__ = ["CannotListenError", "ServeSettings", "open_journal", "run_server"]

@@ -8,7 +8,6 @@ sandboxes and the program beside us. A second signal ends the grace.
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib.metadata
 import ipaddress
 import logging
@@ -26,23 +25,28 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from sandbox_runtime.control.addresses import (
+    cannot_listen,
+    close_all,
+    is_for_this_machine,
+    open_port,
+)
 from sandbox_runtime.control.companion import run_companion
 from sandbox_runtime.control.descriptors import raise_descriptor_limit
 from sandbox_runtime.control.journal import record_event
 from sandbox_runtime.control.orphans import reap_orphans
-from sandbox_runtime.errors import InvalidArgumentError, SandboxError
+from sandbox_runtime.errors import InvalidArgumentError
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.server.app import AppSettings, open_app
 from sandbox_runtime.server.http import (
     HttpLimits,
-    open_tcp_listeners,
     open_unix_listener,
     serve,
 )
 from sandbox_runtime.server.peers import PeerPolicy, needs_token, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
     from sandbox_runtime.server.app import App
 
@@ -77,12 +81,6 @@ class ServeSettings:
     grace_s: float = 5.0
     app: AppSettings = field(default_factory=AppSettings)
     companion: Sequence[str] = ()
-
-
-class CannotListenError(SandboxError):
-    """An address cannot be listened on."""
-
-    code = "cannot_listen"
 
 
 async def run_server(settings: ServeSettings) -> None:
@@ -124,7 +122,7 @@ async def _serve(
 ) -> None:
     """Serves until the scope is cancelled; the sandboxes are there until the last answer."""
     started_s = time.monotonic()
-    listeners = await _listen(settings)
+    listeners, held = await _listen(settings)
     try:
         browsers = settings.app.browsers
         if await _is_local(settings):
@@ -134,14 +132,16 @@ async def _serve(
             for listener in listeners:
                 if listener.socket.family != socket.AF_UNIX:
                     app.host.reserve(listener.socket.getsockname()[1])
-            refuse = _guard(app, settings)
+            held_families = {one.socket.family for one in held}
+            held_families -= {one.socket.family for one in listeners}
+            refuse = _guard(app, settings, held_families)
             with until_signal:
                 async with open_serving_nursery() as nursery:
                     await nursery.start(
                         partial(
                             serve,
                             app.handle,
-                            listeners,
+                            (*listeners, *held),
                             limits=_http_limits(settings.app),
                             grace_s=settings.grace_s,
                             refuse=refuse,
@@ -154,8 +154,7 @@ async def _serve(
                         )
                     await trio.sleep_forever()
     finally:
-        for listener in listeners:
-            listener.socket.close()
+        close_all((*listeners, *held))
         if settings.unix is not None:
             _remove(settings.unix)
 
@@ -183,8 +182,15 @@ def _with_network(settings: ServeSettings) -> AppSettings:
     return replace(settings.app, host=replace(host, network="host"))
 
 
-def _guard(app: App, settings: ServeSettings) -> Callable[[socket.socket], str | None]:
+def _guard(
+    app: App, settings: ServeSettings, held_families: Collection[int]
+) -> Callable[[socket.socket], str | None]:
     """What keeps the code inside from this server where it shares this process's network.
+
+    Args:
+        app: What is served.
+        settings: What the operator chose.
+        held_families: Of addresses where the port is held, and served to this machine alone.
 
     Returns:
         Says of a connection why it is refused, or None.
@@ -204,6 +210,8 @@ def _guard(app: App, settings: ServeSettings) -> Callable[[socket.socket], str |
         host.refuse_host_network(_NEEDS)
 
     def refuse(client: socket.socket) -> str | None:
+        if client.family in held_families and not is_for_this_machine(client):
+            return "it came to an address that the server does not serve"
         return refusal(client, PeerPolicy(shares_network=host.shares_network))
 
     return refuse
@@ -250,38 +258,21 @@ async def _is_local(settings: ServeSettings) -> bool:
     return all(ipaddress.ip_address(address).is_loopback for address in addresses)
 
 
-async def _listen(settings: ServeSettings) -> list[trio.SocketListener]:
+async def _listen(
+    settings: ServeSettings,
+) -> tuple[list[trio.SocketListener], list[trio.SocketListener]]:
+    """What was asked for, and what keeps others from the port on this machine's other addresses."""
     listeners: list[trio.SocketListener] = []
-    address = ""
-    try:
-        if settings.port is not None:
-            address = f"{settings.host} port {settings.port}"
-            listeners += await open_tcp_listeners(settings.host, settings.port)
-        if settings.unix is not None:
-            address = settings.unix
+    held: list[trio.SocketListener] = []
+    if settings.port is not None:
+        listeners, held = await open_port(settings.host, settings.port)
+    if settings.unix is not None:
+        try:
             listeners.append(await open_unix_listener(settings.unix, mode=settings.unix_mode))
-    except OSError as error:
-        for listener in listeners:
-            listener.socket.close()
-        raise _cannot_listen(address, error) from error
-    return listeners
-
-
-def _cannot_listen(address: str, error: OSError) -> CannotListenError:
-    cause = error if error.errno else error.__cause__  # trio says more, in words
-    number = cause.errno if isinstance(cause, OSError) else None
-    why = os.strerror(number) if number else str(error)
-    remedy = _LISTEN_REMEDIES.get(number or 0, "")
-    return CannotListenError(f"cannot listen on {address}: {why}", remedy=remedy)
-
-
-_LISTEN_REMEDIES = {
-    errno.EADDRINUSE: "Something else listens there, or is there: choose another with --port, "
-    "--host or --unix",
-    errno.EADDRNOTAVAIL: "That is no address of this machine: choose another with --host",
-    errno.EACCES: "Choose a port above 1023 with --port, or a directory you may write to",
-    errno.ENOENT: "Make the directory first",
-}
+        except OSError as error:
+            close_all((*listeners, *held))
+            raise cannot_listen(settings.unix, error) from error
+    return listeners, held
 
 
 async def _announce(
