@@ -249,6 +249,14 @@ def test_another_machine_is_served_only_with_a_token_or_an_explicit_flag() -> No
         assert served.get("/api/ping").status == 200
 
 
+def test_a_name_that_a_page_led_here_is_refused_though_other_machines_are_served() -> None:
+    options = ("--host", EVERYWHERE, "--port", "0", "--allow-unauthenticated")
+    with serving(*options, "--allow-host", "box.example.com") as served:
+        assert served.get("/api/ping", Host="rebound.evil.example:3000").status == 403
+        for name in ("sandbox:3000", "192.0.2.7", "box.example.com"):
+            assert served.get("/api/ping", Host=name).status == 200
+
+
 def test_with_a_token_every_request_must_bear_it(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("0123456789abcdef\n")

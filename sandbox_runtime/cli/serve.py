@@ -92,8 +92,9 @@ _OPTIONS = [
         variable="SANDBOX_ALLOW_HOST",
         metavar="NAME",
         multiple=True,
-        help="A name by which clients call a server without a token that only this machine can "
-        "reach, besides this machine's own, or * for any. Repeatable.",
+        help="A name by which clients call a server without a token, or * for any. Repeatable. "
+        "Without, these are localhost and, where other machines can reach the server, addresses "
+        "and names without a dot.",
     ),
     _option(
         "--network",

@@ -64,8 +64,8 @@ class ServeSettings:
         port: The port, 0 for any, or None for none.
         unix: The path of a Unix socket, or None for none.
         unix_mode: Who may connect to that, as permissions of a file.
-        allowed_hosts: Names by which this server is known besides those of this machine, where
-            only this machine can connect; `*` is any.
+        allowed_hosts: Names by which this server is known besides those of this machine and, where
+            others can connect, addresses and names without a dot; `*` is any.
         allow_unauthenticated: Whether other machines may connect though there is no token.
         grace_s: How long requests may go on after the server was told to end.
         app: What is served.
@@ -124,10 +124,15 @@ async def _serve(
     started_s = time.monotonic()
     listeners, held = await _listen(settings)
     try:
-        browsers = settings.app.browsers
-        if await _is_local(settings):
-            hosts = {name.lower() for name in (settings.host, *settings.allowed_hosts)}
-            browsers = replace(browsers, hosts=hosts)
+        previews = settings.app.previews
+        browsers = replace(
+            settings.app.browsers,
+            hosts={
+                name.lower().removesuffix(".") for name in (settings.host, *settings.allowed_hosts)
+            },
+            below=() if previews is None else (previews.domain,),
+            is_reached=not await _is_local(settings),
+        )
         async with open_app(replace(_with_network(settings), browsers=browsers)) as app:
             for listener in listeners:
                 if listener.socket.family != socket.AF_UNIX:

@@ -146,7 +146,12 @@ class App:
             modern = modern or prefixed
             is_proxied = path == _PROXY or path.startswith(f"{_PROXY}/")
             if self._settings.token is None and request.peer.address is not None:
-                check_browser(request.headers, self._settings.browsers, is_proxied=is_proxied)
+                check_browser(
+                    request.headers,
+                    self._settings.browsers,
+                    target=request.target,
+                    is_proxied=is_proxied,
+                )
             if request.method == "OPTIONS" and (not is_proxied or self._settings.token):
                 return Response(status=200, headers=CORS)  # browsers ask it without a token
             self._check_token(request)
