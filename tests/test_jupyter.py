@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
@@ -24,12 +24,16 @@ import zmq
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
+from sandbox_runtime.interpreters.execution import Result
 from sandbox_runtime.jupyter import channels
 from sandbox_runtime.jupyter.channels import Publication
+from sandbox_runtime.jupyter.outputs import Outputs
 from sandbox_runtime.nursery import open_serving_nursery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+
+    from sandbox_runtime.jupyter.messages import Messages, Request
 
 COMMAND = [sys.executable, "-P", "-m", "sandbox_runtime", "kernel"]
 TIMEOUT_S = 120
@@ -603,6 +607,38 @@ def listener(address: str, queued: int) -> Iterator[zmq.Socket[bytes]]:
         yield socket
     finally:
         context.destroy(linger=0)
+
+
+class Heard:
+    """Stands for all front ends, and keeps what is published."""
+
+    def __init__(self) -> None:
+        self.published: list[Message] = []
+
+    async def publish(self, kind: str, content: dict[str, Any], _cause: object) -> None:
+        await trio.lowlevel.checkpoint()
+        self.published.append((kind, content))
+
+
+async def test_what_an_interrupt_keeps_from_being_sent_comes_at_the_end() -> None:
+    """Each once and in its order, however much it is."""
+    heard = Heard()
+    outputs = Outputs(cast("Messages", heard), cast("Request", None), 7)
+    text = "x" * (1 << 19)
+    value = Result(data={"text/plain": "42"}, is_main_result=True)
+    with trio.CancelScope() as interrupt:
+        interrupt.cancel()
+        await outputs.stdout(text.encode())
+    with trio.CancelScope() as interrupt:
+        interrupt.cancel()
+        await outputs.show(value)
+    assert heard.published == []
+    await outputs.stderr(b"end")
+    await outputs.finish()
+    assert kinds(heard.published) == ["stream", "execute_result", "stream"]
+    assert heard.published[0][1] == {"name": "stdout", "text": text}
+    assert heard.published[1][1]["data"] == {"text/plain": "42"}
+    assert heard.published[2][1] == {"name": "stderr", "text": "end"}
 
 
 MESSAGE = b"x" * 20_000

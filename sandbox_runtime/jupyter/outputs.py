@@ -3,8 +3,9 @@
 Theory of operation. What is printed is held for a few milliseconds, so that a program that prints
 byte by byte makes hundreds of messages a second and not a hundred thousand; servers of notebooks
 throw away what is more than a thousand. The first line goes at once; the beginning of a line waits
-a little for its end, which a program may write apart; and what was printed before something is
-shown goes before it.
+a little for its end, which a program may write apart. What is shown is held likewise and goes at
+once, after what was printed before it. Nothing leaves what is held before it was published: who is
+cancelled on the way, as by an interrupt, leaves it to `finish`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Outputs:
         self._count = count
         decoder = codecs.getincrementaldecoder("utf-8")
         self._decoders = {name: decoder("replace") for name in ("stdout", "stderr")}
-        self._held: list[tuple[str, str]] = []
+        self._held: list[tuple[str, Content]] = []
         self._held_characters = 0
         self._any_held = trio.Event()
         self._line_ended = trio.Event()
@@ -68,8 +69,11 @@ class Outputs:
 
     async def say(self, text: str) -> None:
         """Tells the user something that is not the program's."""
-        self._hold("stderr", f"sandbox-runtime: {text}\n")
+        self._hold_notice(text)
         await self.flush()
+
+    def _hold_notice(self, text: str) -> None:
+        self._hold("stderr", f"sandbox-runtime: {text}\n")
 
     async def _print(self, name: str, data: bytes) -> None:
         if text := self._decoders[name].decode(data):
@@ -78,7 +82,7 @@ class Outputs:
             await self.flush()
 
     def _hold(self, name: str, text: str) -> None:
-        self._held.append((name, text))
+        self._held.append(("stream", {"name": name, "text": text}))
         self._held_characters += len(text)
         self._any_held.set()
         if text.endswith("\n"):
@@ -87,21 +91,34 @@ class Outputs:
     async def flush(self) -> None:
         """Sends what is held."""
         async with self._sending:
-            held, self._held = self._held, []
-            self._held_characters = 0
             self._any_held, self._line_ended = trio.Event(), trio.Event()
-            pieces: list[tuple[str, list[str]]] = []
-            for name, text in held:
-                if not pieces or pieces[-1][0] != name:
-                    pieces.append((name, []))
-                pieces[-1][1].append(text)
-            for name, texts in pieces:
-                content = {"name": name, "text": "".join(texts)}
-                await self._messages.publish("stream", content, self._cause)
+            held = len(self._held)
+            try:
+                while held:
+                    count, kind, content = self._next_message(held)
+                    await self._messages.publish(kind, content, self._cause)
+                    del self._held[:count]
+                    held -= count
+                    if kind == "stream":
+                        self._held_characters -= len(content["text"])
+            finally:
+                if self._held:
+                    self._any_held.set()
+
+    def _next_message(self, most: int) -> tuple[int, str, Content]:
+        """How many of what is held go into the next message, its type and what it says."""
+        kind, content = self._held[0]
+        if kind != "stream":
+            return 1, kind, content
+        name, texts = content["name"], []
+        for other, held in self._held[:most]:
+            if other != "stream" or held["name"] != name:
+                break
+            texts.append(held["text"])
+        return len(texts), kind, {"name": name, "text": "".join(texts)}
 
     async def show(self, result: Result) -> None:
         """Takes what was shown: a value, a display, or the update of one."""
-        await self.flush()
         content: Content = {
             "data": _without_program_formats(result.data),
             "metadata": _without_program_formats(result.metadata),
@@ -116,15 +133,16 @@ class Outputs:
             content["execution_count"] = self._count
         else:
             kind = "display_data"
-        await self._messages.publish(kind, content, self._cause)
+        self._held.append((kind, content))
         for mime, size_bytes in result.capped.items():
             left = "cut off" if mime == "text/plain" else "left out"
-            await self.say(f"{mime} was {left}: it has {size_bytes} bytes")
+            self._hold_notice(f"{mime} was {left}: it has {size_bytes} bytes")
+        await self.flush()
 
     async def clear(self, wait: bool) -> None:  # noqa: FBT001 - called back with it
         """Takes that the cell clears what it has shown."""
+        self._held.append(("clear_output", {"wait": wait}))
         await self.flush()
-        await self._messages.publish("clear_output", {"wait": wait}, self._cause)
 
     async def finish(self) -> None:
         """Sends the rest."""
