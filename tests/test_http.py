@@ -82,6 +82,9 @@ class Client:
             answer.body = await self.read_rest()
         return answer
 
+    def put_back(self, data: bytes) -> None:
+        self._unread = data + self._unread
+
     def take_unread(self) -> bytes:
         unread, self._unread = self._unread, b""
         return unread
@@ -810,6 +813,75 @@ async def test_a_stream_waits_for_a_client_that_does_not_read() -> None:
         await client.read_until(b"\r\n\r\n")
         await trio.testing.wait_all_tasks_blocked(0.2)
         assert written < 16 * 1024 * 1024
+
+
+def slow(client: Client) -> None:
+    """Takes little, so that the server soon waits in the middle of a chunk."""
+    client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+
+
+async def test_a_writer_that_is_cancelled_in_mid_chunk_leaves_the_stream_whole() -> None:
+    part = bytes(range(256)) * 4096
+    written: list[bytes] = []
+    scope = trio.CancelScope()
+
+    async def handler(_request: Request) -> Response:
+        await trio.lowlevel.checkpoint()
+
+        async def stream(write: Write) -> None:
+            with scope:
+                while True:
+                    written.append(part)
+                    await write(part)
+            written.append(b"the end")
+            await write(b"the end")
+
+        return Response(stream=stream)
+
+    async with serving(handler) as server:
+        client = await server.connect()
+        slow(client)
+        await client.send(request())
+        head = await client.read_until(b"\r\n\r\n")
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        client.put_back(head)
+        answer = await client.read_answer()
+        assert answer.body == b"".join(written)
+
+
+async def test_what_waits_for_its_turn_at_the_end_goes_out_in_order_and_before_it() -> None:
+    big = bytes(16 * 1024 * 1024)
+    ready = trio.Event()
+
+    async def handler(request: Request) -> Response:
+        if request.path != "/stream":
+            return await echo(request)
+
+        async def stream(write: Write) -> None:
+            others.start_soon(write, big)
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            others.start_soon(write, b"waits")
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            write.keep(b", is kept")
+            others.start_soon(late, write)
+            ready.set()
+
+        return Response(stream=stream)
+
+    async def late(write: Write) -> None:
+        await trio.testing.wait_all_tasks_blocked(0.1)  # its end waits for the first part
+        await write(b"too late")
+
+    async with serving(handler) as server, trio.open_nursery() as others:
+        client = await server.connect()
+        slow(client)
+        await client.send(request(line=b"GET /stream HTTP/1.1") + request(line=b"GET /2 HTTP/1.1"))
+        await ready.wait()
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert (await client.read_answer()).body == big + b"waits, is kept"
+        assert (await client.read_answer()).headers["x-path"] == "/2"
 
 
 # -- the same bytes in other pieces

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _BODILESS = frozenset((204, 304))
 _COPIED_BYTES = 16 * 1024  # beyond that, copying costs more than another part
+_MOST_PARTS = 64  # in one call; the kernel takes 1024
 _OURS = frozenset(("connection", "content-length", "keep-alive", "transfer-encoding"))
 
 
@@ -164,8 +165,11 @@ FAILED = Response(
 class StreamedBody:
     """Sends a body that comes in parts, several tasks at a time if need be; a `Write`.
 
+    A part has its place from the moment that it is given. Whoever sends, sends all that is there;
+    what a cancelled sender leaves is the beginning of what the next one sends.
+
     Args:
-        send: Sends bytes.
+        send: Sends bytes, and takes what it has sent out of their list.
         framing: How the body is framed; its head is sent by somebody else.
         on_broken: Called when nobody takes what is sent.
         before: What goes out with the first part.
@@ -173,7 +177,7 @@ class StreamedBody:
 
     def __init__(
         self,
-        send: Callable[..., Awaitable[None]],
+        send: Callable[[list[bytes | memoryview]], Awaitable[None]],
         framing: Framing,
         on_broken: Callable[[], None],
         before: bytes = b"",
@@ -182,42 +186,47 @@ class StreamedBody:
         self._chunked = framing.chunked
         self._left = framing.length
         self._on_broken = on_broken
-        self._kept = before  # framed already
+        self._unsent: list[bytes | memoryview] = [before] if before else []  # framed already
+        self._over = False
         self._sending = trio.Lock()
 
     async def __call__(self, data: bytes) -> None:
-        """Sends a part.
+        """Sends a part; does nothing once the body is over.
 
         Raises:
             ValueError: There is more than the given length.
+
+        Cancellation: the part goes out with the next one, or with the end.
         """
-        if not data and not self._kept:
+        self.keep(data)
+        if self._unsent:
+            await self._send_unsent()
+        else:
             await trio.lowlevel.checkpoint()
-            return
+
+    def keep(self, data: bytes) -> None:
+        """Sends a part together with the next one, or with the end."""
+        if data and not self._over:
+            self._unsent += self._framed(data)
+
+    async def _send_unsent(self) -> None:
         try:
             self._sending.acquire_nowait()  # which costs less than a checkpoint
         except trio.WouldBlock:
             await self._sending.acquire()
+        parts, self._unsent = self._unsent, []
+        if len(parts) > _MOST_PARTS or sum(map(len, parts)) <= _COPIED_BYTES:
+            parts = [b"".join(parts)]
         try:
-            await self._write(data)
+            await self._send(parts)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._over = True
+            parts, self._unsent = [], []
             self._on_broken()
             await trio.lowlevel.checkpoint()
         finally:
+            self._unsent[:0] = parts
             self._sending.release()
-
-    def keep(self, data: bytes) -> None:
-        """Sends a part together with the next one, or with the end."""
-        if data:
-            self._kept += b"".join(self._framed(data))
-
-    async def _write(self, data: bytes) -> None:
-        kept, self._kept = self._kept, b""
-        parts = self._framed(data) if data else ()
-        if len(kept) + len(data) <= _COPIED_BYTES:
-            await self._send(kept + b"".join(parts))
-        else:
-            await self._send(*(part for part in (kept, *parts) if part))
 
     def _framed(self, data: bytes) -> tuple[bytes, ...]:
         if self._chunked:
@@ -238,8 +247,8 @@ class StreamedBody:
         """
         if not self._chunked and self._left:
             raise ValueError("a stream wrote less than its Content-Length")
-        if self._chunked:
-            self._kept += b"0\r\n\r\n"
-        if self._kept:
-            async with self._sending:
-                await self._write(b"")
+        if self._chunked and not self._over:
+            self._unsent.append(b"0\r\n\r\n")
+        self._over = True
+        if self._unsent or self._sending.locked():
+            await self._send_unsent()

@@ -268,7 +268,7 @@ class Connection:
                 await self._send(framing.head)
             if framing.has_body:
                 before = framing.head if waits else b""
-                writer = StreamedBody(self._send, framing, self.client_gone, before)
+                writer = StreamedBody(self._send_out, framing, self.client_gone, before)
                 await response.stream(writer)
                 await writer.end()
         elif not framing.has_body or not response.body:
@@ -285,21 +285,23 @@ class Connection:
 
     async def _send(self, *parts: bytes) -> None:
         """Sends all of it, or raises `trio.BrokenResourceError` if the client takes nothing."""
+        await self._send_out(list(parts))
+
+    async def _send_out(self, parts: list[bytes | memoryview]) -> None:
+        """Sends all of it likewise, and takes out of the list what has been sent.
+
+        Cancellation: what is in the list then has not been sent, and nothing else is lost.
+        """
         stream = self._stream
-        sent = stream.send_nowait(*parts)
-        if sent == sum(map(len, parts)):
+        _take_out(parts, stream.send_nowait(*parts))
+        if not parts:
             await stream.take_turn()
-            return
-        for part in parts:
-            with memoryview(part) as view:
-                at = min(sent, len(part))
-                sent -= at
-                while at < len(part):
-                    with trio.move_on_after(self._limits.write_s) as waiting:
-                        await stream.wait_send_all_might_not_block()
-                    if waiting.cancelled_caught:
-                        raise trio.BrokenResourceError("the client takes nothing any more")
-                    at += stream.send_nowait(view[at:])
+        while parts:
+            with trio.move_on_after(self._limits.write_s) as waiting:
+                await stream.wait_send_all_might_not_block()
+            if waiting.cancelled_caught:
+                raise trio.BrokenResourceError("the client takes nothing any more")
+            _take_out(parts, stream.send_nowait(*parts))
 
     async def _upgrade(
         self,
@@ -332,6 +334,14 @@ class Connection:
             self._stream.unread = b""
             while await self._stream.receive_some():
                 pass
+
+
+def _take_out(parts: list[bytes | memoryview], sent_bytes: int) -> None:
+    """Leaves of the parts what comes behind so many bytes."""
+    while parts and sent_bytes >= len(parts[0]):
+        sent_bytes -= len(parts.pop(0))
+    if sent_bytes:
+        parts[0] = memoryview(parts[0])[sent_bytes:]
 
 
 def _of_group(group: ExceptionGroup[Exception]) -> Response:
