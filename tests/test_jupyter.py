@@ -312,6 +312,37 @@ def test_an_interpreter_that_dies_is_told_and_replaced(notebook: Notebook) -> No
     assert (reply["ename"], reply["execution_count"]) == ("NameError", 1)
 
 
+def test_an_interpreter_that_dies_between_cells_is_told_by_the_next_one(
+    notebook: Notebook,
+) -> None:
+    """Here in the completion of a name; the numbers and the history begin anew, once."""
+    notebook.run(
+        "import os\nclass Deadly:\n    def __dir__(self): os._exit(3)\n"
+        "    __getattr__ = __dir__\ndeadly = Deadly()"
+    )
+    notebook.ask("complete", code="deadly.x", cursor_pos=8)
+    reply, published = notebook.run("7")
+    assert (reply["status"], reply["execution_count"]) == ("ok", 1)
+    (told,) = [content for kind, content in published if kind == "stream"]
+    assert told["name"] == "stderr"
+    assert "has died since the last cell" in told["text"]
+    reply, published = notebook.run("8")
+    assert reply["execution_count"] == 2
+    assert kinds(published) == ["execute_input", "execute_result"]
+    history = notebook.ask("history", hist_access_type="tail", n=9)["history"]
+    assert [cell[1:] for cell in history] == [[1, "7"], [2, "8"]]
+
+
+def test_a_value_that_cannot_be_asked_for_leaves_the_cell_good(notebook: Notebook) -> None:
+    """The interpreter dies of the expression; the next cell says so."""
+    reply, _ = notebook.run("import os", user_expressions={"end": "os._exit(3)"})
+    assert reply["status"] == "ok"
+    assert reply["execution_count"] > 0
+    reply, published = notebook.run("9")
+    assert reply["execution_count"] == 1
+    assert "stream" in kinds(published)
+
+
 # --- what editors ask ----------------------------------------------------------------------------
 
 
@@ -466,7 +497,11 @@ def test_other_languages(
         assert ("stream", {"name": "stdout", "text": "out\n"}) in published
 
         def interrupt(message: Message) -> None:
-            if message[0] == "stream":
+            if message[0] == "stream":  # the control channel does not wait for the cell
+                asked = opened.client.session.msg("kernel_info_request", {})
+                opened.client.control_channel.send(asked)
+                answer = opened.client.get_control_msg(timeout=TIMEOUT_S)
+                assert answer["content"]["language_info"]["version"].count(".") == 2
                 opened.manager.interrupt_kernel()
 
         reply, _ = opened.run("console.log('begun'); while (true) {}", interrupt)

@@ -23,6 +23,10 @@ class History:
         """Remembers a cell."""
         self._cells.append((count, code))
 
+    def clear(self) -> None:
+        """Forgets all of them, before their numbers come again."""
+        self._cells.clear()
+
     def asked(self, request: Request) -> list[tuple[int, int, str]]:
         """What a `history_request` asks for: session, number, code."""
         cells = list(self._cells)

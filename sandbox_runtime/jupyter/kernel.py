@@ -2,8 +2,9 @@
 
 Theory of operation. Requests that come by the shell channel are answered one after another, as
 Jupyter has it; those of the control channel meanwhile, so that a cell can be interrupted and the
-kernel ended. What happens on the way is published to all front ends, each message with the request
-that it comes of, between `busy` and `idle`.
+kernel ended: there nothing is answered that would wait for a cell. What happens on the way is
+published to all front ends, each message with the request that it comes of, between `busy` and
+`idle`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from sandbox_runtime.jupyter.connection import open_channels
 from sandbox_runtime.jupyter.failures import failure_of_execution, failure_of_sandbox
 from sandbox_runtime.jupyter.history import History
 from sandbox_runtime.jupyter.holding import Holding
-from sandbox_runtime.jupyter.languages import language_info, node_version, python_version
+from sandbox_runtime.jupyter.languages import language_info, python_version
 from sandbox_runtime.jupyter.messages import PROTOCOL, Messages
 from sandbox_runtime.jupyter.options import LANGUAGES
 from sandbox_runtime.jupyter.outputs import Outputs
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PARENT_VARIABLE = "JPY_PARENT_PID"
+_CONTROL = frozenset({"kernel_info_request", "interrupt_request", "shutdown_request"})
+_LOST_BETWEEN = (
+    "the interpreter has died since the last cell; the variables are lost, and this is cell 1"
+)
 
 
 async def serve(options: KernelOptions, connection: Connection) -> None:
@@ -137,11 +142,11 @@ class Kernel:
         self.ended.set()
 
     async def answer_control(self) -> None:
-        """Answers what cannot wait for a cell's end."""
+        """Answers what cannot wait for a cell's end, and nothing else."""
         channel = self._channels.control
         while True:
             request = self._messages.read(channel, await channel.receive())
-            if request is not None:
+            if request is not None and request.kind in _CONTROL:
                 await self._answer(request)
 
     async def answer_shell(self) -> None:
@@ -188,6 +193,9 @@ class Kernel:
         code = request.text("code")
         silent = request.flag("silent", default=False)
         remembered = request.flag("store_history", default=True) and not silent
+        begins_anew = not silent and self.holding.tell_of_loss()
+        if begins_anew:
+            self._begin_anew()
         if remembered:
             self._count += 1
             self._history.add(self._count, code)
@@ -198,6 +206,8 @@ class Kernel:
         outputs = Outputs(self._messages, request, count)
         async with open_serving_nursery() as nursery:
             nursery.start_soon(outputs.run)
+            if begins_anew:
+                await outputs.say(_LOST_BETWEEN)
             failure = await self._run(request, outputs, silent=silent, history=remembered)
             await outputs.finish()
         if failure is not None:
@@ -240,8 +250,13 @@ class Kernel:
         finally:
             self._waiting = None
         if not execution.state_survived:
-            self._count = 0
+            self.holding.loss_is_told()
+            self._begin_anew()
         return failure_of_execution(execution, self._options.cell_timeout_s)
+
+    def _begin_anew(self) -> None:
+        self._count = 0
+        self._history.clear()
 
     async def _evaluate(self, request: Request) -> Content:
         expressions = request.content.get("user_expressions")
@@ -250,7 +265,10 @@ class Kernel:
         if self._options.language != "python":
             reason = failure_of_sandbox(NotImplementedError("user_expressions need Python"))
             return dict.fromkeys(expressions, reason)
-        return await introspection.evaluate(await self.holding.context(), expressions)
+        try:
+            return await introspection.evaluate(await self.holding.context(), expressions)
+        except (SandboxError, OSError) as error:  # the cell itself has gone well
+            return dict.fromkeys(expressions, failure_of_sandbox(error))
 
     def interrupt(self) -> None:
         """Ends the cell that runs, or the wait for the context."""
@@ -261,13 +279,13 @@ class Kernel:
 
     # --- everything else that is asked -----------------------------------------------------
 
-    async def _tell_about_itself(self, _request: Request) -> Content:
+    async def _tell_about_itself(self, request: Request) -> Content:
         language = self._options.language
         version = python_version()
         if language != "python":
-            version = ""
-            with contextlib.suppress(SandboxError, OSError):  # a cell will say what is wrong
-                version = await node_version(await self.holding.context())
+            if request.channel is self._channels.shell:
+                await self.holding.settled.wait()
+            version = self.holding.node_version
         ours = importlib.metadata.version("sandbox-runtime")
         name = LANGUAGES[language]
         return {
