@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+_RESERVE_PARTS = 8
+
 
 class Budget:
     """A number of bytes that many take from and give back to.
+
+    Args:
+        limit_bytes: How many there are.
+        reserve_bytes: How many of them are for those who have little: of what is free then, each
+            may have an eighth, so that there is always some left for one more.
 
     Attributes:
         free_bytes: How many nobody has.
     """
 
-    __slots__ = ("free_bytes", "limit_bytes")
+    __slots__ = ("free_bytes", "limit_bytes", "reserve_bytes")
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, *, reserve_bytes: int = 0) -> None:
         self.limit_bytes = limit_bytes
+        self.reserve_bytes = reserve_bytes
         self.free_bytes = limit_bytes
 
 
@@ -32,7 +40,7 @@ class Claim:
 
     @property
     def free_bytes(self) -> int:
-        """How much it could take."""
+        """How much nobody has."""
         return self._budget.free_bytes
 
     def take(self, wanted_bytes: int) -> int:
@@ -42,7 +50,10 @@ class Claim:
             How much it is.
         """
         budget = self._budget
-        got = min(wanted_bytes, budget.free_bytes)
+        got = min(wanted_bytes, max(budget.free_bytes - budget.reserve_bytes, 0))
+        if got < wanted_bytes and budget.reserve_bytes:
+            share = (budget.free_bytes - got) // _RESERVE_PARTS - self.taken_bytes - got
+            got += min(wanted_bytes - got, max(share, 0))
         budget.free_bytes -= got
         self.taken_bytes += got
         return got

@@ -17,7 +17,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox_runtime.budget import Budget
+from sandbox_runtime.budget import Budget, Claim
 from sandbox_runtime.server.http import (
     HttpLimits,
     MalformedBodyError,
@@ -25,10 +25,12 @@ from sandbox_runtime.server.http import (
     Peer,
     Request,
     RequestError,
+    RequestTimeoutError,
     Response,
     open_tcp_listeners,
     serve,
 )
+from sandbox_runtime.server.http.body import Body
 from sandbox_runtime.server.http.chunked import ChunkedBody
 from sandbox_runtime.server.http.connection import Connection
 from sandbox_runtime.server.http.departures import Departures
@@ -445,6 +447,33 @@ async def test_a_body_that_stands_still_is_408() -> None:
         client = await server.connect()
         await client.send(request(b"Content-Length: 5", line=b"PUT / HTTP/1.1") + b"ab")
         assert (await client.read_answer()).status == 408
+
+
+async def test_a_body_that_is_read_whole_must_come_at_some_rate(
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - it makes the time pass
+) -> None:
+    raw = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    limits = HttpLimits(body_s=30, body_bytes_per_s=10)
+
+    async def read(every_s: float) -> bytes:
+        async def receive() -> bytes:
+            await trio.sleep(every_s)
+            return b"x"
+
+        near, far = socket.socketpair()
+        with near, far:
+            claim = Claim(Budget(1000))
+            body = Body(parse_head(raw, 9), EagerStream(near), receive, limits, claim)
+            try:
+                return await body.read(None)
+            finally:
+                assert not body.is_worth_skipping() or body.ended
+
+    assert await read(0.1) == b"x" * 1000
+    started_s = trio.current_time()
+    with pytest.raises(RequestTimeoutError, match="slower than 10 bytes a second"):
+        await read(20)
+    assert trio.current_time() - started_s == pytest.approx(40)  # not 1000 times 20 s
 
 
 async def test_a_connection_that_is_idle_for_too_long_is_closed_without_a_word() -> None:

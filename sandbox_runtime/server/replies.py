@@ -22,6 +22,7 @@ from sandbox_runtime.server.http import (
     BusyError,
     MalformedBodyError,
     PayloadTooLargeError,
+    RequestTimeoutError,
     Response,
 )
 from sandbox_runtime.wire.errors import ErrorBody
@@ -104,6 +105,7 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.IsolationError: Row(503, "ISOLATION_UNAVAILABLE"),
     MalformedBodyError: Row(400, "VALIDATION_FAILED", REASON),
     BusyError: Row(503, "BUSY", REASON),
+    RequestTimeoutError: Row(408, "REQUEST_TIMEOUT", REASON),
     PayloadTooLargeError: Row(413, "FILE_TOO_LARGE", REASON),
 }
 

@@ -30,6 +30,26 @@ def test_an_answer_keeps_as_much_as_one_may(api: Client) -> None:
     assert result["truncated"]
 
 
+def test_others_go_on_while_one_client_holds_all_it_can_get(api: Client) -> None:
+    """Its commands hold what they wrote, and wait; those of others still keep some."""
+    names = [f"hold-{number}" for number in range(4)]
+    for name in (*names, "other"):
+        api.session(name)
+    api.run("other", "mkfifo /tmp/hold; exec 9<>/tmp/hold")
+    command = f"{MANY}; echo > /tmp/held-$name; read -r x < /tmp/hold"
+    with ThreadPoolExecutor(len(names)) as threads:
+        for name in names:
+            threads.submit(api.run, name, f"name={name}; {command}")
+        wait = "; ".join(f"until [ -e /tmp/held-{name} ]; do sleep 0.05; done" for name in names)
+        api.run("other", wait)
+        try:
+            assert api.run("other", "echo here")["stdout"] == "here\n"
+            assert api.run("other", "seq 2000")["stdout"].endswith("\n2000\n")
+            assert api.post("/api/write", b" " * (72 * 1024)).status == 400  # it was read
+        finally:
+            api.run("other", "printf '\\n\\n\\n\\n' > /tmp/hold")
+
+
 def test_answers_at_once_keep_as_much_as_all_may(api: Client) -> None:
     """Each waits for all others at its end, so that all hold what they have at that time."""
     names = [f"all-{number}" for number in range(3)]
@@ -47,7 +67,8 @@ def test_answers_at_once_keep_as_much_as_all_may(api: Client) -> None:
         wait = "; ".join(f"until [ -e /tmp/up-{name} ]; do sleep 0.05; done" for name in names)
         api.run("opens", f"{wait}; printf '\\n\\n\\n' > /tmp/gate")
         lengths = [len(result.result()["stdout"]) for result in results]
-    assert sum(lengths) == 3 * MIB
+    assert 3 * MIB * 7 // 8 <= sum(lengths) < 3 * MIB  # the rest is for who has little
+    assert min(lengths) > 0
     assert api.run("opens", MANY)["stdoutBytes"] == 4 * MIB  # and nothing stays taken
     assert len(api.run("opens", MANY)["stdout"]) == 2 * MIB
 

@@ -10,6 +10,7 @@ from sandbox_runtime.server.http.failures import (
     MalformedBodyError,
     PayloadTooLargeError,
     RequestError,
+    RequestTimeoutError,
 )
 from sandbox_runtime.server.http.limits import HttpLimits
 from sandbox_runtime.server.http.listening import open_tcp_listeners, open_unix_listener, serve
@@ -32,6 +33,7 @@ __all__ = [
     "Peer",
     "Request",
     "RequestError",
+    "RequestTimeoutError",
     "Response",
     "Write",
     "open_tcp_listeners",

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from sandbox_runtime.server.http.chunked import ChunkedBody
-from sandbox_runtime.server.http.failures import BusyError, PayloadTooLargeError
+from sandbox_runtime.server.http.failures import (
+    BusyError,
+    PayloadTooLargeError,
+    RequestTimeoutError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from sandbox_runtime.budget import Claim
+    from sandbox_runtime.server.http.limits import HttpLimits
     from sandbox_runtime.server.http.parsing import Head
     from sandbox_runtime.server.http.sockets import EagerStream
 
@@ -29,8 +36,9 @@ class Body:
 
     __slots__ = (
         "_chunks",
+        "_given_up",
         "_left",
-        "_limit_bytes",
+        "_limits",
         "_memory",
         "_receive",
         "_stream",
@@ -43,12 +51,13 @@ class Body:
         head: Head,
         stream: EagerStream,
         receive: Callable[[], Awaitable[bytes]],
-        limit_bytes: int,
+        limits: HttpLimits,
         memory: Claim,
     ) -> None:
         self._stream = stream
         self._receive = receive
-        self._limit_bytes = limit_bytes
+        self._limits = limits
+        self._given_up = False
         self._memory = memory
         self._chunks = ChunkedBody() if head.chunked else None
         self._left = head.content_length
@@ -57,7 +66,9 @@ class Body:
 
     def is_worth_skipping(self) -> bool:
         """Whether reading what is left costs less than a new connection."""
-        return not self.awaited and self._chunks is None and self._left <= _SKIPPED_BYTES
+        if self.awaited or self._given_up:
+            return False
+        return self._chunks is None and self._left <= _SKIPPED_BYTES
 
     async def invite(self) -> None:
         """Tells a client that waits for it to send the body."""
@@ -86,11 +97,12 @@ class Body:
 
     async def read(self, limit_bytes: int | None) -> bytes:
         """All that is left of it."""
-        most = self._limit_bytes if limit_bytes is None else limit_bytes
+        most = self._limits.body_bytes if limit_bytes is None else limit_bytes
         if self._chunks is None and self._left > most:
             raise PayloadTooLargeError(most)
         length = self._left
         whole = bytearray()
+        started_s = trio.current_time()
         while part := await self.receive_some():
             if len(whole) + len(part) > most:
                 raise PayloadTooLargeError(most)
@@ -100,4 +112,19 @@ class Body:
             if self._chunks is None and len(part) == length:
                 return part
             whole += part
+            if not self.ended:
+                self._check_rate(len(whole), trio.current_time() - started_s)
         return bytes(whole)
+
+    def _check_rate(self, received_bytes: int, took_s: float) -> None:
+        """What holds memory for a body shall not be held for as long as a client likes.
+
+        Raises:
+            RequestTimeoutError: It comes too slowly.
+        """
+        least = self._limits.body_bytes_per_s
+        if took_s > self._limits.body_s + received_bytes / least:
+            self._given_up = True
+            raise RequestTimeoutError(
+                f"the body of the request comes slower than {least:g} bytes a second"
+            )

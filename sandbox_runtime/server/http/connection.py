@@ -207,7 +207,7 @@ class Connection:
             memory.give_back()
 
     async def _serve_with(self, head: Head, memory: Claim) -> None:
-        body = Body(head, self._stream, self._receive_body, self._limits.body_bytes, memory)
+        body = Body(head, self._stream, self._receive_body, self._limits, memory)
         request = Request(head, self._peer, body, memory)
         self._closing = self._closing or not head.keep_alive
         self._doing = _Doing.HANDLER
@@ -278,6 +278,8 @@ class Connection:
         else:
             await self._send(framing.head, response.body)
         if not self._closing:
+            if not body.ended:
+                self._claim.give_back()  # the answer is out: nothing is held for what is skipped
             while not body.ended:
                 await body.receive_some()
         elif not body.ended or self._stream.unread:

@@ -30,6 +30,7 @@ _BACKLOG = 1024
 _ACCEPTS_BETWEEN_CHECKPOINTS = 16
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _OUT_OF_RESOURCES_PAUSE_S = 0.1
+_RESERVED_PARTS = 8  # of the memory of all requests, one is for those that hold little
 _REFUSALS_SILENT_S = 10.0
 _DEFAULT_LIMITS = HttpLimits()
 _FULL = (
@@ -74,7 +75,8 @@ class _Server:
         self._limits = limits
         self._refuse = refuse
         self._refusals = _Refusals()
-        self._memory = Budget(limits.memory_bytes)
+        reserve_bytes = limits.memory_bytes // _RESERVED_PARTS
+        self._memory = Budget(limits.memory_bytes, reserve_bytes=reserve_bytes)
         self._nursery: trio.Nursery
         self._departures = Departures()
         self._connections: set[Connection] = set()
