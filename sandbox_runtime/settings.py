@@ -70,6 +70,10 @@ BREAK_GRACE_S = 2.0
 INTERRUPT_GRACE_S = 1.0
 """How long a cell may take to give way to an interrupt before its context is ended."""
 
+BRANCHING_S = 10.0
+"""How long a context may take to be branched; it and its copies answer within milliseconds, unless
+its code has replaced what they answer with."""
+
 MOST_BRANCHES = 64
 """How many branches may be made at once."""
 

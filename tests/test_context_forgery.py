@@ -10,11 +10,15 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
-from sandbox_runtime import open_sandbox
+from sandbox_runtime import Death, InterpreterUnavailableError, open_sandbox
+from sandbox_runtime.interpreters import frames, interpreter
+from sandbox_runtime.interpreters.runs import Run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -132,3 +136,156 @@ async def test_branches_that_are_forged_are_none(sandbox: Sandbox) -> None:
     await context.run(PYTHON.format(forged=text), deadline_s=5)
     (branch,) = await context.fork()
     assert (await branch.run("kept", deadline_s=20)).text == "41"
+
+
+# --- what frames may cost --------------------------------------------------------------------
+
+EXECUTOR = """
+import gc, os, struct
+executor = [one for one in gc.get_objects() if type(one).__name__ == 'Executor'][0]
+def write(body):
+    data = struct.pack('>I', len(body)) + body
+    while data: data = data[os.write(executor._sock.fileno(), data):]
+def show(data): write(b'{"type":"display","id":"%s","data":%s}' % (executor._run_id.encode(), data))
+"""
+
+
+async def test_frames_of_no_run_end_the_context(sandbox: Sandbox) -> None:
+    """A program that never stops sending them is not listened to."""
+    context = await create(sandbox, "python")
+    await context.run(EXECUTOR)
+    for body in ("{'type':'x'}", "{'type':'x','id':executor._run_id}"):
+        execution = await context.run(
+            f"import json\nbody = json.dumps({body}).encode()\nwhile True: write(body)",
+            deadline_s=60,
+        )
+        assert (execution.ended, execution.death) == (
+            "context lost",
+            Death(cause="broken protocol"),
+        )
+        await context.restart()
+        await context.run(EXECUTOR)
+
+
+async def test_many_frames_hold_up_no_other_task(sandbox: Sandbox) -> None:
+    """There is a turn for others within each hundred of them."""
+    context = await create(sandbox, "python")
+    await context.run(EXECUTOR)
+    worst_s = 0.0
+
+    async def measure() -> None:
+        nonlocal worst_s
+        while True:
+            before_s = time.monotonic()
+            await trio.sleep(0.01)
+            worst_s = max(worst_s, time.monotonic() - before_s)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(measure)
+        execution = await context.run("for _ in range(100_000): show(b'null')", deadline_s=60)
+        nursery.cancel_scope.cancel()
+    assert execution.ended == "ok"
+    assert len(execution.results) + execution.results_dropped == 100_000
+    assert len(execution.results) <= 1 << 16  # each counts as 1 KiB at least
+    assert worst_s < 3  # a processor that others use too
+
+
+async def test_json_of_many_values_or_levels_is_left_out_and_told(sandbox: Sandbox) -> None:
+    """What comes with it is kept, as is the state."""
+    context = await create(sandbox, "python")
+    await context.run(EXECUTOR)
+    execution = await context.run(
+        "many = b'[' + b','.join([b'{}'] * 2_000_000) + b']'\n"
+        "deep = b'[' * 500 + b']' * 500\n"
+        'show(b\'{"text/plain":"all","application/json":%s,"deep":%s}\' % (many, deep))'
+    )
+    assert execution.ended == "ok"
+    (result,) = execution.results
+    assert result.data == {"text/plain": "all"}
+    assert result.capped == {"application/json": 6_000_001, "deep": 1000}
+
+
+@pytest.mark.parametrize(
+    ("data", "kept"),
+    [
+        (b'{"a":%s}' % (b"[" * 90 + b"]" * 90), True),
+        (b'{"a":%s}' % (b"[" * 120 + b"]" * 120), False),
+        (b'{"a":%s}' % (b'{"a":' * 120 + b"1" + b"}" * 120), False),
+        (b'{"a":[%s]}' % b",".join([b"{}"] * 400_000), True),
+        (b'{"a":[%s]}' % b",".join([b"{}"] * 600_000), False),
+        (b'{"a":"%s"}' % (b"[{,:" * 600_000), True),
+        (b'{"a":"%s"}' % (b'\\"[{' * 600_000), True),
+        (b'{"a":"%s"}' % (b"\\\\" * 600_000), True),
+        (b'{"a":[%s]}' % b",".join([b'""'] * 2_000_000), False),
+        (b'{"a":[%s]}' % b",".join([b'"\\\\"'] * 2_000_000), False),
+    ],
+)
+def test_only_json_of_moderate_structure_becomes_values(data: bytes, kept: bool) -> None:
+    """What strings hold is no structure."""
+    frame = frames.decode(b'{"type":"display","id":"1","data":%s}' % data)
+    assert (frame.type, frame.id, bool(frame.data), bool(frame.capped)) == (
+        "display",
+        "1",
+        kept,
+        not kept,
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"type":"error","name":[{}]}',
+        b'{"type":"display","data":{%s}}' % b",".join(b'"%d":[[]]' % n for n in range(300_000)),
+        b'{"type":' * 100_000,
+        b'{"type":"' + b'\\"' * 1_000_000,
+    ],
+)
+def test_frames_that_no_executor_sends_are_refused(body: bytes) -> None:
+    with pytest.raises((ValueError, RecursionError)):
+        frames.decode(body)
+
+
+async def test_small_results_of_many_values_count_as_what_they_take() -> None:
+    body = frames.encode({"type": "display", "id": "1", "data": {"a": [[]] * 1000}})[4:]
+    run = Run(None, limit_bytes=10 * 64 * 2000)
+    for _ in range(20):
+        await run.note(*frames.read(body))
+    assert 5 < len(run.results) < 11
+    assert len(run.results) + run.dropped == 20
+
+
+# --- branching -------------------------------------------------------------------------------
+
+PATCH = """
+import os, sys, time
+for module in list(sys.modules.values()):
+    if hasattr(module, '{name}'): module.{name} = {function}
+"""
+
+
+async def test_who_does_not_answer_when_it_is_branched_is_lost(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interpreter, "BRANCHING_S", 0.5)
+    context = await create(sandbox, "python")
+    await context.run(
+        PATCH.format(name="what_cannot_be_copied", function="lambda own: time.sleep(1e6)")
+    )
+    with pytest.raises(InterpreterUnavailableError, match=r"0\.5 s.*state is lost"):
+        await context.fork(2)
+    assert context.lost
+    assert sandbox.contexts.list() == [context]
+    await context.restart()
+    assert (await context.run("6 * 7", deadline_s=20)).text == "42"
+
+
+async def test_a_copy_that_does_not_answer_is_ended_and_its_origin_goes_on(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interpreter, "BRANCHING_S", 2)
+    context = await create(sandbox, "python")
+    await context.run(PATCH.format(name="separate_branch", function="lambda: time.sleep(1e6)"))
+    with pytest.raises(InterpreterUnavailableError, match=r"copy .* did not answer within 2 s"):
+        await context.fork(2)
+    assert (await context.run("kept", deadline_s=20)).text == "41"
+    assert sandbox.contexts.list() == [context]

@@ -91,6 +91,8 @@ def _of_death(death: Death | None) -> tuple[int, str]:
         return OWN_FAILURE, "the interpreter is gone before the script was over; --plain sees why"
     if death.cause == "exit" and death.exit_code is not None:
         return death.exit_code, ""
+    if death.cause == "broken protocol":
+        return OWN_FAILURE, "the interpreter was ended because it broke its protocol"
     number = signal.SIGKILL if death.signal is None else death.signal
     name = f"signal {number}"
     with contextlib.suppress(ValueError):  # the real-time signals have no names

@@ -44,7 +44,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         display_id: Set when it may be updated later.
         is_update: Whether it replaces the earlier result with the same `display_id`.
         capped: Formats that were too large, by MIME type, with their full sizes in bytes. Text is
-            cut off after 1 MiB; others are left out from 16 MiB on.
+            cut off after 1 MiB; others are left out from 16 MiB on, and JSON also beyond a million
+            values or 100 levels.
     """
 
     data: dict[str, Any]
@@ -133,13 +134,14 @@ class Death(msgspec.Struct, frozen=True, kw_only=True):
     """How an interpreter came to its end.
 
     Attributes:
-        cause: It exited (`os._exit`); a signal ended it (a crash, `kill`); or the kernel did
-            because the sandbox had no memory left.
+        cause: It exited (`os._exit`); a signal ended it (a crash, `kill`); the kernel did because
+            the sandbox had no memory left; or we did, as user code had spoken in its name what
+            cannot be understood.
         exit_code: 0 to 255, if it exited.
         signal: The number of the signal, if one ended it.
     """
 
-    cause: Literal["exit", "signal", "out of memory"]
+    cause: Literal["exit", "signal", "out of memory", "broken protocol"]
     exit_code: int | None = None
     signal: int | None = None
 

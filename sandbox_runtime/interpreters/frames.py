@@ -21,6 +21,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from sandbox_runtime.interpreters.structure import (
+    BYTES_PER_VALUE,
+    MOST_VALUES,
+    count_strings,
+    count_values,
+    is_moderate,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -28,7 +36,14 @@ LARGEST_FRAME_BYTES = 64 * 1024 * 1024
 
 _LENGTH = struct.Struct(">I")
 
+MOST_FORMATS = 1000
+"""How many formats a result may have."""
+
+_LEAST_WEIGHT_BYTES = 1024
+
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+Scalar = str | int | float | bool | None
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,21 +62,38 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
     capped: dict[str, Count] | None = None
-    display_id: Any = None
-    wait: Any = None
-    name: Any = None
-    value: Any = None
-    traceback: list[Any] | None = None
+    display_id: Scalar = None
+    wait: Scalar = None
+    name: Scalar = None
+    value: Scalar = None
+    traceback: list[Scalar] | None = None
     status: str | None = None
     execution_count: Count | None = None
     usage: Usage | None = None
     pid: Count = 0
-    reason: Any = None
-    errno: Any = None
-    step: Any = None
+    reason: Scalar = None
+    errno: Scalar = None
+    step: Scalar = None
+
+
+class _Closed(Frame, frozen=True, kw_only=True):
+    """A frame whose formats have not become values."""
+
+    data: dict[str, msgspec.Raw] | None = None
+    metadata: dict[str, msgspec.Raw] | None = None
+
+
+class _Outline(msgspec.Struct, frozen=True, kw_only=True):
+    """A frame without anything that may be large."""
+
+    type: str
+    id: str | None = None
+    display_id: Scalar = None
 
 
 _DECODER = msgspec.json.Decoder(Frame)
+_OUTLINE_DECODER = msgspec.json.Decoder(_Outline)
+_CLOSED_DECODER = msgspec.json.Decoder(_Closed)
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
@@ -97,10 +129,56 @@ class FrameReader:
 
 
 def decode(body: bytes) -> Frame:
-    """The body of a frame as a value.
+    """The body of a frame as a value; see `read`."""
+    return read(body)[0]
+
+
+def read(body: bytes) -> tuple[Frame, int]:
+    """The body of a frame as a value, and how many bytes that takes, about.
+
+    Formats of more than a million values, or nested deeper than a hundred levels, are left out, and
+    `capped` has their sizes; that of all of them as `*/*` where even their names may be too many.
 
     Raises:
         ValueError: It is none.
-        RecursionError: It is nested too deep.
+        RecursionError: It is nested too deep to be read at all.
     """
-    return _DECODER.decode(body)
+    if is_moderate(body):
+        frame = _DECODER.decode(body)
+        if frame.type == "done":  # each run has one, and nothing in it is large
+            return frame, len(body)
+        return frame, _weigh(len(body), count_values(body))
+    if count_strings(body) > MOST_VALUES:
+        outline = _OUTLINE_DECODER.decode(body)
+        told = msgspec.structs.asdict(outline) | {"capped": {"*/*": len(body)}}
+        return Frame(**told), _LEAST_WEIGHT_BYTES
+    closed = _CLOSED_DECODER.decode(body)
+    if max(len(closed.data or ()), len(closed.metadata or ())) > MOST_FORMATS:
+        raise ValueError("too many formats")
+    capped = dict(closed.capped or {})
+    data, data_bytes = _open(closed.data, capped)
+    metadata, metadata_bytes = _open(closed.metadata, {})
+    told = {"data": data, "metadata": metadata, "capped": capped}
+    return Frame(**msgspec.structs.asdict(closed) | told), data_bytes + metadata_bytes
+
+
+def _open(
+    formats: dict[str, msgspec.Raw] | None, capped: dict[str, int]
+) -> tuple[dict[str, Any], int]:
+    """Those that are moderate, alone and together; notes the sizes of the others."""
+    opened: dict[str, Any] = {}
+    size_bytes, values_in_all = 0, 0
+    for name, raw in (formats or {}).items():
+        text = bytes(raw)
+        values = count_values(text)
+        if values_in_all + values <= MOST_VALUES and is_moderate(text):
+            size_bytes += len(text)
+            values_in_all += values
+            opened[name] = msgspec.json.decode(text)
+        else:
+            capped[name] = len(text)
+    return opened, _weigh(size_bytes, values_in_all)
+
+
+def _weigh(size_bytes: int, values: int) -> int:
+    return max(_LEAST_WEIGHT_BYTES, size_bytes, BYTES_PER_VALUE * values)

@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -25,10 +26,11 @@ from sandbox_runtime.errors import (
     SandboxLostError,
 )
 from sandbox_runtime.interpreters.execution import Death, Execution
-from sandbox_runtime.interpreters.frames import Frame, FrameReader, decode, encode
+from sandbox_runtime.interpreters.frames import Frame, FrameReader, encode, read
+from sandbox_runtime.interpreters.runs import OF_A_RUN
 from sandbox_runtime.interpreters.shared_jail import SharedJail
 from sandbox_runtime.receipts import Receipt
-from sandbox_runtime.settings import INTERRUPT_GRACE_S
+from sandbox_runtime.settings import BRANCHING_S, INTERRUPT_GRACE_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 _RECEIVE_BYTES = 256 * 1024
 _RESEND_INTERRUPT_S = 0.3
 _DEATH_S = 0.2
+_FRAMES_BETWEEN_CHECKPOINTS = 100
+_MOST_STRAY_FRAMES = 256
 _PIDS = 1 << 22  # the largest number that a process can have, proc_sys_kernel(5)
 
 
@@ -78,7 +82,8 @@ class Interpreter:
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         self.exited: Callable[[], Awaitable[Death | None]] | None = None
         self._reader = FrameReader()
-        self._frames: list[tuple[Frame, int]] = []
+        self._bodies: deque[bytes] = deque()
+        self._stray_frames = 0
         self._run: Run | None = None
         self._capture: Capture | None = None
         self._running: trio.CancelScope | None = None
@@ -111,14 +116,25 @@ class Interpreter:
         await self._send(encode(message), ())
 
     async def first_frame(self) -> Frame:
-        """The frame that comes next, while nothing runs."""
+        """The frame that comes next, while nothing runs.
+
+        Raises:
+            InterpreterUnavailableError: It has died, or has broken its protocol.
+        """
         self._receive()
-        while not self._frames and not self.lost:
+        while not self._bodies and not self.lost:
             await trio.lowlevel.wait_readable(self._socket)
             self._receive()
-        if not self._frames:
-            raise InterpreterUnavailableError("the interpreter has died")
-        return self._frames.pop(0)[0]
+        told = self._next_frame()
+        if told is None:
+            raise InterpreterUnavailableError(_why_lost(self.death))
+        return told[0]
+
+    async def _answer_to(self, number: int) -> Frame:
+        """The frame that answers a request; what else its threads may say is passed over."""
+        while (frame := await self.first_frame()).id != str(number):
+            self._count_stray()
+        return frame
 
     async def fork(self, count: int) -> list[Interpreter]:
         """Copies its live state; nothing runs in it at that time.
@@ -127,34 +143,51 @@ class Interpreter:
 
         Raises:
             BranchRefusedError: Something in it cannot be copied; it is named.
-            InterpreterUnavailableError: It or a copy has died.
+            InterpreterUnavailableError: It or a copy has died, or has not answered in time.
         """
         if not self._branches:
             raise BranchRefusedError("interpreters of this language cannot be copied")
-        self._frames.clear()  # of threads that have outlived their cell
+        self._bodies.clear()  # of threads that have outlived their cell
+        self._stray_frames = 0
         pairs = [socket.socketpair() for _ in range(count)]
         copies = [Interpreter(self._shared, ours, branches=True) for ours, _ in pairs]
         self._number += 1
         message = {"type": "fork", "id": str(self._number)}
         try:
             try:
-                await self._send(encode(message), [theirs.fileno() for _, theirs in pairs])
+                with trio.move_on_after(BRANCHING_S):
+                    await self._send(encode(message), [theirs.fileno() for _, theirs in pairs])
             finally:
                 for _, theirs in pairs:
                     theirs.close()
-            answer = await self.first_frame()
-            if answer.type == "refused":
-                raise BranchRefusedError("it holds what cannot be copied", answer.data or {})
-            if answer.type != "forked":
-                raise InterpreterUnavailableError(str(answer.reason))
-            for copy in copies:
-                await copy.begin_as_copy(self)
+            await self._finish_branching(copies)
         except BaseException:
             with trio.CancelScope(shield=True):
                 for copy in copies:
                     await copy.aclose()
+                if self.lost:
+                    await self._end()
             raise
         return copies
+
+    async def _finish_branching(self, copies: Sequence[Interpreter]) -> None:
+        """Waits until it and its copies have answered, for as long as they may take."""
+        too_slow = f"not answer within {BRANCHING_S:g} s when it was branched"
+        with trio.move_on_after(BRANCHING_S) as scope:
+            answer = await self._answer_to(self._number)
+        if scope.cancelled_caught:
+            self.lost = True
+            remedy = "Its state is lost; restart the context or create a new one"
+            raise InterpreterUnavailableError(f"the interpreter did {too_slow}", remedy=remedy)
+        if answer.type == "refused":
+            raise BranchRefusedError("it holds what cannot be copied", answer.data or {})
+        if answer.type != "forked":
+            raise InterpreterUnavailableError(str(answer.reason))
+        with trio.move_on_after(BRANCHING_S) as scope:
+            for copy in copies:
+                await copy.begin_as_copy(self)
+        if scope.cancelled_caught:
+            raise InterpreterUnavailableError(f"a copy of the interpreter did {too_slow}")
 
     async def begin_as_copy(self, origin: Interpreter) -> None:
         """Waits until it is ready for its first run.
@@ -193,24 +226,52 @@ class Interpreter:
         try:
             data = self._socket.recv(_RECEIVE_BYTES)
             self.lost = self.lost or not data
-            for body in self._reader.feed(data):
-                self._frames.append((decode(body), len(body)))
+            self._bodies.extend(self._reader.feed(data))
         except BlockingIOError:
             pass
-        except (OSError, ValueError, RecursionError):
-            self.lost = True  # it has died, or user code has written to our socket
+        except ValueError:
+            self._break_off()
+        except OSError:
+            self.lost = True
+
+    def _next_frame(self) -> tuple[Frame, int] | None:
+        try:
+            return read(self._bodies.popleft()) if self._bodies else None
+        except (ValueError, RecursionError):
+            self._break_off()
+            return None
+
+    def _break_off(self) -> None:
+        """User code has written to our socket: nothing that comes can be understood any more."""
+        self.lost = True
+        self.death = Death(cause="broken protocol")
+        self._bodies.clear()
+
+    def _count_stray(self) -> None:
+        self._stray_frames += 1
+        if self._stray_frames > _MOST_STRAY_FRAMES:
+            self._break_off()
 
     async def take(self) -> bool:
         """Notes what the executor says; True when the run is over, or the executor is."""
         self._receive()
         run = self._run
-        if run is not None and run.calls_back and self._capture is not None and self._frames:
+        if run is not None and run.calls_back and self._capture is not None and self._bodies:
             # What was printed before something was shown is in the pipes by now, and comes first.
             await self._capture.catch_up()
-        while self._frames:
-            frame, size_bytes = self._frames.pop(0)
-            if run is not None and frame.id == str(self._number):
-                await run.note(frame, size_bytes)
+        taken = 0
+        while self._bodies:
+            taken += 1
+            if taken % _FRAMES_BETWEEN_CHECKPOINTS == 0:
+                await trio.lowlevel.checkpoint()
+            told = self._next_frame()
+            if told is None:
+                break
+            frame, weight_bytes = told
+            if run is None or frame.id != str(self._number) or frame.type not in OF_A_RUN:
+                self._count_stray()
+            else:
+                await run.note(frame, weight_bytes)
         return self.lost or (run is not None and run.done is not None)
 
     async def execute(
@@ -236,6 +297,7 @@ class Interpreter:
         started_s = time.monotonic()
         self._number += 1
         self._run, self._capture = run, capture
+        self._stray_frames = 0
         self._ended_by = "deadline"
         self._memory_kills = self._jail.count_memory_kills()
         message = {
@@ -309,7 +371,9 @@ class Interpreter:
                     # One is lost if it comes between Python's last look and a long system call.
                     await self._jail.signal(self.pid, self._interrupt_signal, group=True)
                     with trio.move_on_after(_RESEND_INTERRUPT_S):
-                        await capture.read_until(self, self._epoll)
+                        # What was received before the deadline makes no news of its own.
+                        if not await self.take():
+                            await capture.read_until(self, self._epoll)
             if run.done is None:
                 self.lost = True
             else:
@@ -393,3 +457,8 @@ class Interpreter:
             self._socket.close()
             trio.lowlevel.notify_closing(self._epoll)
             self._epoll.close()
+
+
+def _why_lost(death: Death | None) -> str:
+    broken = death is not None and death.cause == "broken protocol"
+    return "the interpreter has broken its protocol" if broken else "the interpreter has died"

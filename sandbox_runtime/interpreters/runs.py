@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     ResultHandler = Callable[[Result], Awaitable[None] | None]
     ClearHandler = Callable[[bool], Awaitable[None] | None]
 
+OF_A_RUN = frozenset({"display", "update_display", "result", "clear_output", "error", "done"})
+"""The types of frames that belong to a run."""
+
 
 class Run:
     """The results and the error of one run.
@@ -56,7 +59,7 @@ class Run:
         self._on_result = self._on_clear = None
 
     async def note(self, frame: Frame, size_bytes: int) -> None:
-        """Takes one frame of this run."""
+        """Takes one frame of this run, and how much memory it takes, about."""
         match frame.type:
             case "result" if self.silent:
                 pass

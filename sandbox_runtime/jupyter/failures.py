@@ -63,6 +63,8 @@ def _death(execution: Execution) -> str:
         return "has died"
     if death.cause == "exit":
         return f"has exited with status {death.exit_code}"
+    if death.cause == "broken protocol":
+        return "was ended because it broke its protocol"
     number = signal.SIGKILL if death.signal is None else death.signal
     try:
         name = signal.Signals(number).name

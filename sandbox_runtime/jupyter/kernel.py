@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import logging
 import os
 import signal
 from collections import deque
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     Answer = Callable[[Request], Awaitable[Content | None]]
 
+_LOG = logging.getLogger("sandbox_runtime.jupyter")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PARENT_VARIABLE = "JPY_PARENT_PID"
 _CONTROL = frozenset({"kernel_info_request", "interrupt_request", "shutdown_request"})
@@ -181,6 +183,9 @@ class Kernel:
                 content = await answer(request)
             except (SandboxError, OSError) as error:
                 content = failure_of_sandbox(error)
+            except Exception as error:  # noqa: BLE001 - a message must not end the kernel
+                _LOG.exception("%s failed", request.kind)
+                content = failure_of_sandbox(error)
         if content is not None:
             await self._messages.reply(request, content)
         await self._messages.publish("status", {"execution_state": "idle"}, request)
@@ -246,6 +251,9 @@ class Kernel:
                 history=history,
             )
         except (SandboxError, OSError) as error:
+            return failure_of_sandbox(error)
+        except Exception as error:  # noqa: BLE001 - what it has shown could not be sent
+            _LOG.exception("a cell failed")
             return failure_of_sandbox(error)
         finally:
             self._waiting = None

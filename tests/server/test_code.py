@@ -164,6 +164,16 @@ def test_a_context_branches_with_its_state(api: Client) -> None:
     assert run(api, one, "x")[0]["text"] == "7"
 
 
+def test_branches_count_as_contexts(api: Client) -> None:
+    """All that are asked for must have room; else none is made."""
+    one = context(api)
+    there = api.get("/api/interpreter/health").json["contexts"]
+    reply = api.post(f"/api/contexts/{one}/fork", {"count": 64})  # as many as there may be in all
+    assert reply.status == 429
+    assert api.get("/api/interpreter/health").json["contexts"] == there
+    assert len(api.post(f"/api/contexts/{one}/fork", {"count": 1}).json["contexts"]) == 1
+
+
 def test_a_line_is_one_event_and_text_without_its_end_comes_all_the_same(
     api: Client, python: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,7 +22,7 @@ from sandbox_runtime.wire import code as wire
 from sandbox_runtime.wire.moments import iso_moment
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from sandbox_runtime.interpreters.contexts import Context
     from sandbox_runtime.interpreters.execution import Death, Execution, Result
@@ -51,17 +52,31 @@ def _cwd(context: Context) -> str:
     return context.wanted.cwd or WORKSPACE
 
 
+@contextmanager
+def _opening(call: Call, count: int) -> Iterator[None]:
+    """Holds places for contexts that are being made.
+
+    Raises:
+        TooManyError: There are too few.
+    """
+    most = call.host.settings.most_contexts
+    there = len(call.sandbox.sandbox.contexts.list()) + call.sandbox.contexts_opening
+    if there + count > most:
+        had = f"The sandbox has {there} contexts and may have {most}"
+        reason = f"The sandbox has {most} contexts already" if there >= most else had
+        raise TooManyError(reason, remedy="Delete one")
+    call.sandbox.contexts_opening += count
+    try:
+        yield
+    finally:
+        call.sandbox.contexts_opening -= count
+
+
 async def create(call: Call, body: wire.CreateContext) -> wire.ContextCreated:
     contexts = call.sandbox.sandbox.contexts
     language = known_language(body.language, contexts.languages)
-    most = call.host.settings.most_contexts
-    if len(contexts.list()) + call.sandbox.contexts_opening >= most:
-        raise TooManyError(f"The sandbox has {most} contexts already", remedy="Delete one")
-    call.sandbox.contexts_opening += 1
-    try:
+    with _opening(call, 1):
         context = await contexts.create(language, cwd=body.cwd, env=given_env(body.env_vars))
-    finally:
-        call.sandbox.contexts_opening -= 1
     return wire.ContextCreated(
         id=context.id,
         context_id=context.id,
@@ -102,7 +117,8 @@ async def restart(call: Call, _body: None) -> wire.ContextChanged:
 
 async def fork(call: Call, body: wire.ForkContext) -> wire.ContextsForked:
     context = call.sandbox.sandbox.contexts.get(call.params["context_id"])
-    branches = await context.fork(body.count)
+    with _opening(call, body.count):
+        branches = await context.fork(body.count)
     return wire.ContextsForked(
         contexts=[_info(branch) for branch in branches], timestamp=iso_moment()
     )
@@ -250,6 +266,8 @@ def _ending(death: Death) -> str:
             return f"it exited with {death.exit_code}"
         case "signal":
             return f"signal {death.signal}"
+        case "broken protocol":
+            return "it broke its protocol"
     return "out of memory: the sandbox had none left for it"
 
 
@@ -311,7 +329,7 @@ ROUTES = (
         request=wire.ForkContext,
         reply=wire.ContextsForked,
         failure="{reason}",
-        statuses=(400, 404, 409, 410, 503),
+        statuses=(400, 404, 409, 410, 429, 503),
         own=True,
     ),
     Route(
