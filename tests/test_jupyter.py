@@ -563,6 +563,28 @@ def test_kernels_are_installed_listed_and_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "data/kernels/sandbox-python").exists()
 
 
+def test_a_strangers_kernel_is_not_replaced_where_no_front_end_looks(tmp_path: Path) -> None:
+    """What counts is the directory that would be replaced; ours is replaced there."""
+    data = {"JUPYTER_DATA_DIR": str(tmp_path / "data"), "JUPYTER_PATH": ""}
+    kernels = tmp_path / "prefix/share/jupyter/kernels"
+    arguments = ("install", "--prefix", str(tmp_path / "prefix"), "--name", "nine")
+    stranger = '{"argv": ["true"], "display_name": "Nine", "language": "python"}'
+    for written in (stranger, "no JSON", None):
+        (kernels / "nine").mkdir(parents=True)
+        (kernels / "nine/theirs").write_text("kept")
+        if written is not None:
+            (kernels / "nine/kernel.json").write_text(written)
+        done = kernel(*arguments, **data)
+        assert done.returncode == 2
+        assert "is not of sandbox-runtime; give another name" in done.stderr
+        assert (kernels / "nine/theirs").read_text() == "kept"
+        shutil.rmtree(kernels / "nine")
+    for memory in ("512M", "1G"):
+        done = kernel(*arguments, "--memory", memory, **data)
+        assert done.returncode == 0, done.stderr
+    assert str(1 << 30) in (kernels / "nine/kernel.json").read_text()
+
+
 def test_kernels_of_others_are_left_alone(tmp_path: Path) -> None:
     """Neither replaced nor removed."""
     other = tmp_path / "kernels/python9"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import tempfile
@@ -68,8 +69,13 @@ def install(
     language = LANGUAGES[options.language]
     title = f"{language} (sandbox)" if title is None else title
     manager = KernelSpecManager()
-    if (there := _spec(manager, name)) is not None and _MARK not in there.get("metadata", {}):
+    if (found := _spec(manager, name)) is not None and _MARK not in found.get("metadata", {}):
         message = f"{name!r} is the name of another kernel; give another one"
+        raise InvalidArgumentError("name", message)
+    kernels = manager.user_kernel_dir if prefix is None else f"{prefix}/share/jupyter/kernels"
+    place = Path(kernels) / name  # all of it is replaced, and front ends need not look there
+    if os.path.lexists(place) and not _is_ours(place):
+        message = f"{place} is not of sandbox-runtime; give another name"
         raise InvalidArgumentError("name", message)
     spec = {
         "argv": kernel_command(options),
@@ -123,6 +129,15 @@ def remove(name: str) -> str:
 def environment_prefix() -> str:
     """The prefix of the Python environment that runs this."""
     return sys.prefix
+
+
+def _is_ours(place: Path) -> bool:
+    try:
+        spec = json.loads((place / "kernel.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    metadata = spec.get("metadata") if isinstance(spec, dict) else None
+    return isinstance(metadata, dict) and _MARK in metadata
 
 
 def _spec(manager: KernelSpecManager, name: str) -> dict[str, Any] | None:
