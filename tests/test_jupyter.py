@@ -27,13 +27,15 @@ from jupyter_client.manager import KernelManager
 from sandbox_runtime.interpreters.execution import Result
 from sandbox_runtime.jupyter import channels
 from sandbox_runtime.jupyter.channels import Publication
+from sandbox_runtime.jupyter.kernel import Kernel
+from sandbox_runtime.jupyter.messages import Request
 from sandbox_runtime.jupyter.outputs import Outputs
 from sandbox_runtime.nursery import open_serving_nursery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from sandbox_runtime.jupyter.messages import Messages, Request
+    from sandbox_runtime.jupyter.messages import Messages
 
 COMMAND = [sys.executable, "-P", "-m", "sandbox_runtime", "kernel"]
 TIMEOUT_S = 120
@@ -344,6 +346,55 @@ def test_a_value_that_cannot_be_asked_for_leaves_the_cell_good(notebook: Noteboo
 
 
 # --- what editors ask ----------------------------------------------------------------------------
+
+
+def test_json_that_is_nested_too_deep_is_left_out_and_ends_no_kernel(notebook: Notebook) -> None:
+    """Nothing between the cell and the front end is asked to recurse so far."""
+    code = "deep = []\nfor _ in range(500): deep = [deep]\n"
+    reply, published = notebook.run(
+        code + "display({'text/plain': 'kept', 'application/json': deep}, raw=True)"
+    )
+    assert reply["status"] == "ok"
+    (shown,) = [content for kind, content in published if kind == "display_data"]
+    assert shown["data"] == {"text/plain": "kept"}
+    assert "application/json was left out" in published[-1][1]["text"]
+    assert notebook.value("6 * 7") == "42"
+
+
+class UnspeakableMessages:
+    """Takes what can be written as JSON and says so, as the real ones do."""
+
+    def __init__(self) -> None:
+        self.replies: list[dict[str, Any]] = []
+
+    async def publish(self, kind: str, content: dict[str, Any], _: object) -> None:
+        json.dumps([kind, content])
+
+    async def reply(self, _: object, content: dict[str, Any]) -> None:
+        json.dumps(content)
+        self.replies.append(content)
+
+
+@pytest.mark.parametrize("kind", ["broken_request", "unspeakable_request"])
+async def test_a_message_that_cannot_be_answered_is_an_error_and_not_the_end(kind: str) -> None:
+    """Whatever goes wrong is told to who has asked."""
+
+    async def fail(_: object) -> dict[str, Any]:
+        raise RecursionError("too deep")
+
+    async def answer(_: object) -> dict[str, Any]:
+        return {"answer": object()}
+
+    ours = object.__new__(Kernel)
+    messages = UnspeakableMessages()
+    ours._messages = messages  # type: ignore[assignment]
+    ours._count = 0
+    ours._answers = {"broken_request": fail, "unspeakable_request": answer}
+    request = Request(kind=kind, content={}, message={}, sender=[], channel=None)
+    await ours._answer(request)
+    (reply,) = messages.replies
+    assert reply["status"] == "error"
+    assert reply["ename"] == ("RecursionError" if kind == "broken_request" else "TypeError")
 
 
 def test_names_are_completed_from_the_live_objects(notebook: Notebook) -> None:

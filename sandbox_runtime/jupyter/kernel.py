@@ -187,7 +187,11 @@ class Kernel:
                 _LOG.exception("%s failed", request.kind)
                 content = failure_of_sandbox(error)
         if content is not None:
-            await self._messages.reply(request, content)
+            try:
+                await self._messages.reply(request, content)
+            except (ValueError, TypeError, RecursionError) as error:  # it could not be written
+                _LOG.exception("the answer to %s failed", request.kind)
+                await self._messages.reply(request, failure_of_sandbox(error))
         await self._messages.publish("status", {"execution_state": "idle"}, request)
         if request.kind == "shutdown_request":
             self.ended.set()
