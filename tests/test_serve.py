@@ -413,6 +413,38 @@ def test_exposed_ports_have_names_below_the_preview_domain() -> None:
         assert re.fullmatch(rf"http://8080-default-[a-z0-9]+\.preview\.test:{port}/", url)
 
 
+# -- descriptors
+
+
+def test_what_exists_goes_on_when_the_descriptors_run_out() -> None:
+    with serving(
+        "--port", "0", "--python-pool", "0", prefix=["prlimit", "--nofile=256:256"]
+    ) as served:
+        made = 0
+        while True:
+            body = json.dumps({"id": f"s{made}"})
+            with closing(http.client.HTTPConnection("127.0.0.1", served.port)) as connection:
+                connection.request("POST", "/api/session/create", body)
+                with connection.getresponse() as response:
+                    told = json.loads(response.read())
+                    if response.status != 200:
+                        assert (response.status, told["code"]) == (503, "BUSY")
+                        assert response.headers["retry-after"] == "1"
+                        break
+            made += 1
+        assert made > 4
+        for path, field, value in (
+            ("/api/process/start", "command", "true"),
+            ("/api/contexts", "language", "python"),
+            ("/sandboxes", "id", "one-more"),
+        ):
+            assert ask(served, path, status=503, **{field: value})["code"] == "BUSY"
+        assert ask(served, "/api/execute", id="s0", command="echo here")["stdout"] == "here\n"
+        for number in range(4):
+            ask(served, "/api/session/delete", sessionId=f"s{number}")
+        ask(served, "/api/session/create", id="again")
+
+
 # -- values
 
 

@@ -27,6 +27,7 @@ from sandbox_runtime.server.faults import (
     SandboxNotFoundError,
     TooManyError,
 )
+from sandbox_runtime.server.room import check_descriptors
 from sandbox_runtime.server.session_table import SessionTable
 from sandbox_runtime.settings import GIB, MIB, Limits
 
@@ -267,6 +268,7 @@ class Host:
             SandboxExistsError: The id is taken.
             ForbiddenError: It may not have the network of this process.
             TooManyError: There are as many as there may be.
+            BusyError: No descriptors are left for it.
             IsolationError: It cannot be made.
         """
         if spec.id in self._sandboxes or spec.id in self._making:
@@ -277,6 +279,8 @@ class Host:
         if living + len(self._making) >= self.settings.most_sandboxes:
             most = self.settings.most_sandboxes
             raise TooManyError(f"The server holds {most} sandboxes already", most=most)
+        if spec.id != DEFAULT_ID:  # that one is made again for whoever comes
+            check_descriptors()
         self._forget_lost()
         self._making.add(spec.id)
         try:

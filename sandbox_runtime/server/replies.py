@@ -148,6 +148,7 @@ GIT_TABLE: Mapping[str, Row] = {
 }
 _OTHER_FILE_ROW = Row(400, "FILESYSTEM_ERROR")
 _UNEXPECTED = Row(500, "INTERNAL_ERROR")
+_NO_DESCRIPTORS = Row(503, "BUSY", "The server has no descriptors left")
 
 
 def row_of(error: Exception) -> Row:
@@ -160,6 +161,8 @@ def row_of(error: Exception) -> Row:
         row := KIND_TABLE.get((type(error), error.what))
     ):
         return row
+    if isinstance(error, OSError) and error.errno in {errno_names.EMFILE, errno_names.ENFILE}:
+        return _NO_DESCRIPTORS
     for kind in type(error).__mro__:
         if (found := TABLE.get(kind)) is not None:
             return found

@@ -16,6 +16,7 @@ from sandbox_runtime.server.faults import (
     SessionNotFoundError,
     TooManyError,
 )
+from sandbox_runtime.server.room import check_descriptors
 from sandbox_runtime.settings import WORKSPACE
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ class SessionTable:
                 remedy="Delete one",
                 most=self._most,
             )
+        check_descriptors()
         session = await self._sandbox.create_session(session_id=session_id, cwd=cwd, env=env)
         record = self._records[session_id] = SessionRecord(
             session_id,

@@ -40,15 +40,18 @@ class PayloadTooLargeError(RequestError):
 
 
 class BusyError(RequestError):
-    """All requests together hold as much memory as they may."""
+    """There is no room for this now: of memory, unless it says of what."""
 
     code = "busy"
     status = 503
 
-    def __init__(self) -> None:
-        super().__init__(
-            "the server's memory for requests is in use", remedy="Send it again in a moment"
-        )
+    def __init__(
+        self,
+        message: str = "the server's memory for requests is in use",
+        *,
+        remedy: str = "Send it again in a moment",
+    ) -> None:
+        super().__init__(message, remedy=remedy)
 
 
 class RequestTimeoutError(RequestError):

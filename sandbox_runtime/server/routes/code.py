@@ -14,6 +14,7 @@ from sandbox_runtime.interpreters.chart_shapes import as_wire
 from sandbox_runtime.interpreters.languages import known_language
 from sandbox_runtime.server.faults import FieldError, TooManyError
 from sandbox_runtime.server.replies import told_error
+from sandbox_runtime.server.room import check_descriptors
 from sandbox_runtime.server.routes.sessions import given_env
 from sandbox_runtime.server.routing import Route
 from sandbox_runtime.server.streams import TextPieces, stream_events
@@ -58,6 +59,7 @@ def _opening(call: Call, count: int) -> Iterator[None]:
 
     Raises:
         TooManyError: There are too few.
+        BusyError: No descriptors are left for them.
     """
     most = call.host.settings.most_contexts
     there = len(call.sandbox.sandbox.contexts.list()) + call.sandbox.contexts_opening
@@ -65,6 +67,7 @@ def _opening(call: Call, count: int) -> Iterator[None]:
         had = f"The sandbox has {there} contexts and may have {most}"
         reason = f"The sandbox has {most} contexts already" if there >= most else had
         raise TooManyError(reason, remedy="Delete one")
+    check_descriptors()
     call.sandbox.contexts_opening += count
     try:
         yield

@@ -12,6 +12,7 @@ from msgspec import UNSET
 from sandbox_runtime.errors import InvalidArgumentError
 from sandbox_runtime.server.faults import FieldError, TooManyError
 from sandbox_runtime.server.http import BusyError
+from sandbox_runtime.server.room import check_descriptors
 from sandbox_runtime.server.routes.commands import log_command
 from sandbox_runtime.server.routes.sessions import given_env
 from sandbox_runtime.server.routing import Route
@@ -106,7 +107,9 @@ def _check_room(call: Call) -> None:
 
     Raises:
         TooManyError: As many run.
+        BusyError: No descriptors are left for it.
     """
+    check_descriptors()
     most = call.host.settings.most_processes
     if call.sandbox.sandbox.processes.running + call.sandbox.processes_starting >= most:
         raise TooManyError(
