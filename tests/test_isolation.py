@@ -190,6 +190,26 @@ async def test_calls_that_reach_into_the_kernel_or_other_processes_are_refused(
     assert await ask(sandbox, place, source) == expected
 
 
+async def test_limits_of_another_process_and_its_orphans_are_out_of_reach(
+    sandbox: Sandbox, place: str
+) -> None:
+    """A limit of processor time ends whom a signal may not; a subreaper keeps what init is to reap."""
+    source = """
+        import resource
+        asked = []
+        child = os.fork() or signal.pause()
+        for pid in (1, child, os.getpid()):
+            for limit in ((), ((1, 1),)):
+                asked.append(attempt(lambda: resource.prlimit(pid, resource.RLIMIT_CPU, *limit)))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        asked.append(attempt(lambda: libc.prctl(36, 1, 0, 0, 0) and errno.errorcode[ctypes.get_errno()]))
+        resource.setrlimit(resource.RLIMIT_CPU, resource.getrlimit(resource.RLIMIT_CPU))
+        answer(asked)
+    """
+    assert await ask(sandbox, place, source) == 7 * ["EPERM"]
+
+
 async def test_clone_makes_no_namespace_and_no_sibling(sandbox: Sandbox, place: str) -> None:
     """Neither new namespaces nor CLONE_PARENT, by which a context would get the zygote's children."""
     source = """

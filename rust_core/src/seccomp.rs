@@ -233,6 +233,15 @@ const NO_NAMESPACE: &[Case] = &[Case::when(
 const PLAIN_PERSONALITY: &[Case] =
     &[Case::when(&[Check::none_of(0, &[0, u32::MAX])], Verdict::NotPermitted)];
 
+/// `prlimit64(pid, …)`: one's own limits, which is what libraries ask for (0). Those of another process
+/// end it: the kernel kills whoever has used up its processor time, past Landlock's scope of signals.
+/// Also to look is refused, as a pointer of 64 bits is not told from none by its low half.
+const OWN_LIMITS: &[Case] = &[Case::when(&[Check::none_of(0, &[0])], Verdict::NotPermitted)];
+
+/// `prctl(option, …)`: orphans are init's. A subreaper would take them from it, branches among them.
+const NO_SUBREAPER: &[Case] =
+    &[Case::when(&[Check::one_of(0, &[PR_SET_CHILD_SUBREAPER])], Verdict::NotPermitted)];
+
 /// `ioctl(fd, request, …)`: no typing into a terminal on behalf of its user, and no other line
 /// discipline for one: each is a driver that loads on demand.
 const PLAIN_TERMINAL: &[Case] =
@@ -277,6 +286,7 @@ const PLAIN_SOCKET: &[Case] = &[
     ),
 ];
 
+const PR_SET_CHILD_SUBREAPER: u32 = word(libc::PR_SET_CHILD_SUBREAPER as i128);
 const TIOCSTI: u32 = word(libc::TIOCSTI as i128);
 const TIOCLINUX: u32 = word(libc::TIOCLINUX as i128);
 const TIOCSETD: u32 = 0x5423; // asm-generic/ioctls.h, the same on both architectures
@@ -369,6 +379,8 @@ pub const POLICY: &[Rule] = &[
     // Calls that are right with some arguments.
     rule("ioctl", libc::SYS_ioctl, PLAIN_TERMINAL),
     rule("personality", libc::SYS_personality, PLAIN_PERSONALITY),
+    rule("prctl", libc::SYS_prctl, NO_SUBREAPER),
+    rule("prlimit64", libc::SYS_prlimit64, OWN_LIMITS),
     rule("socket", libc::SYS_socket, PLAIN_SOCKET),
     rule("socketpair", libc::SYS_socketpair, PLAIN_SOCKET),
     // Namespaces. `clone3` hides its flags behind a pointer; libraries fall back to `clone`.
