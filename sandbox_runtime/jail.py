@@ -22,6 +22,7 @@ from sandbox_runtime.errors import (
 )
 from sandbox_runtime.messages import (
     Adopt,
+    Adopted,
     CreateJail,
     EnterPlan,
     Execute,
@@ -295,7 +296,7 @@ class Jail:
         self._over = trio.Event()
         self.pid: int | None = None
         self.exited: Exited | None = None
-        self._adopted: dict[int, Exited | None] = {}
+        self._adopted: dict[int, Exited | Adopted | None] = {}
         self.children_fds: list[int] = []
         self._program_fds: list[int] = []
         self._spawn_failure: Failure | None = None
@@ -328,8 +329,10 @@ class Jail:
                 self.children_fds, self._program_fds = watched[:2], watched[2:]
                 self.pid = pid
                 self._spawn_failure = failure
-            case Exited(pid=pid) if pid in self._adopted:
+            case Adopted(pid=pid) | Exited(pid=pid) if pid in self._adopted:
                 self._adopted[pid] = reply
+            case Adopted():
+                pass  # whoever asked was cancelled
             case Exited():
                 self.exited = reply
             case Swept(id=number, killed=killed) if number in self._swept:
@@ -367,16 +370,35 @@ class Jail:
         assert self.exited is not None
         return self.exited
 
-    async def adopt(self, pid: int) -> None:
-        """Has init tell the end of a process that it has not started, but is the parent of."""
+    async def adopt(self, pid: int, origin: int) -> str | None:
+        """Has init tell the end of a branch, which init looks at first.
+
+        Args:
+            pid: Of the branch.
+            origin: The interpreter that it is a copy of.
+
+        Returns:
+            Why it was refused, and ended if it is its origin's child; None if it is adopted.
+        """
         self._adopted[pid] = None
-        await self._channel.send(Adopt(pid=pid))
+        try:
+            await self._channel.send(Adopt(pid=pid, origin=origin))
+            await self._wait_until(lambda: self._adopted[pid] is not None)
+        except BaseException:
+            del self._adopted[pid]
+            raise
+        answer = self._adopted[pid]
+        if isinstance(answer, Adopted) and answer.refused is not None:
+            del self._adopted[pid]
+            return answer.refused
+        return None
 
     async def wait_adopted(self, pid: int) -> Exited | None:
         """Waits until an adopted process has ended; None if the jail has before."""
         with contextlib.suppress(SandboxLostError, SandboxClosedError):
-            await self._wait_until(lambda: self._adopted.get(pid) is not None)
-        return self._adopted.pop(pid, None)
+            await self._wait_until(lambda: not isinstance(self._adopted.get(pid), Adopted))
+        ended = self._adopted.pop(pid, None)
+        return ended if isinstance(ended, Exited) else None
 
     def program_cwd(self) -> str | None:
         """The present directory of its program, if that is watched and alive and the directory is.
@@ -401,8 +423,11 @@ class Jail:
         since_ticks: int,
         break_shell: bool = False,
         trees: Sequence[int] = (),
+        ends: Sequence[int] = (),
     ) -> int:
         """Ends all processes but the spared and the kept with their descendants.
+
+        Those of `ends` end with their descendants even where these are kept.
 
         Returns:
             How many were ended. None of them is alive any more.
@@ -416,6 +441,7 @@ class Jail:
             since_ticks=since_ticks,
             break_shell=break_shell,
             trees=tuple(trees),
+            ends=tuple(ends),
         )
         self._swept[number] = None
         try:

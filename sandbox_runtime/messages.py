@@ -152,9 +152,10 @@ class Signal(_Message, frozen=True, kw_only=True, tag="signal"):
 
 
 class Adopt(_Message, frozen=True, kw_only=True, tag="adopt"):
-    """To an init: tell the end of a process that it has not started."""
+    """To an init: tell the end of a process that it has not started, if that is fit for it."""
 
     pid: int
+    origin: int
 
 
 class Sweep(_Message, frozen=True, kw_only=True, tag="sweep"):
@@ -166,6 +167,7 @@ class Sweep(_Message, frozen=True, kw_only=True, tag="sweep"):
     since_ticks: int
     break_shell: bool
     trees: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
 
 
 class InitReady(_Message, frozen=True, kw_only=True, tag="ready"):
@@ -173,6 +175,13 @@ class InitReady(_Message, frozen=True, kw_only=True, tag="ready"):
 
     pid: int | None
     failure: Failure | None
+
+
+class Adopted(_Message, frozen=True, kw_only=True, tag="adopted"):
+    """From an init: what was to be adopted is, or why not."""
+
+    pid: int
+    refused: str | None
 
 
 class Exited(_Message, frozen=True, kw_only=True, tag="exited"):
@@ -196,7 +205,7 @@ class Swept(_Message, frozen=True, kw_only=True, tag="swept"):
 SupervisorReply = Started | Failed | SandboxEnded
 KeeperReply = KeeperReady | Failed
 SocketsReply = SocketsOpened | SocketsRefused
-InitReply = InitReady | Failed | Exited | Swept
+InitReply = InitReady | Failed | Adopted | Exited | Swept
 
 
 def encode_env(env: Mapping[str, str]) -> tuple[bytes, ...]:

@@ -12,6 +12,7 @@ from sandbox_runtime import (
     BranchRefusedError,
     Context,
     Death,
+    InterpreterUnavailableError,
     InvalidArgumentError,
     PoolFullError,
     PoolSize,
@@ -197,6 +198,72 @@ async def test_a_branch_is_no_child_of_the_one_it_came_from(context: Context) ->
     execution = await branch.run("os.kill(os.getpid(), signal.SIGKILL)")
     assert execution.death == Death(cause="signal", signal=9)
     assert await text(context, "heard") == "[]"
+
+
+async def test_a_branch_that_is_not_inits_child_is_refused_and_ended(context: Context) -> None:
+    """Its origin's memory is its origin's to change, so init asks the kernel what a branch is."""
+    await context.run(
+        "import os, sys, time\n"
+        "executor = next(m for m in list(sys.modules.values()) if hasattr(m, 'separate_branch'))\n"
+        "real, seen = executor.fork_away, []\n"
+        "def fork_as_child():\n"
+        "    pid = os.fork()\n"
+        "    seen.append(pid)\n"
+        "    return pid == 0\n"
+        "executor.fork_away = fork_as_child"
+    )
+    with pytest.raises(InterpreterUnavailableError, match="no child of init"):
+        await context.fork()
+    assert await text(context, "os.WTERMSIG(os.waitpid(seen[0], 0)[1])") == "9"
+    await context.run("executor.fork_away = real")
+    (branch,) = await context.fork()
+    assert await text(branch, "os.getppid()") == "1"
+
+
+async def test_a_branch_that_is_open_to_others_is_refused(
+    sandbox: Sandbox, context: Context
+) -> None:
+    """A call that did nothing, by a filter of the user's own for example, is not believed."""
+    protections = {row.name: row for row in sandbox.report.protections}
+    if protections["separate_ids"].achieved != "full":
+        pytest.skip("who is closed to others cannot be told without ids of its own")
+    await context.run(
+        "import os, sys\n"
+        "executor = next(m for m in list(sys.modules.values()) if hasattr(m, 'separate_branch'))\n"
+        "real, executor.separate_branch = executor.separate_branch, os.setsid"
+    )
+    with pytest.raises(InterpreterUnavailableError, match="open to others"):
+        await context.fork()
+    await context.run("executor.separate_branch = real")
+    (branch,) = await context.fork()
+    assert await text(branch, "1") == "1"
+
+
+async def test_a_deleted_branch_of_a_would_be_subreaper_is_gone(context: Context) -> None:
+    """Orphans stay init's, so that nothing that was to end is taken for its origin's own."""
+    refused = "import ctypes, os\nctypes.CDLL(None).prctl(36, 1, 0, 0, 0)"
+    assert await text(context, refused) == "-1"
+    (branch,) = await context.fork()
+    number = await text(branch, "os.getpid()")
+    assert await text(branch, "os.getppid()") == "1"
+    await branch.aclose()
+    assert await text(context, f"os.path.exists('/proc/{number}')") == "False"
+
+
+async def test_a_branch_sets_no_limits_of_others(context: Context) -> None:
+    """The kernel ends whoever has used up its processor time."""
+    (branch,) = await context.fork()
+    attempt = f"""
+import resource
+answers = []
+for pid in (1, {context._interpreter.pid}):
+    try:
+        answers.append(resource.prlimit(pid, resource.RLIMIT_CPU, (1, 1)))
+    except PermissionError:
+        answers.append("refused")
+answers
+"""
+    assert await text(branch, attempt) == "['refused', 'refused']"
 
 
 async def test_threads_and_sockets_and_tasks_are_named_in_the_refusal(context: Context) -> None:

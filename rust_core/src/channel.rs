@@ -139,6 +139,7 @@ mod tests {
                 keep: vec![7; length],
                 since_ticks: 1,
                 trees: vec![],
+                ends: vec![],
                 break_shell: true,
             };
             left.send(&sent, &[pipe.as_fd()]).expect("sent");

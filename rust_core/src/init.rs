@@ -6,6 +6,7 @@ use std::ffi::{CString, OsStr};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde_bytes::ByteBuf;
@@ -14,6 +15,7 @@ use crate::channel::Channel;
 use crate::contain::{self, Prepared};
 use crate::error::{At, Failure, Result, Step};
 use crate::files;
+use crate::idmap::PAYLOAD_ID;
 use crate::probe;
 use crate::spec::{InitReply, InitRequest, Program, c_strings};
 use crate::sys::{self, Forked};
@@ -146,23 +148,43 @@ impl Init<'_> {
                 }
                 Ok(())
             }
-            InitRequest::Adopt { pid } => {
-                self.spawned.insert(pid);
-                if sys::kill(pid, 0).is_ok() {
-                    return Ok(());
-                }
-                self.spawned.remove(&pid);
-                let [user_us, system_us, max_rss_bytes] = [0; 3];
-                let (exit, signal) = (None, None);
-                let reply =
-                    InitReply::Exited { pid, exit, signal, user_us, system_us, max_rss_bytes };
-                self.socket.send(&reply, &[])
-            }
-            InitRequest::Sweep { id, spare, keep, since_ticks, trees, break_shell } => {
-                let killed = self.sweep(&spare, &keep, since_ticks, &trees, break_shell)?;
+            InitRequest::Adopt { pid, origin } => self.adopt_branch(pid, origin),
+            InitRequest::Sweep { id, spare, keep, since_ticks, trees, ends, break_shell } => {
+                let bounds =
+                    Bounds { spare: &spare, keep: &keep, since_ticks, trees: &trees, ends: &ends };
+                let killed = self.sweep(bounds, break_shell)?;
                 self.socket.send(&InitReply::Swept { id, killed }, &[])
             }
         }
+    }
+
+    /// Takes a branch as its own, by what the kernel says of it: user code of its origin may have made
+    /// it otherwise, and has all of its memory.
+    fn adopt_branch(&mut self, pid: i32, origin: i32) -> Result<()> {
+        let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let row = parse_stat(&String::from_utf8_lossy(&stat));
+        let reply = match row {
+            // It was reaped before it was asked for.
+            None => InitReply::Exited {
+                pid,
+                exit: None,
+                signal: None,
+                user_us: 0,
+                system_us: 0,
+                max_rss_bytes: 0,
+            },
+            Some(row) => {
+                let refused = why_no_branch(&row, self.prepared.separate_ids);
+                if refused.is_none() {
+                    self.spawned.insert(pid);
+                } else if row.parent == origin || row.parent == 1 {
+                    // No other's, so that a wrong number is no way to end what is.
+                    let _ = sys::kill(pid, libc::SIGKILL);
+                }
+                InitReply::Adopted { pid, refused }
+            }
+        };
+        self.socket.send(&reply, &[])
     }
 
     fn reap(&mut self) -> Result<()> {
@@ -182,14 +204,8 @@ impl Init<'_> {
     ///
     /// # Errors
     /// [`Step::Sweep`] when they come faster than they can be listed; the jail is to end then.
-    fn sweep(
-        &mut self,
-        spare: &[i32],
-        keep: &[i32],
-        since_ticks: u64,
-        trees: &[i32],
-        break_shell: bool,
-    ) -> Result<u64> {
+    fn sweep(&mut self, bounds: Bounds<'_>, break_shell: bool) -> Result<u64> {
+        let Bounds { spare, .. } = bounds;
         if break_shell {
             for pid in spare {
                 let _ = sys::kill(*pid, libc::SIGSTOP);
@@ -200,8 +216,7 @@ impl Init<'_> {
         let mut rounds = 0;
         loop {
             let table = processes().at(Step::Sweep, "/proc")?;
-            let found: HashSet<i32> =
-                doomed(&table, spare, keep, since_ticks, trees).into_iter().collect();
+            let found: HashSet<i32> = doomed(&table, bounds).into_iter().collect();
             let found: Vec<(i32, u64)> = table
                 .iter()
                 .filter(|row| found.contains(&row.pid))
@@ -266,6 +281,7 @@ fn wait_gone((pid, started_ticks): (i32, u64)) -> Result<()> {
 struct Row {
     pid: i32,
     parent: i32,
+    session: i32,
     started_ticks: u64,
     is_dead: bool,
 }
@@ -278,6 +294,7 @@ fn parse_stat(stat: &str) -> Option<Row> {
     Some(Row {
         pid: pid.parse().ok()?,
         parent: fields.get(1)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
         started_ticks: fields.get(19)?.parse().ok()?,
         // A first thread that has ended is a zombie too, while others run on.
         is_dead: matches!(*fields.first()?, "Z" | "X") && fields.get(17)?.parse::<u32>().ok()? <= 1,
@@ -300,13 +317,45 @@ fn processes() -> std::io::Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// Why a process cannot be adopted as a branch. Nobody can see from outside that it has restricted
+/// itself by Landlock; and that it is not dumpable only where root's id is not user code's too.
+fn why_no_branch(row: &Row, separate_ids: bool) -> Option<String> {
+    let reason = if row.parent != 1 {
+        "it is no child of init"
+    } else if row.session != row.pid {
+        "it has no session of its own"
+    } else {
+        // The kernel gives the files of who is not dumpable to root.
+        let owner = fs::metadata(format!("/proc/{}/stat", row.pid)).map(|stat| stat.uid());
+        match owner {
+            Ok(PAYLOAD_ID) if separate_ids => "its memory is open to others",
+            _ => return None,
+        }
+    };
+    Some(reason.to_owned())
+}
+
+/// What a sweep ends and what it leaves alone, see [`InitRequest::Sweep`].
+#[derive(Debug, Clone, Copy, Default)]
+struct Bounds<'a> {
+    spare: &'a [i32],
+    keep: &'a [i32],
+    since_ticks: u64,
+    trees: &'a [i32],
+    ends: &'a [i32],
+}
+
 /// Who is to end: all but init, the spared, the kept, the descendants of the kept, and whoever was
 /// there before the command. The kept are those that a clock of 10 ms cannot tell from its own.
-fn doomed(table: &[Row], spare: &[i32], keep: &[i32], since_ticks: u64, trees: &[i32]) -> Vec<i32> {
+fn doomed(table: &[Row], bounds: Bounds<'_>) -> Vec<i32> {
+    let Bounds { spare, keep, since_ticks, trees, ends } = bounds;
     let rows: HashMap<i32, &Row> = table.iter().map(|row| (row.pid, row)).collect();
     let is_kept = |row: &Row| {
         let mut current = row;
         loop {
+            if ends.contains(&current.pid) {
+                return false;
+            }
             if current.started_ticks < since_ticks || trees.contains(&current.pid) {
                 return true;
             }
@@ -433,14 +482,14 @@ mod tests {
     use super::*;
 
     fn row(pid: i32, parent: i32, started_ticks: u64) -> Row {
-        Row { pid, parent, started_ticks, is_dead: false }
+        Row { pid, parent, session: pid, started_ticks, is_dead: false }
     }
 
     #[test]
     fn a_command_name_may_hold_anything() {
         let fields = "S 7 4 4 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 98765 1 1";
         let stat = format!("42 (a) Z (b) {fields}");
-        assert_eq!(parse_stat(&stat), Some(row(42, 7, 98765)));
+        assert_eq!(parse_stat(&stat), Some(Row { session: 4, ..row(42, 7, 98765) }));
         assert_eq!(parse_stat("42 (a"), None);
         let zombie = format!("42 (a) {}", fields.replacen('S', "Z", 1));
         assert!(parse_stat(&zombie).is_some_and(|row| row.is_dead));
@@ -453,13 +502,22 @@ mod tests {
         // 2 is the shell; 3 an earlier job, 4 its child; 5 this command's, 6 its orphan's child.
         let table = [row(1, 0, 0), row(2, 1, 1), row(3, 2, 5), row(4, 3, 50)];
         let table = [&table[..], &[row(5, 2, 50), row(6, 1, 51), row(7, 6, 52)]].concat();
-        assert_eq!(doomed(&table, &[2], &[3], 10, &[]), [5, 6, 7]);
+        assert_eq!(
+            doomed(
+                &table,
+                Bounds { spare: &[2], keep: &[3], since_ticks: 10, ..Bounds::default() }
+            ),
+            [5, 6, 7]
+        );
     }
 
     #[test]
     fn an_orphan_of_an_earlier_job_survives_its_parent() {
         let table = [row(1, 0, 0), row(2, 1, 1), row(4, 1, 9), row(5, 4, 50), row(6, 1, 10)];
-        assert_eq!(doomed(&table, &[2], &[], 10, &[]), [6]);
+        assert_eq!(
+            doomed(&table, Bounds { spare: &[2], since_ticks: 10, ..Bounds::default() }),
+            [6]
+        );
     }
 
     #[test]
@@ -467,12 +525,27 @@ mod tests {
         // 2 ends, 3 and its child stay, 5 was 2's; 6 is nobody's any more.
         let table = [row(1, 0, 0), row(2, 1, 1), row(3, 2, 5), row(4, 3, 6), row(5, 2, 7)];
         let table = [&table[..], &[row(6, 1, 8)]].concat();
-        assert_eq!(doomed(&table, &[], &[], 0, &[3]), [2, 5, 6]);
+        assert_eq!(doomed(&table, Bounds { trees: &[3], ..Bounds::default() }), [2, 5, 6]);
+    }
+
+    #[test]
+    fn what_is_to_end_ends_even_below_another_interpreter() {
+        // 3 is to end with 4 and its child 5, though it is a child of 2, which stays with 6.
+        let table = [row(1, 0, 0), row(2, 1, 1), row(3, 2, 5), row(4, 3, 6), row(5, 4, 7)];
+        let table = [&table[..], &[row(6, 2, 8)]].concat();
+        let bounds = Bounds { trees: &[2], ends: &[3], ..Bounds::default() };
+        assert_eq!(doomed(&table, bounds), [3, 4, 5]);
     }
 
     #[test]
     fn a_number_that_was_used_again_is_not_kept() {
         let table = [row(1, 0, 0), row(2, 1, 1), row(3, 2, 11)];
-        assert_eq!(doomed(&table, &[2], &[3], 10, &[]), [3]);
+        assert_eq!(
+            doomed(
+                &table,
+                Bounds { spare: &[2], keep: &[3], since_ticks: 10, ..Bounds::default() }
+            ),
+            [3]
+        );
     }
 }

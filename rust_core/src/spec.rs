@@ -272,10 +272,13 @@ pub enum InitRequest {
         /// To its whole process group.
         group: bool,
     },
-    /// Tell the end of a process that init has not started: a branch, which is its child.
+    /// Tell the end of a process that init has not started: a branch, which must be its child, in a
+    /// session of its own and closed to the others. What is not, and is its origin's child, ends.
     Adopt {
         /// Its number in the jail.
         pid: i32,
+        /// The interpreter that it is a copy of.
+        origin: i32,
     },
     /// End all processes of the jail but the ones named and their descendants.
     Sweep {
@@ -291,6 +294,9 @@ pub enum InitRequest {
         /// Left alone with all their descendants: other interpreters in this jail.
         #[serde(default)]
         trees: Vec<i32>,
+        /// To end with all their descendants, also where these descend from one of `trees`.
+        #[serde(default)]
+        ends: Vec<i32>,
         /// Then make the spared shell give up what it is running.
         break_shell: bool,
     },
@@ -312,6 +318,13 @@ pub enum InitReply {
     Failed {
         /// Why.
         failure: Failure,
+    },
+    /// What was to be adopted is, or was not fit for it.
+    Adopted {
+        /// Its number in the jail.
+        pid: i32,
+        /// Why it is not.
+        refused: Option<String>,
     },
     /// Its program, or an adopted process, has ended; neither exit code nor signal is there when
     /// it was over before it was adopted.

@@ -190,6 +190,7 @@ fn a_sweep_ends_a_jails_processes_and_those_of_no_other() {
         keep: vec![],
         since_ticks: 0,
         trees: vec![],
+        ends: vec![],
         break_shell: false,
     };
     first.init.send(&sweep, &[]).expect("sent");

@@ -199,9 +199,15 @@ class Interpreter:
         if ready.type != "ready" or not 1 < ready.pid < _PIDS or ready.pid in self._shared:
             raise InterpreterUnavailableError(str(ready.reason or "a copy has no number"))
         self.imported_late = origin.imported_late
-        self.pid = pid = ready.pid
-        self._shared.enter(pid)
-        await self._jail.adopt(pid)
+        pid = ready.pid
+        self._shared.enter(pid)  # no sweep meanwhile ends it
+        try:
+            if reason := await self._jail.adopt(pid, origin.pid):
+                raise InterpreterUnavailableError(f"a copy was refused: {reason}")
+        except BaseException:
+            self._shared.forget(pid)
+            raise
+        self.pid = pid
 
         async def exited() -> Death | None:
             ended = await self._jail.wait_adopted(pid)

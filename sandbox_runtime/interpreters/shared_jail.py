@@ -26,6 +26,10 @@ class SharedJail:
         """Takes note of an interpreter, by its number in the jail."""
         self._living.add(pid)
 
+    def forget(self, pid: int) -> None:
+        """Takes back an `enter`: the number may be another's."""
+        self._living.discard(pid)
+
     def __contains__(self, pid: int) -> bool:
         return pid in self._living
 
@@ -38,9 +42,13 @@ class SharedJail:
 
         A process that has lost its parent may be anybody's, and is ended too.
         """
+        # What never came to be known here may be another's number.
+        ends = [pid] if pid in self._living else []
         self._living.discard(pid)
         if self._living:
             with contextlib.suppress(SandboxLostError, SandboxClosedError):
-                await self.jail.sweep(spare=(), keep=(), since_ticks=0, trees=self.others(pid))
+                await self.jail.sweep(
+                    spare=(), keep=(), since_ticks=0, trees=self.others(pid), ends=ends
+                )
                 return
         await self.jail.aclose()
