@@ -123,8 +123,12 @@ class Interpreter:
         """
         self._receive()
         while not self._bodies and not self.lost:
-            await trio.lowlevel.wait_readable(self._socket)
-            self._receive()
+            try:
+                await trio.lowlevel.wait_readable(self._socket)
+            except trio.ClosedResourceError:  # by `aclose`
+                self.lost = True
+            else:
+                self._receive()
         told = self._next_frame()
         if told is None:
             raise InterpreterUnavailableError(_why_lost(self.death))
@@ -314,30 +318,31 @@ class Interpreter:
             "silent": run.silent,
             "history": run.history,
         }
-        over = False
+        over = told = False
         try:
             with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
                 self._running = scope
                 await self._send(encode(message), capture.write_fds)
+                told = True
                 capture.close_write_ends()
                 if not self.lost:
                     await capture.read_until(self, self._epoll)
                 over = True
-            if not over:
+            if not over and (told or self.lost):  # else it has not run
                 await self._interrupt(capture)
         except BaseException:
             capture.mute()  # the caller hears of this run no more
             run.mute()
-            with trio.CancelScope(shield=True):
-                await self._interrupt(capture)
+            if told or self.lost:
+                with trio.CancelScope(shield=True):
+                    await self._interrupt(capture)
             raise
         finally:
-            self._running = None
+            self._running = self._run = self._capture = None
         if self.lost:
             await self._end()
             capture.mute()
             await capture.drain()
-        self._run = self._capture = None
         return self._execution(run, capture, over=over, wall_s=time.monotonic() - started_s)
 
     async def _send(self, data: bytes, fds: Sequence[int]) -> None:
@@ -349,10 +354,11 @@ class Interpreter:
                     fds = ()
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(self._socket)
-        except OSError:
+        except (OSError, trio.ClosedResourceError):
             self.lost = True
         except trio.Cancelled:
-            self.lost = len(view) < len(data)  # what follows half a frame cannot be understood
+            # What follows half a frame cannot be understood.
+            self.lost = self.lost or 0 < len(view) < len(data)
             raise
 
     def interrupt(self, ended_by: RunEnded = "interrupted") -> bool:
