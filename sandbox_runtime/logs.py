@@ -39,6 +39,24 @@ _RUN = struct.Struct("<BI")
 _LINE_LIMIT_BYTES = 64 * 1024
 
 
+class LogSpace(Budget):
+    """What the files of several sandboxes may take together.
+
+    Once it is used up, whoever asks for a block gets one of the file that has most, as long as
+    that has more: so each can have its share, and one alone can have all.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(limit_bytes)
+        self.spills: weakref.WeakSet[Spill] = weakref.WeakSet()
+
+    def make_room(self, asking: Spill) -> None:
+        """Has the largest file give up a block, if it has more than the asking one then has."""
+        largest = max(self.spills, key=lambda spill: spill.made_blocks, default=asking)
+        if largest.made_blocks > asking.made_blocks + 1:
+            largest.give_up_block()
+
+
 class Spill:
     """The file behind all logs of one sandbox. It is made when first needed and has no name.
 
@@ -52,10 +70,15 @@ class Spill:
 
     def __init__(self, limit_bytes: int, space: Budget | None = None) -> None:
         self._limit_blocks = max(limit_bytes // BLOCK_BYTES, 1)
+        self._shared = space if isinstance(space, LogSpace) else None
+        if self._shared is not None:
+            self._shared.spills.add(self)
         self._space = Claim(
             space if space is not None else Budget(self._limit_blocks * BLOCK_BYTES)
         )
         weakref.finalize(self, self._space.give_back).atexit = False
+        self._logs: weakref.WeakSet[Log] = weakref.WeakSet()
+        self._stored: dict[int, _Block] = {}
         self._made_blocks = 0
         self._free: list[int] = []  # a heap; its numbers are those in the set
         self._is_free: set[int] = set()
@@ -74,6 +97,45 @@ class Spill:
         return not self._is_free and (
             self._made_blocks >= self._limit_blocks or self._space.free_bytes < BLOCK_BYTES
         )
+
+    @property
+    def made_blocks(self) -> int:
+        """How many blocks the file has."""
+        return self._made_blocks
+
+    def add_log(self, log: Log) -> None:
+        """One more log has its blocks here."""
+        self._logs.add(log)
+
+    def keep(self, block: _Block) -> None:
+        """Remembers whose number it is to change when what was stored moves."""
+        self._stored[block.number] = block
+
+    def give_up_block(self) -> None:
+        """Makes the file shorter by a block; if it has no gap, the longest log loses its oldest."""
+        before = self._made_blocks
+        if not self._is_free:
+            longest = max(self._logs, key=lambda log: log.stored_blocks, default=None)
+            if longest is None or not longest.stored_blocks:
+                return
+            longest.give_up_oldest()
+        if self._made_blocks < before:
+            return
+        hole = self._take_number()
+        last = self._stored.get(self._made_blocks - 1)
+        if hole is None or last is None:
+            return
+        try:
+            content = self.load(last.number, last.size_bytes)
+            moved = os.pwrite(self._open(), content, hole * BLOCK_BYTES) == last.size_bytes
+        except OSError:
+            moved = False
+        if not moved:
+            self._release(hole)
+            return
+        old, last.number = last.number, hole
+        self._stored[hole] = last
+        self._release(old)
 
     def store(self, block: bytes | bytearray) -> int | None:
         """Writes a block; returns its number, or None when there is no room for it."""
@@ -95,6 +157,8 @@ class Spill:
             if number in self._is_free:
                 self._is_free.remove(number)
                 return number
+        if self._made_blocks < self._limit_blocks and self.is_full and self._shared is not None:
+            self._shared.make_room(self)
         if self.is_full:
             return None
         self._space.take(BLOCK_BYTES)
@@ -111,6 +175,7 @@ class Spill:
             self._release(block.number)
 
     def _release(self, number: int) -> None:
+        self._stored.pop(number, None)
         self._is_free.add(number)
         heapq.heappush(self._free, number)
         before = self._made_blocks
@@ -125,8 +190,8 @@ class Spill:
             self._free.clear()
 
 
-class _Block(msgspec.Struct, frozen=True):
-    """One block in the file: where, how long, and what it holds of each stream."""
+class _Block(msgspec.Struct):
+    """One block in the file: where (it may move), how long, and what it holds of each stream."""
 
     number: int
     size_bytes: int
@@ -201,6 +266,7 @@ class Log:
         self._lost = [0, 0]
         self._readers = trio.lowlevel.ParkingLot()
         self.ended = False
+        spill.add_log(self)
         weakref.finalize(self, spill.release, self._blocks).atexit = False
 
     @property
@@ -245,10 +311,10 @@ class Log:
     def _seal(self) -> None:
         """The block in memory is full: it goes to the file, or is lost."""
         while len(self._blocks) >= self._most_blocks:
-            self._give_up_oldest()
+            self.give_up_oldest()
         stored = self._spill.store(self._open)
         if stored is None and self._blocks:
-            self._give_up_oldest()
+            self.give_up_oldest()
             stored = self._spill.store(self._open)
         block = _Block(
             -1 if stored is None else stored,
@@ -258,16 +324,23 @@ class Log:
         )
         if stored is None:
             while self._blocks:  # what is kept has no gap
-                self._give_up_oldest()
+                self.give_up_oldest()
             self._lose(block)
         else:
             self._blocks.append(block)
+            self._spill.keep(block)
         self._open = bytearray()
         self._open_start = self.position
         self._open_bytes = [0, 0]
         self._run_stream = -1
 
-    def _give_up_oldest(self) -> None:
+    @property
+    def stored_blocks(self) -> int:
+        """How many blocks of it are in the file."""
+        return len(self._blocks)
+
+    def give_up_oldest(self) -> None:
+        """Gives up the oldest block in the file; readers find it lost."""
         block = self._blocks.popleft()
         self._spill.release([block])
         self._lose(block)
@@ -280,7 +353,7 @@ class Log:
     def discard(self) -> None:
         """Gives up all that is on disk, and its room at once; readers find it lost."""
         while self._blocks:
-            self._give_up_oldest()
+            self.give_up_oldest()
 
     def end(self) -> None:
         """Nothing more will come; readers see the end once they are there."""

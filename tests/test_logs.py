@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sandbox_runtime import InvalidArgumentError, Sandbox
 from sandbox_runtime.budget import Budget
 from sandbox_runtime.errors import ProcessEndedError
-from sandbox_runtime.logs import BLOCK_BYTES, Log, LogChunk, Spill
+from sandbox_runtime.logs import BLOCK_BYTES, Log, LogChunk, LogSpace, Spill
 
 PIECES = st.lists(
     st.tuples(st.integers(0, 1), st.binary(max_size=40), st.sampled_from([1, 1, 7, 3000])),
@@ -145,6 +145,43 @@ def test_sandboxes_share_the_disk_for_logs() -> None:
     assert space.free_bytes == 3 * BLOCK_BYTES
     second.append_stdout(b"b" * 2 * BLOCK_BYTES)
     assert len(second.read_now().stdout) > BLOCK_BYTES
+
+
+def numbered(count: int) -> bytes:
+    """So many blocks that can be told apart."""
+    return b"".join(b"%08d" % number * (BLOCK_BYTES // 8) for number in range(count))
+
+
+def test_a_sandbox_that_has_more_than_its_share_of_the_disk_gives_up_its_oldest() -> None:
+    space = LogSpace(16 * BLOCK_BYTES)
+    greedy, modest = Spill(1 << 26, space), Spill(1 << 26, space)
+    logs = [Log(greedy, 1 << 26), Log(greedy, 1 << 26)]
+    text = numbered(30)
+    for at in range(0, len(text), BLOCK_BYTES // 2):
+        for log in logs:
+            log.append_stdout(text[at : at + BLOCK_BYTES // 2])
+    assert space.free_bytes == 0
+    small = Log(modest, 1 << 26)
+    small.append_stdout(numbered(6))
+    assert small.read_now().stdout == numbered(6)
+    small.append_stdout(numbered(30))
+    assert greedy.made_blocks + modest.made_blocks <= 16
+    assert abs(greedy.made_blocks - modest.made_blocks) <= 1
+    for log in logs:
+        kept = log.read_now()
+        assert kept.stdout
+        assert kept.stdout == text[kept.stdout_lost_bytes :]
+    for spill in (greedy, modest):
+        assert spill._fd is not None
+        assert os.fstat(spill._fd).st_size <= spill.made_blocks * BLOCK_BYTES
+
+
+def test_one_sandbox_alone_may_have_all_of_the_disk() -> None:
+    space = LogSpace(8 * BLOCK_BYTES)
+    Spill(1 << 26, space)
+    log = Log(Spill(1 << 26, space), 1 << 26)
+    log.append_stdout(numbered(8))
+    assert log.read_now().stdout == numbered(8)
 
 
 async def test_a_program_that_prints_without_end_takes_no_memory(sandbox: Sandbox) -> None:

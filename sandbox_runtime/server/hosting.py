@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 import trio
 
-from sandbox_runtime.budget import Budget
+from sandbox_runtime.logs import LogSpace
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.sandbox import open_runtime, open_sandbox
 from sandbox_runtime.server.faults import (
@@ -170,7 +170,7 @@ class Host:
         self._reserved: set[int] = set()
         self._no_host_network = ""
         self._default_turn = trio.Lock()
-        self._log_space = Budget(settings.log_space_bytes)
+        self._log_space = LogSpace(settings.log_space_bytes)
         self.network: Network = "loopback"
 
     async def start(self) -> None:
