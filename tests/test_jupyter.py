@@ -776,6 +776,33 @@ async def test_a_front_end_that_is_slow_loses_nothing(tmp_path: Path) -> None:
     assert numbers == [b"%d" % number for number in range(2000)] + [b"last"]
 
 
+async def test_large_messages_that_nobody_reads_are_bounded_in_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is small goes to all others still."""
+    monkeypatch.setattr(channels, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(channels, "_QUEUED_LARGE_BYTES", 16 << 20)
+    address = f"ipc://{tmp_path}/socket"
+    large = b"x" * (2 << 20)
+    async with publication(address) as ours:
+        with listener(address, 1) as stuck, listener(address, 0) as other:
+            await ours.subscription()
+            await ours.subscription()
+            with trio.fail_after(TIMEOUT_S):
+                for number in range(30):
+                    await ours.send([large])
+                    await ours.send([b"%d" % number])
+                    assert ours.queued_large_bytes <= 16 << 20
+                await ours.send([b"last"])
+            read: list[bytes] = []
+            while not read or read[-1] != b"last":
+                read.append(await trio.to_thread.run_sync(other.recv))
+            small = [one for one in read if one != large]
+            assert small == [*(b"%d" % number for number in range(30)), b"last"]
+            assert 8 <= read.count(large) < 30
+            assert stuck.recv() == large  # what it has got before
+
+
 async def test_a_front_end_that_reads_nothing_holds_nobody_up_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
