@@ -165,10 +165,56 @@ async def test_what_is_ready_makes_room_for_who_needs_another_kind(
     await pool.take_place("one", "python")
     await pool.take_place("two", "python")
     await trio.testing.wait_all_tasks_blocked()
-    assert pool.ready + pool.lent <= 3  # the last one may still be claimed
-    pool.claim()
+    assert (pool.ready, pool.lent) == (0, 2)
+
+
+async def test_a_place_is_left_to_the_one_that_its_owner_claims(
+    maker: Maker, nursery: trio.Nursery
+) -> None:
+    """It is handed over, not ended and made anew."""
+    pool = make_pool(maker, nursery, PoolSize(min=1, max=1))
     await pool.wait_full()
-    assert pool.ready == 0
+    await pool.take_place("one", "python", claims=True)
+    assert pool.claim() is cast("object", maker.made[0])
+    await pool.wait_full()
+    assert (pool.ready, pool.lent, len(maker.made)) == (0, 1, 1)
+
+
+async def test_what_comes_after_its_place_was_taken_is_not_kept(
+    maker: Maker, nursery: trio.Nursery
+) -> None:
+    """Neither when its making has begun, nor before."""
+    quiet = trio.Event()
+    for wait_quiet in (None, quiet.wait):
+        pool = make_pool(maker, nursery, PoolSize(min=1, max=1), wait_quiet=wait_quiet)
+        pool.refill()
+        await pool.take_place("one", "python")
+        quiet.set()
+        await pool.wait_full()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (pool.ready, pool.lent) == (0, 1)
+    assert all(one.closed for one in maker.made)
+
+
+@pytest.mark.parametrize("most", [None, 20])
+async def test_many_claims_at_once_let_a_pool_grow_by_two(
+    maker: Maker, nursery: trio.Nursery, most: int | None
+) -> None:
+    """Whether it has a limit or not; each gets one of its own."""
+    pool = make_pool(maker, nursery, PoolSize(min=1, max=most))
+    taken: list[object] = []
+
+    async def take(number: int) -> None:
+        await pool.take_place(number, "python", claims=True)
+        taken.append(await pool.take())
+
+    async with trio.open_nursery() as claims:
+        for number in range(8):
+            claims.start_soon(take, number)
+    await pool.wait_full()
+    assert pool.ready == 3
+    assert len({id(one) for one in taken if one is not None}) == 8
+    assert len(maker.made) == 11
 
 
 async def test_nothing_is_made_ahead_while_code_runs(

@@ -4,12 +4,12 @@ An interpreter leaves the pool once and never returns. The pool is of one sandbo
 languages that its interpreters can speak; each of these has places of its own. What it may hold is
 decided by `plan`, which does nothing itself.
 
-Theory of operation. A claim takes what is ready and has another made in its place. That waits
-until no code runs in the sandbox and nobody has asked for a moment: the processor is the users'. A
-claim that finds nothing ready takes the one that comes next, which waits no more then. A pool that
-was found empty keeps one more ready than before, up to a few, until nobody has claimed anything for
-a while. Making fails for reasons that stay (no IPython, no memory), so after some failures in a row
-it is not tried for a while, and who asks is told the last reason.
+Theory of operation. A claim takes what is ready and has another made in its place. That waits until
+no code runs in the sandbox and nobody has asked for a moment: the processor is the users'. A claim
+that finds nothing ready takes the one that comes next, which waits no more then. A pool that was
+found empty keeps one more ready than before, up to two more than usual, until nobody has claimed
+anything for a while. Making fails for reasons that stay (no IPython, no memory), so after some
+failures in a row it is not tried for a while, and who asks is told the last reason.
 """
 
 from __future__ import annotations
@@ -67,15 +67,20 @@ class PoolState:
 
 def plan(state: PoolState) -> tuple[int, int]:
     """How many to begin now, and how many of those that are ready to end."""
+    missing = _missing(state)
+    begin = 0 if state.failing else max(0, missing)
+    end = min(state.ready, max(0, -missing))
+    return begin, end
+
+
+def _missing(state: PoolState) -> int:
+    """How many more there should be, ready or coming; negative if there are too many."""
     wished = state.size.min
     if state.quiet_s < state.size.idle_s:
         wished = max(wished, state.wished)
-    room = math.inf if state.size.max is None else state.size.max - state.lent
-    wished = max(0, int(min(wished, room)))
-    held = state.ready + state.coming
-    begin = 0 if state.failing else max(0, wished - held)
-    end = min(state.ready, max(0, held - wished))
-    return begin, end
+    if state.size.max is not None:
+        wished = max(0, min(wished, state.size.max - state.lent))
+    return wished - state.ready - state.coming
 
 
 class _Coming:
@@ -145,24 +150,22 @@ class Pool:
         """How many wait for a place."""
         return sum(places.statistics().tasks_waiting for places in self._places.values())
 
-    def _plan(self) -> tuple[int, int]:
-        return plan(
-            PoolState(
-                size=self._size,
-                ready=len(self._ready),
-                coming=sum(not coming.taken for coming in self._coming),
-                lent=self.lent,
-                wished=self._wished,
-                quiet_s=trio.current_time() - self._claimed_s,
-                failing=bool(self._reason),
-            )
+    def _state(self) -> PoolState:
+        return PoolState(
+            size=self._size,
+            ready=len(self._ready),
+            coming=sum(not coming.taken for coming in self._coming),
+            lent=self.lent,
+            wished=self._wished,
+            quiet_s=trio.current_time() - self._claimed_s,
+            failing=bool(self._reason),
         )
 
     def refill(self) -> None:
         """Begins what is missing and ends what is too much, in the background."""
         if self._closed:
             return
-        begin, end = self._plan()
+        begin, end = plan(self._state())
         for _ in range(begin):
             self._coming.append(coming := _Coming())
             self._nursery.start_soon(self._add, coming)
@@ -175,7 +178,7 @@ class Pool:
                 coming.patience.deadline = trio.current_time() + _PATIENCE_S
                 await self._wait_calm()
             coming.begun = True
-            if self._reason and not coming.taken:
+            if not coming.taken and (self._reason or _missing(self._state()) < 0):
                 return
             # Whoever claims next makes the attempt itself, and gets to see why it fails.
             with contextlib.suppress(SandboxError, OSError):
@@ -186,6 +189,8 @@ class Pool:
                     self._ready.append(coming.interpreter)
         finally:
             self._coming.remove(coming)
+            if coming.interpreter is not None:
+                self.refill()  # its place may have been taken meanwhile
             coming.over.set()
             self._changed.set()
             self._changed = trio.Event()
@@ -245,8 +250,14 @@ class Pool:
         while self._coming:
             await self._changed.wait()
 
-    async def take_place(self, owner: object, language: str) -> None:
+    async def take_place(self, owner: object, language: str, *, claims: bool = False) -> None:
         """Waits for a place, in the order of the calls; `leave` gives it back.
+
+        Args:
+            owner: Whose it is.
+            language: What it is for.
+            claims: Whether the owner claims an interpreter at once, so that one that is ready is
+                left for it; who brings its own has one ended if there are too many.
 
         Raises:
             PoolFullError: None became free in time.
@@ -254,16 +265,16 @@ class Pool:
         size = self._sizes[language]
         with trio.move_on_after(size.wait_s) as scope:
             await self._places[language].acquire_on_behalf_of(owner)
-            self._make_room()
+            self._make_room(spare=1 if claims else 0)
             return
         if scope.cancelled_caught:
             assert size.max is not None
             raise PoolFullError(size.max, size.wait_s)
 
-    def _make_room(self) -> None:
-        """Ends an interpreter that is ready if an owner of another kind needs its place."""
-        _, end = self._plan()
-        for _ in range(end - 1):  # the owner may claim one of them
+    def _make_room(self, spare: int) -> None:
+        """Ends what is ready where an owner has taken its place."""
+        _, end = plan(self._state())
+        for _ in range(end - spare):
             self._nursery.start_soon(self._ready.popleft().aclose)
 
     def leave(self, owner: object, language: str) -> None:
@@ -285,8 +296,7 @@ class Pool:
                 return interpreter
             self._nursery.start_soon(interpreter.aclose)
         if self._size.min:
-            most = self._size.min + _MOST_GROWTH if self._size.max is None else self._size.max
-            self._wished = min(max(self._size.min, len(self._coming)) + 1, most)
+            self._wished = min(self._wished + 1, self._size.min + _MOST_GROWTH)
             if self._idle is None:
                 self._idle = trio.CancelScope(deadline=self._claimed_s + self._size.idle_s)
                 self._nursery.start_soon(self._end_idle, self._idle)

@@ -118,7 +118,8 @@ class Contexts:
         context_id = str(uuid.uuid4())
         pool = self._pools[wanted.language]
         self._asked_for.add(wanted.language)
-        await pool.take_place(context_id, wanted.language)
+        claims = self._is_served(wanted)
+        await pool.take_place(context_id, wanted.language, claims=claims)
         try:
             interpreter = await self._open(wanted)
         except BaseException:
@@ -155,8 +156,7 @@ class Contexts:
     async def _open(self, wanted: Wanted) -> Interpreter:
         pool = self._pools[wanted.language]
         maker = self._languages[wanted.language]
-        served = maker.serves(self._without_what_holds_anyway(wanted))
-        if served and (ready := await pool.take()) is not None:
+        if self._is_served(wanted) and (ready := await pool.take()) is not None:
             try:
                 await maker.adopt(ready, wanted)
             except BaseException:
@@ -168,6 +168,11 @@ class Contexts:
             return await maker.open(self._keeper, wanted, prime=False)
 
         return await pool.make(open_one, counts=wanted.is_usual)
+
+    def _is_served(self, wanted: Wanted) -> bool:
+        """Whether one of the pool's can become it."""
+        maker = self._languages[wanted.language]
+        return maker.serves(self._without_what_holds_anyway(wanted))
 
     def _without_what_holds_anyway(self, wanted: Wanted) -> Wanted:
         """The same without limits that are the sandbox's and a network that it has not."""
