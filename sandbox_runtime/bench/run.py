@@ -46,8 +46,7 @@ class Plan:
         commands: What starts further servers of it, with `{port}` for a free one; likewise.
         e2b: URLs of servers that speak E2B's protocol.
         native: A program that measures the jail natively; empty for none.
-        attempts: How often a scenario is measured at most, if others keep the machine busy or
-            `unsettled` says so.
+        attempts: How often a scenario is measured at most, as long as `unsettled` says so.
         processors: Which processors to run on; all by default.
         command: What to write down as the command that made the results.
     """
