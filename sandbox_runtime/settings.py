@@ -46,6 +46,9 @@ network of the control process."""
 ContextNetwork = Literal["loopback", "sandbox"]
 """What a context may reach: a loopback device, or what the sandbox's sessions may."""
 
+LANGUAGES = {"python": "Python", "javascript": "JavaScript", "typescript": "TypeScript"}
+"""What contexts speak, and how people write that."""
+
 DEFAULT_ENV = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/workspace",

@@ -18,6 +18,7 @@ from sandbox_runtime.bench.alive import settled, weighing
 from sandbox_runtime.bench.rounds import Candidate
 from sandbox_runtime.bench.spawned import PeerFailedError, opened
 from sandbox_runtime.bench.wire import WireClient
+from sandbox_runtime.settings import LANGUAGES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 _UP_S = 60
 _LOOK_EVERY_S = 0.005
-_LANGUAGES = ("PYTHON", "JAVASCRIPT", "TYPESCRIPT")
 
 
 @asynccontextmanager
@@ -133,7 +133,7 @@ class Startable:
 
     def empty_pools(self, measured: Callable[[str], Candidate]) -> Candidate:
         """What somebody measures of its address, with no interpreter kept ready."""
-        variables = [f"{language}_POOL_MIN_SIZE" for language in _LANGUAGES]
+        variables = [f"{language.upper()}_POOL_MIN_SIZE" for language in LANGUAGES]
 
         @asynccontextmanager
         async def open_it() -> AsyncIterator[Once]:

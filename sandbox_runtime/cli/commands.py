@@ -13,11 +13,11 @@ from sandbox_runtime.cli.bench import bench
 from sandbox_runtime.cli.failures import INTERRUPTED, OWN_FAILURE, USAGE, reader_is_gone, say
 from sandbox_runtime.cli.kernel import kernel
 from sandbox_runtime.cli.options import figures_option, sandbox_options, shared_options
-from sandbox_runtime.cli.script import LANGUAGES, language_of, load_code, load_script
+from sandbox_runtime.cli.script import language_of, load_code, load_script
 from sandbox_runtime.cli.serve import serve, serve_options
 from sandbox_runtime.cli.standard_input import piped_input
 from sandbox_runtime.errors import InvalidArgumentError, SandboxError
-from sandbox_runtime.settings import MOST_BRANCHES
+from sandbox_runtime.settings import LANGUAGES, MOST_BRANCHES
 
 if TYPE_CHECKING:
     from sandbox_runtime.cli.options import Options
@@ -188,7 +188,7 @@ in front is about branches: `:branch` goes on in a copy of the state, `:help` sa
 @click.option("-c", "text", metavar="TEXT", help="The code itself.")
 @click.option(
     "--language",
-    type=click.Choice(LANGUAGES),
+    type=click.Choice(tuple(LANGUAGES)),
     help="Of the code; by default the ending of FILE says so (.js, .ts), else it is python.",
 )
 @click.option(

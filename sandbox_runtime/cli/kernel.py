@@ -11,14 +11,13 @@ import click
 from sandbox_runtime.cli.failures import OWN_FAILURE, say
 from sandbox_runtime.cli.values import parse_env, parse_memory, parse_timeout
 from sandbox_runtime.errors import InvalidArgumentError, SandboxError
-from sandbox_runtime.settings import Network
+from sandbox_runtime.settings import LANGUAGES, Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandbox_runtime.jupyter.options import KernelOptions
 
-_LANGUAGES = ("python", "javascript", "typescript")
 _MODULES = {"jupyter_client", "zmq"}
 _CHOSEN = (
     "network",
@@ -127,7 +126,7 @@ def kernel() -> None:
 @click.option(
     "--language",
     "languages",
-    type=click.Choice(_LANGUAGES),
+    type=click.Choice(tuple(LANGUAGES)),
     multiple=True,
     help="What it speaks; python by default. Repeatable: one kernel each.",
 )
@@ -218,7 +217,9 @@ def remove(names: tuple[str, ...]) -> int:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where to listen, as the front end has written it.",
 )
-@click.option("--language", type=click.Choice(_LANGUAGES), default="python", show_default=True)
+@click.option(
+    "--language", type=click.Choice(tuple(LANGUAGES)), default="python", show_default=True
+)
 @_sandbox_options
 def start(chosen: dict[str, Any], connection_file: Path, language: str) -> int:
     """Serve a notebook until it asks for the end; kernelspecs have this command."""

@@ -54,9 +54,6 @@ def load_script(file: str, language: str | None, *, plain: bool) -> Script:
     )
 
 
-LANGUAGES = ("python", "javascript", "typescript")
-"""What a cell may be."""
-
 _LANGUAGE_OF_ENDING = {
     ".js": "javascript",
     ".mjs": "javascript",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sandbox_runtime.errors import InvalidArgumentError
+from sandbox_runtime.settings import LANGUAGES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +63,7 @@ def pool_sizes_of(environment: Mapping[str, str]) -> dict[str, PoolSize]:
         InvalidArgumentError: One is no number, or out of range; it names the variable.
     """
     sizes: dict[str, PoolSize] = {}
-    for language in ("python", "javascript", "typescript"):
+    for language in LANGUAGES:
         prefix = f"{language.upper()}_POOL"
         lowest = _whole(environment, f"{prefix}_MIN_SIZE", 0)
         highest = _whole(environment, f"{prefix}_MAX_SIZE", 1)

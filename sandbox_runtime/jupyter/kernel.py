@@ -28,9 +28,9 @@ from sandbox_runtime.jupyter.history import History
 from sandbox_runtime.jupyter.holding import Holding
 from sandbox_runtime.jupyter.languages import language_info, python_version
 from sandbox_runtime.jupyter.messages import PROTOCOL, Messages
-from sandbox_runtime.jupyter.options import LANGUAGES
 from sandbox_runtime.jupyter.outputs import Outputs
 from sandbox_runtime.nursery import open_serving_nursery
+from sandbox_runtime.settings import LANGUAGES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

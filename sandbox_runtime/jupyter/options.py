@@ -7,10 +7,7 @@ import sys
 import msgspec
 
 from sandbox_runtime.errors import InvalidArgumentError
-from sandbox_runtime.settings import Network
-
-LANGUAGES = {"python": "Python", "javascript": "JavaScript", "typescript": "TypeScript"}
-"""What kernels speak, and how people write that."""
+from sandbox_runtime.settings import LANGUAGES, Network
 
 
 class KernelOptions(msgspec.Struct, frozen=True, kw_only=True):
