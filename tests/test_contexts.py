@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import importlib.util
 import os
 import signal
@@ -22,13 +23,16 @@ from sandbox_runtime import (
     Runtime,
     Sandbox,
     SandboxClosedError,
+    SandboxLostError,
     open_sandbox,
 )
+from sandbox_runtime.interpreters import python
 from sandbox_runtime.interpreters.zygote import Zygote
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Sequence
 
+    from sandbox_runtime.jail import Jail
     from sandbox_runtime.supervisor import Supervisor
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(16)).decode()
@@ -609,3 +613,21 @@ async def test_two_hundred_contexts_live_at_once(
             f"{sum(private) / count / 1024:.1f} MiB of its own each"
         )
     assert sum(private) / count < 40 * 1024
+
+
+async def test_a_context_for_which_there_is_no_descriptor_leaves_no_jail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jails = []
+
+    def fail(jail: Jail, *_args: object, **_more: object) -> None:
+        jails.append(jail)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(python, "Interpreter", fail)
+    async with open_sandbox(python_pool=0) as sandbox:
+        with pytest.raises(OSError, match="Too many open files"):
+            await sandbox.create_code_context("python")
+        (jail,) = jails
+        with pytest.raises((SandboxClosedError, SandboxLostError)):
+            await jail.signal(1, 0)

@@ -153,12 +153,15 @@ class Interpreter:
             raise BranchRefusedError("interpreters of this language cannot be copied")
         self._bodies.clear()  # of threads that have outlived their cell
         self._stray_frames = 0
-        pairs = [socket.socketpair() for _ in range(count)]
-        copies = [Interpreter(self._shared, ours, branches=True) for ours, _ in pairs]
+        pairs: list[tuple[socket.socket, socket.socket]] = []
+        copies: list[Interpreter] = []
         self._number += 1
         message = {"type": "fork", "id": str(self._number)}
         try:
             try:
+                for _ in range(count):
+                    pairs.append(socket.socketpair())
+                    copies.append(Interpreter(self._shared, pairs[-1][0], branches=True))
                 with trio.move_on_after(BRANCHING_S):
                     await self._send(encode(message), [theirs.fileno() for _, theirs in pairs])
             finally:
@@ -169,6 +172,8 @@ class Interpreter:
             with trio.CancelScope(shield=True):
                 for copy in copies:
                     await copy.aclose()
+                for ours, _ in pairs[len(copies) :]:
+                    ours.close()
                 if self.lost:
                     await self._end()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import resource
@@ -201,21 +202,18 @@ class Node:
             raise InterpreterUnavailableError(message, remedy=f"{least}: V8 reserves 512 for code")
         node = await self._find()
         beginning = await self._beginning(wanted, prime=prime)
-        ours, theirs = socket.socketpair()
-        try:
+        async with contextlib.AsyncExitStack() as undo:
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
             with theirs:
                 jail = await _start(keeper, node, wanted, theirs)
-        except BaseException:
-            ours.close()
-            raise
-        interpreter = Interpreter(jail, ours, interrupt_signal=_INTERRUPT)
-        interpreter.exited = lambda: _wait_death(jail)
-        try:
+            undo.push_async_callback(jail.aclose)
+            interpreter = Interpreter(jail, ours, interrupt_signal=_INTERRUPT)
+            undo.push_async_callback(interpreter.aclose)
+            interpreter.exited = lambda: _wait_death(jail)
             await _wait_started(jail, node)
             await interpreter.start(beginning)
-        except BaseException:
-            await interpreter.aclose()
-            raise
+            undo.pop_all()
         return interpreter
 
 

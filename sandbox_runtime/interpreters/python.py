@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -69,25 +70,21 @@ class Python:
             "imports": list(zygote.refused),
             "prime": prime,
         }
-        ours, theirs = socket.socketpair()
-        try:
-            jail = await keeper.create_jail(namespaces=True, inner_network=inner_network)
-        except BaseException:
-            ours.close()
-            theirs.close()
-            raise
-        interpreter = Interpreter(jail, ours, branches=True)
-        interpreter.imported_late = dict(zygote.refused)
-        try:
+        async with contextlib.AsyncExitStack() as undo:
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
             with theirs:
+                jail = await keeper.create_jail(namespaces=True, inner_network=inner_network)
+                undo.push_async_callback(jail.aclose)
+                interpreter = Interpreter(jail, ours, branches=True)
+                undo.push_async_callback(interpreter.aclose)
+                interpreter.imported_late = dict(zygote.refused)
                 await jail.wait_ready()
                 interpreter.exited = await zygote.fork(
                     keeper, jail, theirs, wanted.limits, inner_network=inner_network
                 )
             await interpreter.start(start)
-        except BaseException:
-            await interpreter.aclose()
-            raise
+            undo.pop_all()
         return interpreter
 
 
