@@ -179,7 +179,12 @@ class Session:
         if self._shell is None or self._shell.lost:
             await self._drop_shell()
             self._memory_kills = self._keeper.count_memory_kills()
-            self._shell = await start_shell(self._keeper, self._cwd, self._env)
+            shell = self._shell = await start_shell(self._keeper, self._cwd, self._env)
+            if self.closed:  # meanwhile; whoever closes it waits for its turn
+                with trio.CancelScope(shield=True):
+                    await self._drop_shell()
+                raise SandboxClosedError("the session is closed")
+            return shell
         return self._shell
 
     async def _drop_shell(self) -> None:

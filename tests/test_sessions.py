@@ -6,6 +6,7 @@ import os
 import sys
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -20,7 +21,12 @@ from sandbox_runtime import (
     SandboxClosedError,
     Session,
     open_sandbox,
+    sessions,
 )
+from sandbox_runtime.shell import start_shell
+
+if TYPE_CHECKING:
+    from sandbox_runtime.shell import Shell
 
 LISTENER = """
 import socket
@@ -578,3 +584,21 @@ async def test_a_shell_that_may_open_nothing_more_says_so_and_the_next_one_is_fr
     with pytest.raises(NotStartedError, match="no more descriptors"):
         await session.exec(["echo", "never"])
     assert (await session.exec(["echo", "again"])).text == "again\n"
+
+
+async def test_a_session_that_is_closed_while_its_shell_starts_runs_nothing(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await sandbox.create_session()
+    await session.exec("exit")
+    async with trio.open_nursery() as nursery:
+
+        async def start_slowly(*args: Any) -> Shell:
+            shell = await start_shell(*args)
+            nursery.start_soon(session.aclose)
+            await trio.testing.wait_all_tasks_blocked()
+            return shell
+
+        monkeypatch.setattr(sessions, "start_shell", start_slowly)
+        with pytest.raises(SandboxClosedError):
+            await session.exec("sleep 1000")
