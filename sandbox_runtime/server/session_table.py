@@ -223,11 +223,13 @@ class SessionTable:
             SessionNotFoundError: There is none with that id.
         """
         turn = self._turns.setdefault(session_id, trio.Lock())
-        async with turn:
-            record = self._find(session_id)
-            if record is not None:
-                await record.session.aclose()
-                del self._records[session_id]
-        self._end_turn(session_id, turn)
+        try:
+            async with turn:
+                record = self._find(session_id)
+                if record is not None:
+                    await record.session.aclose()
+                    del self._records[session_id]
+        finally:
+            self._end_turn(session_id, turn)
         if record is None:
             raise SessionNotFoundError(session_id, self.ids)
