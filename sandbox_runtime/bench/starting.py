@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.bench.rounds import Once, Stopwatch
 
 _UP_S = 60
+_END_S = 20
 _LOOK_EVERY_S = 0.005
 
 
@@ -54,9 +55,8 @@ async def own_server(env: Mapping[str, str] | None = None) -> AsyncIterator[str]
                 line += piece
             yield line.split()[-1].decode()
         finally:
-            process.terminate()
             with trio.CancelScope(shield=True):
-                await process.wait()
+                await _end(process)
 
 
 @asynccontextmanager
@@ -82,9 +82,18 @@ async def other_server(command: str, env: Mapping[str, str] | None = None) -> As
                 raise PeerFailedError(f"{command} did not listen on port {port}: {said}")
             yield f"http://127.0.0.1:{port}"
         finally:
-            process.terminate()
             with trio.CancelScope(shield=True):
-                await process.wait()
+                await _end(process)
+
+
+async def _end(process: trio.Process) -> None:
+    """Asks a server to end, and ends it if it does not in time."""
+    process.terminate()
+    with trio.move_on_after(_END_S):
+        await process.wait()
+    if process.poll() is None:
+        process.kill()
+        await process.wait()
 
 
 async def _listens(port: int) -> bool:
@@ -117,15 +126,14 @@ class Startable:
         """It started, to the end of its first command."""
 
         async def once(stopwatch: Stopwatch) -> None:
-            server = self.serving()
-            with stopwatch:
-                url = await server.__aenter__()
-                client = WireClient(url)
-                answer = client.call(
-                    "POST", "/api/execute", {"id": client.session(), "command": "true"}
-                )
-            client.finish()
-            await server.__aexit__(None, None, None)
+            async with AsyncExitStack() as undo:
+                with stopwatch:
+                    url = await undo.enter_async_context(self.serving())
+                    client = WireClient(url)
+                    undo.callback(client.finish)
+                    answer = client.call(
+                        "POST", "/api/execute", {"id": client.session(), "command": "true"}
+                    )
             if answer["exitCode"] != 0:
                 raise PeerFailedError(f"exit code {answer['exitCode']}")
 
