@@ -9,6 +9,7 @@ import trio
 from sandbox_runtime.cli.failures import say
 from sandbox_runtime.cli.outcomes import outcome_of_execution
 from sandbox_runtime.cli.showing import Show, show_error
+from sandbox_runtime.errors import SandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,21 +52,30 @@ async def run_cell(
         return outcome
     outcome.record["branches"] = []
     copies = await context.fork(len(branches))
+    failure: SandboxError | OSError | None = None
     async with trio.open_nursery() as nursery:
         runs = [_BranchRun(copy, text) for copy, text in zip(copies, branches, strict=True)]
         for run in runs:
             nursery.start_soon(run.run, options.deadline_s)
-        for number, run in enumerate(runs, 1):
-            await run.over.wait()
-            assert run.execution is not None
-            branch = outcome_of_execution(run.execution, None)
-            if not options.as_json:
-                say(f"branch {number} of {len(runs)}: {run.text}")
-            await _show(run.execution, streams, show if shown else None)
-            if branch.note:
-                say(branch.note)
-            outcome.record["branches"].append({"code": run.text} | branch.record)
-            outcome.status = outcome.status or branch.status
+        try:
+            for number, run in enumerate(runs, 1):
+                await run.over.wait()
+                if run.failure is not None:
+                    raise run.failure
+                assert run.execution is not None
+                branch = outcome_of_execution(run.execution, None)
+                if not options.as_json:
+                    say(f"branch {number} of {len(runs)}: {run.text}")
+                await _show(run.execution, streams, show if shown else None)
+                if branch.note:
+                    say(branch.note)
+                outcome.record["branches"].append({"code": run.text} | branch.record)
+                outcome.status = outcome.status or branch.status
+        except (SandboxError, OSError) as error:
+            failure = error
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure  # plain, not in a group
     return outcome
 
 
@@ -75,6 +85,7 @@ class _BranchRun:
     Attributes:
         text: The cell.
         execution: How it ended, once it is over.
+        failure: Why it could not run to its end, instead.
         over: Set then.
     """
 
@@ -82,12 +93,16 @@ class _BranchRun:
         self._context = context
         self.text = text
         self.execution: Execution | None = None
+        self.failure: SandboxError | OSError | None = None
         self.over = trio.Event()
 
     async def run(self, deadline_s: float | None) -> None:
-        self.execution = await self._context.run(
-            self.text, deadline_s=deadline_s, limit_bytes=_BRANCH_OUTPUT_BYTES
-        )
+        try:
+            self.execution = await self._context.run(
+                self.text, deadline_s=deadline_s, limit_bytes=_BRANCH_OUTPUT_BYTES
+            )
+        except (SandboxError, OSError) as error:
+            self.failure = error
         self.over.set()
 
 
