@@ -400,6 +400,11 @@ class Jail:
         ended = self._adopted.pop(pid, None)
         return ended if isinstance(ended, Exited) else None
 
+    def disown(self, pid: int) -> None:
+        """Forgets how an adopted process has ended; of one that has not, the end is still told."""
+        if isinstance(self._adopted.get(pid), Exited):
+            del self._adopted[pid]
+
     def program_cwd(self) -> str | None:
         """The present directory of its program, if that is watched and alive and the directory is.
 

@@ -50,5 +50,6 @@ class SharedJail:
                 await self.jail.sweep(
                     spare=(), keep=(), since_ticks=0, trees=self.others(pid), ends=ends
                 )
+                self.jail.disown(pid)  # who wants to know its end has asked before
                 return
         await self.jail.aclose()
