@@ -48,6 +48,21 @@ async def failure(context: Context, code: str) -> tuple[str, str, str]:
     return execution.error.name, execution.error.value, execution.error.traceback
 
 
+async def test_the_first_cell_prints_no_warning_that_its_code_did_not_cause(
+    context: Context,
+) -> None:
+    execution = await context.run("enum E { A }; console.log(E.A as number)", deadline_s=30)
+    assert (execution.stdout, execution.stderr) == (b"0\n", b"")
+
+
+async def test_warnings_that_the_code_causes_are_printed(context: Context) -> None:
+    code = "const kind: string = 'ExperimentalWarning'; process.emitWarning('mine', kind)"
+    execution = await context.run(
+        f"{code}; await new Promise((done) => setImmediate(done))", deadline_s=30
+    )
+    assert b"ExperimentalWarning: mine" in execution.stderr
+
+
 VALUES = [
     ("const n: number = 1; n", "1"),
     ("enum A { X, Y = 5 }; [A.X, A.Y, A[5]]", "[ 0, 5, 'Y' ]"),

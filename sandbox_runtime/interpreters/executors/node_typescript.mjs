@@ -26,9 +26,16 @@ function load() {
   if (isLoaded) return;
   isLoaded = true;
   setFlagsFromString('--liftoff-only');
+  const { emitWarning } = process;
+  // Node says once that the function is experimental; whoever runs a cell has not called it.
+  Reflect.set(process, 'emitWarning', (warning, type, ...more) => {
+    const isOurs = type === 'ExperimentalWarning' && /^stripTypeScriptTypes\b/.test(warning);
+    if (!isOurs) Reflect.apply(emitWarning, process, [warning, type, ...more]);
+  });
   try {
     stripTypeScriptTypes('');
   } finally {
+    Reflect.set(process, 'emitWarning', emitWarning);
     setFlagsFromString('--no-liftoff-only');
   }
 }
