@@ -11,7 +11,7 @@ FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS := 60
 
 demo: ## see it work
-	@.ci/setup --group build
+	@.ci/setup --group build --extra client --extra javascript --extra jupyter
 	sandbox-runtime demo
 
 test: rust lint regressions python ## everything that CI checks

@@ -252,7 +252,7 @@ def _data() -> Path:
     if spec is None or spec.origin is None or importlib.util.find_spec("pandas") is None:
         raise InterpreterUnavailableError(
             "the demo analyses data with pandas and matplotlib, and one of them is not installed",
-            remedy="pip install 'sandbox-runtime[science]'",
+            remedy="pip install numpy pandas matplotlib",
         )
     path = Path(spec.origin).parent / "mpl-data" / "sample_data" / "Stocks.csv"
     if not path.is_file():

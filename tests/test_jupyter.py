@@ -683,7 +683,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert "pip install 'sandbox-runtime[jupyter]'" in done.stderr
+    assert "pip install jupyter-client pyzmq" in done.stderr
 
 
 # --- what is published ---------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def _need_jupyter() -> None:
     except ModuleNotFoundError as error:
         if error.name not in _MODULES:
             raise
-        message = f"kernels need the module {error.name}: pip install 'sandbox-runtime[jupyter]'"
+        message = f"kernels need the module {error.name}: pip install jupyter-client pyzmq"
         raise click.ClickException(message) from None
 
 

