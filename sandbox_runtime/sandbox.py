@@ -39,7 +39,6 @@ from sandbox_runtime.sessions import Session
 from sandbox_runtime.settings import (
     BACKGROUND_TOTAL_BYTES,
     LOG_LIMIT_BYTES,
-    MINIMUM_OPEN_FILES,
     OUTPUT_LIMIT_BYTES,
     ContextNetwork,
     Limits,
@@ -491,18 +490,8 @@ async def open_sandbox(
         raise InvalidArgumentError("host_name", "must have 1 to 64 bytes and no NUL")
     if limits is not None and not isinstance(limits, Limits):
         raise InvalidArgumentError("limits", f"must be Limits, not {type(limits).__name__}")
-    for name in Limits.__struct_fields__:
-        value = getattr(limits, name, 1)
-        if name == "cpu_percent" and value is None:
-            continue
-        most = 100_000 if name == "cpu_percent" else (1 << 62) - 1
-        if not isinstance(value, int) or not 0 < value <= most:
-            raise InvalidArgumentError(
-                f"limits.{name}", f"must be a positive number, not {value!r}"
-            )
-    if limits is not None and limits.open_files < MINIMUM_OPEN_FILES:
-        least = f"must be {MINIMUM_OPEN_FILES} or more for shells to work, not {limits.open_files}"
-        raise InvalidArgumentError("limits.open_files", least)
+    if limits is not None:
+        limits.check()
     if "cgroup_cpu" in require and (limits is None or limits.cpu_percent is None):
         raise InvalidArgumentError("require", "'cgroup_cpu' needs a limit: give limits.cpu_percent")
     check_network(network, require)

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from sandbox_runtime.errors import InvalidArgumentError
+
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
@@ -16,6 +18,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         memory_bytes: Memory, with what lies in the writable directories, where a control group can
             be had; and in any case the data segment of each process (`RLIMIT_DATA`).
+            `MINIMUM_MEMORY_BYTES` or more.
         processes: Processes and threads.
         cpu_percent: Processor time, in hundredths of one processor (150 is one and a half), where
             a control group can be had; None is no bound.
@@ -35,6 +38,30 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     tmp_bytes: int = 512 * MIB
     shm_bytes: int = 64 * MIB
 
+    def check(self) -> None:
+        """Refuses what no sandbox can be made with.
+
+        Raises:
+            InvalidArgumentError: A limit is none, or too small; it names it.
+        """
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if name == "cpu_percent" and value is None:
+                continue
+            most = 100_000 if name == "cpu_percent" else (1 << 62) - 1
+            if not isinstance(value, int) or not 0 < value <= most:
+                message = f"must be a positive number, not {value!r}"
+                raise InvalidArgumentError(f"limits.{name}", message)
+        if self.memory_bytes < MINIMUM_MEMORY_BYTES:
+            least = f"must be {MINIMUM_MEMORY_BYTES} or more (1 MiB), not {self.memory_bytes}"
+            raise InvalidArgumentError("limits.memory_bytes", least)
+        if self.open_files < MINIMUM_OPEN_FILES:
+            least = f"must be {MINIMUM_OPEN_FILES} or more for shells to work"
+            raise InvalidArgumentError("limits.open_files", f"{least}, not {self.open_files}")
+
+
+MINIMUM_MEMORY_BYTES = 1 * MIB
+"""The least `Limits.memory_bytes`: with less, no process of a sandbox starts."""
 
 MINIMUM_OPEN_FILES = 256
 """The least `Limits.open_files`: a session's shell keeps its own descriptors above 200."""

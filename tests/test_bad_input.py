@@ -143,6 +143,7 @@ async def test_output_that_is_no_text_is_bytes(session: Session) -> None:
         ("python_pool", {"python_pool": -1}),
         ("read_only", {"read_only": ["relative"]}),
         ("limits.memory_bytes", {"limits": Limits(memory_bytes=-1)}),
+        ("limits.memory_bytes", {"limits": Limits(memory_bytes=5)}),
         ("limits.cpu_percent", {"limits": Limits(cpu_percent=0)}),
         ("limits.processes", {"limits": Limits(processes=0)}),
         ("limits.tmp_bytes", {"limits": Limits(tmp_bytes=1 << 70)}),

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import click
 
-_LEAST_MEMORY = 1 << 20
+from sandbox_runtime.settings import MINIMUM_MEMORY_BYTES
+
 _DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)*")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+|null|\*")
 _MODE = re.compile(r"0?[0-7]{3}")
@@ -121,7 +122,7 @@ def parse_memory(_context: object, _option: object, value: str | None) -> int | 
     if value is None:
         return None
     size = _size(value)
-    if size < _LEAST_MEMORY:
+    if size < MINIMUM_MEMORY_BYTES:
         raise click.BadParameter(f"{value!r} is no size; write it as 512M or 2G, at least 1M")
     return size
 

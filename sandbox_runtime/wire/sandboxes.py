@@ -15,7 +15,7 @@ Network = Literal["loopback", "host"]
 class LimitsRequest(OwnMessage, frozen=True, kw_only=True):
     """What a sandbox may use; what is left out is the server's default."""
 
-    memory_bytes: _Positive | None = None
+    memory_bytes: Annotated[int, msgspec.Meta(ge=1 << 20, lt=1 << 62)] | None = None
     processes: _Positive | None = None
     cpu_percent: Annotated[int, msgspec.Meta(gt=0, le=100_000)] | None = None
     open_files: _Positive | None = None

@@ -200,6 +200,13 @@ def test_no_client_overrules_the_operator(api: Client, wish: dict[str, Any]) -> 
     assert (reply.status, reply.json["code"]) == (403, "FORBIDDEN")
 
 
+def test_too_little_memory_is_refused_with_the_field_and_the_least(api: Client) -> None:
+    reply = api.post("/sandboxes", {"limits": {"memoryBytes": 5}})
+    assert (reply.status, reply.json["code"]) == (400, "VALIDATION_FAILED")
+    assert "1048576" in str(reply.json)
+    assert "memoryBytes" in str(reply.json)
+
+
 def test_no_client_listens_on_this_machine_unless_the_operator_lets_it(api: Client) -> None:
     reply = api.post("/api/expose-port", {"port": 8000, "listen": "0.0.0.0"})  # noqa: S104
     assert reply.status == 403
