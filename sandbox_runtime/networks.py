@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, cast, get_args
 import msgspec
 import trio
 
+from sandbox_runtime.choices import Network
 from sandbox_runtime.errors import InvalidArgumentError, IsolationError, PortUnreachableError
 from sandbox_runtime.messages import LOOPBACK, HostNetwork, LoopbackNetwork
-from sandbox_runtime.settings import ContextNetwork, Network
+from sandbox_runtime.settings import ContextNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -42,7 +42,6 @@ from sandbox_runtime.settings import (
     OUTPUT_LIMIT_BYTES,
     ContextNetwork,
     Limits,
-    Network,
 )
 from sandbox_runtime.shown import check_read_only
 from sandbox_runtime.supervisor import Supervisor
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
 
     from sandbox_runtime import jail as jails
     from sandbox_runtime.capture import OutputHandler
+    from sandbox_runtime.choices import Network
     from sandbox_runtime.interpreters.contexts import Context
     from sandbox_runtime.interpreters.execution import Execution
     from sandbox_runtime.interpreters.languages import Language

@@ -66,15 +66,8 @@ MINIMUM_MEMORY_BYTES = 1 * MIB
 MINIMUM_OPEN_FILES = 256
 """The least `Limits.open_files`: a session's shell keeps its own descriptors above 200."""
 
-Network = Literal["loopback", "host"]
-"""What the sessions and processes of a sandbox may reach: a loopback device of their own, or the
-network of the control process."""
-
 ContextNetwork = Literal["loopback", "sandbox"]
 """What a context may reach: a loopback device, or what the sandbox's sessions may."""
-
-LANGUAGES = {"python": "Python", "javascript": "JavaScript", "typescript": "TypeScript"}
-"""What contexts speak, and how people write that."""
 
 DEFAULT_ENV = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -103,9 +96,6 @@ INTERRUPT_GRACE_S = 1.0
 BRANCHING_S = 10.0
 """How long a context may take to be branched; it and its copies answer within milliseconds, unless
 its code has replaced what they answer with."""
-
-MOST_BRANCHES = 64
-"""How many branches may be made at once."""
 
 BACKGROUND_LIMIT_BYTES = 1 * MIB
 """How much of a background job's later output is kept, per stream."""

@@ -197,36 +197,37 @@ async def test_cancelled_calls_leave_nothing(runtime: Runtime, sandbox: Sandbox)
     assert Traces(runtime) == before
 
 
-async def test_a_process_without_free_descriptors_leaks_none(sandbox: Sandbox) -> None:
+async def test_a_process_without_free_descriptors_leaks_none(runtime: Runtime) -> None:
     """Each call fails at whatever descriptor is one too many, and gives back the others."""
-    await sandbox.exec("true")
-    await sandbox.run_code("1")
-    await sandbox.files.write("file", b"")
-    session = await sandbox.create_session()
-    await trio.testing.wait_all_tasks_blocked()
-    before = descriptors()
-    failures = 0
-    for free in range(24):
-        for attempt in (
-            sandbox.create_session,
-            lambda: sandbox.create_code_context(cwd="/tmp"),
-            lambda: sandbox.run_process("true", stdin=b"x"),
-            lambda: session.exec("true", stdin=b"x"),
-            lambda: sandbox.files.write("file", b"x"),
-            lambda: sandbox.run_code("1"),
-        ):
-            with only_free(free):
-                try:
-                    made = await attempt()
-                except (OSError, SandboxError):
-                    failures += 1
-                    made = None
-            if isinstance(made, Session | Context):
-                await made.aclose()
-            await session.exec("true")
-            await trio.testing.wait_all_tasks_blocked()
-            assert descriptors() == before, free
-    assert failures > 20
+    async with open_sandbox(runtime=runtime, python_pool=0) as sandbox:
+        await sandbox.exec("true")
+        await sandbox.run_code("1")
+        await sandbox.files.write("file", b"")
+        session = await sandbox.create_session()
+        await trio.testing.wait_all_tasks_blocked()
+        before = descriptors()
+        failures = 0
+        for free in range(24):
+            for attempt in (
+                sandbox.create_session,
+                lambda: sandbox.create_code_context(cwd="/tmp"),
+                lambda: sandbox.run_process("true", stdin=b"x"),
+                lambda: session.exec("true", stdin=b"x"),
+                lambda: sandbox.files.write("file", b"x"),
+                lambda: sandbox.run_code("1"),
+            ):
+                with only_free(free):
+                    try:
+                        made = await attempt()
+                    except (OSError, SandboxError):
+                        failures += 1
+                        made = None
+                if isinstance(made, Session | Context):
+                    await made.aclose()
+                await session.exec("true")
+                await trio.testing.wait_all_tasks_blocked()
+                assert descriptors() == before, free
+        assert failures > 20
 
 
 @contextlib.contextmanager

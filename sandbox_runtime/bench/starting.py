@@ -18,7 +18,7 @@ from sandbox_runtime.bench.alive import settled, weighing
 from sandbox_runtime.bench.rounds import Candidate
 from sandbox_runtime.bench.spawned import PeerFailedError, opened
 from sandbox_runtime.bench.wire import WireClient
-from sandbox_runtime.settings import LANGUAGES
+from sandbox_runtime.choices import LANGUAGES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from sandbox_runtime.choices import LANGUAGES, MOST_BRANCHES
 from sandbox_runtime.cli.bench import bench
 from sandbox_runtime.cli.failures import INTERRUPTED, OWN_FAILURE, USAGE, reader_is_gone, say
 from sandbox_runtime.cli.kernel import kernel
@@ -17,7 +18,6 @@ from sandbox_runtime.cli.script import language_of, load_code, load_script
 from sandbox_runtime.cli.serve import serve, serve_options
 from sandbox_runtime.cli.standard_input import piped_input
 from sandbox_runtime.errors import InvalidArgumentError, SandboxError
-from sandbox_runtime.settings import LANGUAGES, MOST_BRANCHES
 
 if TYPE_CHECKING:
     from sandbox_runtime.cli.options import Options

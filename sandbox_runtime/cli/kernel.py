@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from sandbox_runtime.choices import LANGUAGES, Network
 from sandbox_runtime.cli.failures import OWN_FAILURE, say
 from sandbox_runtime.cli.values import parse_env, parse_memory, parse_timeout
 from sandbox_runtime.errors import InvalidArgumentError, SandboxError
-from sandbox_runtime.settings import LANGUAGES, Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable

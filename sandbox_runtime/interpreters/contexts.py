@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, get_args
 import trio
 
 from sandbox_runtime.capture import Capture
+from sandbox_runtime.choices import MOST_BRANCHES
 from sandbox_runtime.errors import InvalidArgumentError, SandboxClosedError
 from sandbox_runtime.interpreters.execution import TracebackStyle
 from sandbox_runtime.interpreters.runs import Run
 from sandbox_runtime.programs import check_seconds
-from sandbox_runtime.settings import MOST_BRANCHES, OUTPUT_LIMIT_BYTES
+from sandbox_runtime.settings import OUTPUT_LIMIT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from sandbox_runtime.choices import LANGUAGES
 from sandbox_runtime.errors import InvalidArgumentError
-from sandbox_runtime.settings import LANGUAGES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from sandbox_runtime.choices import LANGUAGES
 from sandbox_runtime.errors import SandboxError
 from sandbox_runtime.interpreters.cells import indentation_after, is_whole
 from sandbox_runtime.jupyter import introspection
@@ -30,7 +31,6 @@ from sandbox_runtime.jupyter.languages import language_info, python_version
 from sandbox_runtime.jupyter.messages import PROTOCOL, Messages
 from sandbox_runtime.jupyter.outputs import Outputs
 from sandbox_runtime.nursery import open_serving_nursery
-from sandbox_runtime.settings import LANGUAGES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

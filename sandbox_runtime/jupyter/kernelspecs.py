@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
+from sandbox_runtime.choices import LANGUAGES
 from sandbox_runtime.errors import InvalidArgumentError
 from sandbox_runtime.jupyter.options import kernel_command
-from sandbox_runtime.settings import LANGUAGES
 
 if TYPE_CHECKING:
     from sandbox_runtime.jupyter.options import KernelOptions

@@ -6,8 +6,8 @@ import sys
 
 import msgspec
 
+from sandbox_runtime.choices import LANGUAGES, Network
 from sandbox_runtime.errors import InvalidArgumentError
-from sandbox_runtime.settings import LANGUAGES, Network
 
 
 class KernelOptions(msgspec.Struct, frozen=True, kw_only=True):

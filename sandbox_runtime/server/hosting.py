@@ -34,10 +34,10 @@ from sandbox_runtime.settings import GIB, MIB, Limits
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
+    from sandbox_runtime.choices import Network
     from sandbox_runtime.interpreters.pool_sizes import PoolSize
     from sandbox_runtime.processes import Process
     from sandbox_runtime.sandbox import Runtime, Sandbox
-    from sandbox_runtime.settings import Network
 
 _LOG = logging.getLogger("sandbox_runtime.server")
 
