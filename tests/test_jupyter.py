@@ -657,6 +657,8 @@ def test_kernels_of_others_are_left_alone(tmp_path: Path) -> None:
         (["install", "--user", "--sys-prefix"], "one of"),
         (["install", "--language", "cobol"], "cobol"),
         (["install", "--language", "javascript", "--preload", "data"], "preload"),
+        (["install", "--preload", "nix"], "'nix' is no preload set; known: bare, data, notebook"),
+        (["install", "--require", "frob"], "'frob' is no protection; known: user_namespace"),
         (["install", "--memory", "lots"], "lots"),
         (["install", "--read-only", "/no/such/place"], "/no/such/place"),
         (["remove", "no-such-kernel"], "no-such-kernel"),

@@ -14,7 +14,7 @@ from sandbox_runtime.cli.values import parse_env, parse_memory, parse_timeout
 from sandbox_runtime.errors import InvalidArgumentError, SandboxError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sandbox_runtime.jupyter.options import KernelOptions
 
@@ -100,6 +100,18 @@ def _options(language: str, chosen: dict[str, Any]) -> KernelOptions:
     return KernelOptions(language=language, **chosen)
 
 
+def _check_names(preload: str | None, require: Sequence[str]) -> None:
+    """Refuses names that every cell of the kernel would fail for."""
+    from sandbox_runtime.interpreters.preloads import PRELOADS, known_preload
+    from sandbox_runtime.report import PROTECTIONS
+
+    known_preload(preload, PRELOADS)
+    for name in require:
+        if name not in PROTECTIONS:
+            known = ", ".join(PROTECTIONS)
+            raise InvalidArgumentError("require", f"{name!r} is no protection; known: {known}")
+
+
 def _need_jupyter() -> None:
     try:
         import jupyter_client  # noqa: F401
@@ -165,6 +177,7 @@ def install(
         raise click.UsageError("--name and --display-name are for one --language")
     place = kernelspecs.environment_prefix() if sys_prefix else prefix
     try:
+        _check_names(chosen["preload"], chosen["require"])
         for language in dict.fromkeys(languages):
             done = kernelspecs.install(
                 _options(language, chosen), name=name, title=title, prefix=place
