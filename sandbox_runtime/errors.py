@@ -183,9 +183,10 @@ class ContextNotFoundError(SandboxError, LookupError):
 
     code = "context_not_found"
 
-    def __init__(self, context_id: str) -> None:
+    def __init__(self, context_id: str, *, remedy: str = "") -> None:
         super().__init__(f"Context {context_id} not found")
         self.context_id = context_id
+        self.remedy = remedy  # beside the message, which the wire fixes
 
 
 class AlreadyExistsError(SandboxError):

@@ -78,6 +78,7 @@ def test_new_clients_read_events_and_old_ones_lines(api: Client, python: str) ->
 def test_a_run_in_no_context_is_not_found(api: Client) -> None:
     reply = api.post("/api/execute/code", {"code": "1"})
     assert (reply.status, reply.json["error"]) == (404, "Context undefined not found")
+    assert "context_id is missing" in reply.json["suggestion"]
     reply = api.post("/api/execute/code", {"code": "1", "context_id": "x/../y"})
     assert (reply.status, reply.json["error"]) == (404, "Context x/../y not found")
     assert reply.headers["access-control-allow-origin"] == "*"

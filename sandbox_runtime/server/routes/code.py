@@ -155,7 +155,8 @@ def _time_limit_s(call: Call, own_ms: float | None) -> float | None:
 def run(call: Call, body: wire.RunCode) -> Response:
     contexts = call.sandbox.sandbox.contexts
     if body.context_id is None:
-        raise ContextNotFoundError("undefined")  # so says the wire
+        remedy = "context_id is missing: create a context (POST /api/contexts) and give its id"
+        raise ContextNotFoundError("undefined", remedy=remedy)  # so says the wire
     context = contexts.get(body.context_id)
     if body.language is not None:
         wanted = known_language(body.language, contexts.languages)
