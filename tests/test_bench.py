@@ -298,6 +298,24 @@ def test_an_unknown_scenario_is_an_error_that_lists_the_known() -> None:
     assert "fresh-jail" in done.stderr
 
 
+def test_an_unknown_peer_is_an_error_that_lists_the_known() -> None:
+    argv = [sys.executable, "-P", "-m", "sandbox_runtime", "bench", "--peer", "frob"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "bubblewrap" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--markdown"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
+    tmp_path: Path, option: str
+) -> None:
+    argv = [sys.executable, "-P", "-m", "sandbox_runtime", "bench", "--quick"]
+    argv += [option, str(tmp_path / "nowhere" / "file")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{option}: there is no directory" in done.stderr
+
+
 def test_the_published_schema_is_the_documents() -> None:
     published = json.loads((ROOT / "docs" / "bench-schema.json").read_text())
     assert published == json.loads(json.dumps(results.schema()))

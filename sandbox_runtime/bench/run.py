@@ -80,7 +80,8 @@ async def run(
         unsettled: Whether a scenario is to be measured again, if there are attempts left.
 
     Raises:
-        InvalidArgumentError: A name is no scenario's, or a processor is not this process's.
+        InvalidArgumentError: A name is no scenario's or no peer's, or a processor is not
+            this process's.
     """
     plan.sizes.check()
     _pin(plan.processors)
@@ -100,6 +101,8 @@ async def run(
             *(native.SCENARIOS if plan.native else ()),
         ]
         wanted = choose(names, plan.only)
+        servers = [named(given)[0] for given in (*plan.commands, *plan.servers)]
+        _check_peers(plan.peers, (*embedded, *unserved), servers)
         results = []
 
         def done(result: ScenarioResult) -> None:
@@ -209,6 +212,19 @@ async def _node() -> str | None:
 async def _isolation(runtime: Runtime) -> tuple[str, ...]:
     async with open_sandbox(runtime=runtime, python_pool=0) as sandbox:
         return tuple(f"{row.name}: {row.achieved}" for row in sandbox.report.protections)
+
+
+def _check_peers(
+    peers: Collection[str], scenarios: Collection[Scenario], servers: Collection[str]
+) -> None:
+    """Refuses a peer that no scenario has, even on a machine where all are installed."""
+    there = {one.name for scenario in scenarios for one in scenario.candidates}
+    there |= {one.candidate for scenario in scenarios for one in scenario.missing}
+    there |= set(servers)
+    for name in peers:
+        if name not in there:
+            known = ", ".join(sorted(there))
+            raise InvalidArgumentError("peer", f"{name!r} is not known; known: {known}")
 
 
 def choose(names: Collection[str], only: Collection[str]) -> Collection[str]:

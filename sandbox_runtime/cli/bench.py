@@ -109,6 +109,7 @@ def bench(context: click.Context, /, **options: Any) -> int:
         plan = _plan(options)
         if options["listing"]:
             return _list(plan)
+        _check_files(options)
         earlier = options["earlier"]
         found = results.load(earlier) if earlier else _measure(plan, goals)
         verdicts = [targets.judge(found, goal) for goal in goals]
@@ -159,6 +160,18 @@ def _list(plan: Plan) -> int:
     for name, title in trio.run(run.known, plan):
         print(f"{name:<24} {title}")
     return 0
+
+
+def _check_files(options: dict[str, Any]) -> None:
+    """Refuses files that cannot be written, before minutes are spent on what they would hold."""
+    for option in ("json", "html", "markdown"):
+        path: Path | None = options[f"{option}_path"]
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise click.UsageError(f"--{option}: there is no directory {path.parent}; make it")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise click.UsageError(f"--{option}: {path} cannot be written by this user")
 
 
 def _write(found: Results, verdicts: Sequence[Verdict], options: dict[str, Any]) -> None:
