@@ -23,6 +23,7 @@ from sandbox_runtime.client import (
     UnreachableError,
 )
 from sandbox_runtime.client.local import LocalServer
+from sandbox_runtime.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -181,6 +182,11 @@ def test_a_run_is_interrupted_and_a_restart_begins_anew(sandbox: Sandbox) -> Non
 
 def test_the_protections_are_told(sandbox: Sandbox) -> None:
     assert {row.name: row.achieved for row in sandbox.protections}["seccomp"] == "full"
+
+
+def test_what_is_no_address_is_refused_with_those_that_are() -> None:
+    with pytest.raises(InvalidArgumentError, match="http://HOST:PORT or unix:PATH"), Sandbox("foo"):
+        pass
 
 
 def test_a_sandbox_ends_with_its_block(address: str) -> None:

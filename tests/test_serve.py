@@ -480,6 +480,12 @@ def test_d54_a_variable_that_means_nothing_is_refused_by_name(
     assert value in message
 
 
+@pytest.mark.parametrize("port", ["abc", "65536", "-1", "1.5"])
+def test_what_is_no_port_is_told_in_words(port: str) -> None:
+    status, message = refusal("--port", port)
+    assert (status, "must be a whole number from 0 to 65535" in message) == (2, True), message
+
+
 def test_a_host_that_does_not_exist_is_refused() -> None:
     status, message = refusal("--host", "no.such.host.invalid", "--port", "0")
     assert status == 2

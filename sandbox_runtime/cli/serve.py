@@ -40,6 +40,16 @@ def _option(*names: str, variable: str, help: str, **more: Any) -> Any:  # noqa:
     return click.option(*names, envvar=variable.split(), show_envvar=True, help=help, **more)
 
 
+class _Port(click.IntRange):
+    """A port; what is none is told in words."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"{value!r} must be a whole number from 0 to 65535", param, ctx)
+
+
 _OPTIONS = [
     _option(
         "--host",
@@ -51,7 +61,7 @@ _OPTIONS = [
     _option(
         "--port",
         variable="SANDBOX_PORT",
-        type=click.IntRange(0, 65535),
+        type=_Port(0, 65535),
         help=f"The TCP port, 0 for any; {PORT} by default, or none if --unix is given.",
     ),
     _option("--unix", variable="SANDBOX_UNIX", metavar="PATH", help="Listen on a Unix socket."),

@@ -9,6 +9,7 @@ import httpx2
 import msgspec
 
 from sandbox_runtime.client.errors import ApiError, UnreachableError, error_of
+from sandbox_runtime.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,6 +26,9 @@ class Transport:
 
     def __init__(self, address: str, *, token: str | None) -> None:
         """For `http://HOST[:PORT][/PATH]` or `unix:PATH`."""
+        if not address.startswith(("http://", "https://", "unix:")):
+            message = f"{address!r} is no address; write it as http://HOST:PORT or unix:PATH"
+            raise InvalidArgumentError("address", message)
         headers = dict([_MODERN])
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
