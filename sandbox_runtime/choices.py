@@ -1,4 +1,4 @@
-"""What people choose from. It loads nothing, so that the command line can name it at once."""
+"""What people choose from, and within what. It loads nothing: the command line names it at once."""
 
 from __future__ import annotations
 
@@ -13,3 +13,6 @@ LANGUAGES = {"python": "Python", "javascript": "JavaScript", "typescript": "Type
 
 MOST_BRANCHES = 64
 """How many branches may be made at once."""
+
+MINIMUM_MEMORY_BYTES = 1 << 20
+"""The least `Limits.memory_bytes`: with less, no process of a sandbox starts."""

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from sandbox_runtime.choices import MINIMUM_MEMORY_BYTES
 from sandbox_runtime.errors import InvalidArgumentError
 
 MIB = 1024 * 1024
@@ -59,9 +60,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
             least = f"must be {MINIMUM_OPEN_FILES} or more for shells to work"
             raise InvalidArgumentError("limits.open_files", f"{least}, not {self.open_files}")
 
-
-MINIMUM_MEMORY_BYTES = 1 * MIB
-"""The least `Limits.memory_bytes`: with less, no process of a sandbox starts."""
 
 MINIMUM_OPEN_FILES = 256
 """The least `Limits.open_files`: a session's shell keeps its own descriptors above 200."""

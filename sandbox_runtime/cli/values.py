@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from sandbox_runtime.settings import MINIMUM_MEMORY_BYTES
+from sandbox_runtime.choices import MINIMUM_MEMORY_BYTES
 
 _DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)*")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+|null|\*")
