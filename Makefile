@@ -49,7 +49,7 @@ FLAKE8_OPTIONS := --select ASYNC1,ASYNC2 --extend-ignore ASYNC109,ASYNC230,ASYNC
 
 # As root, and then as a user who is nobody's: what is promised differs.
 python: develop
-	pytest
+	pytest --numprocesses 2 --dist loadfile
 	pytest benches/micro --benchmark-disable
 	.ci/test-as-ordinary-user
 
