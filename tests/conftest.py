@@ -14,9 +14,10 @@ import pytest
 from hypothesis import settings
 
 from sandbox_runtime import Runtime, Sandbox, Session, open_runtime, open_sandbox
+from sandbox_runtime.client.local import LocalServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 # Where the tests run in the background SIGINT may be ignored, and programs would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -24,6 +25,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # CI takes the same examples each time, so that a failure there is of the change it tests.
 settings.register_profile("real", deadline=None, database=None, derandomize="CI" in os.environ)
 settings.load_profile("real")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A control process that the tests of a file share; each has a sandbox of its own in it."""
+    server = LocalServer()
+    try:
+        yield f"unix:{server.path}"
+    finally:
+        server.close()
 
 
 @pytest.fixture

@@ -14,10 +14,9 @@ import pytest
 
 from sandbox_runtime import open_sandbox
 from sandbox_runtime.client import AsyncSandbox
-from sandbox_runtime.client.local import LocalServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from sandbox_runtime import Sandbox
 
@@ -26,16 +25,6 @@ if TYPE_CHECKING:
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
 pytestmark = pytest.mark.timeout(180)  # a control process and interpreters start, on a busy machine
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """A control process."""
-    server = LocalServer()
-    try:
-        yield f"unix:{server.path}"
-    finally:
-        server.close()
 
 
 @pytest.fixture(params=["embedded", "client"])

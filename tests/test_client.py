@@ -22,22 +22,12 @@ from sandbox_runtime.client import (
     Sandbox,
     UnreachableError,
 )
-from sandbox_runtime.client.local import LocalServer
 from sandbox_runtime.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    server = LocalServer()
-    try:
-        yield f"unix:{server.path}"
-    finally:
-        server.close()
 
 
 @pytest.fixture

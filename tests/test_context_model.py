@@ -22,11 +22,8 @@ from hypothesis.stateful import (
 )
 
 from sandbox_runtime.client import NotFoundError, Sandbox
-from sandbox_runtime.client.local import LocalServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sandbox_runtime.client._sync.contexts import Context
 
 NAMES = ("a", "b", "c")
@@ -38,16 +35,6 @@ which = st.integers(0, MOST_CONTEXTS - 1)
 
 State = dict[str, list[int]]
 """Each name is a list, so that a copy that shares anything with its origin is found out."""
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """A server that all examples share; each has a sandbox of its own in it."""
-    server = LocalServer()
-    try:
-        yield f"unix:{server.path}"
-    finally:
-        server.close()
 
 
 def void(_: object) -> None:

@@ -65,28 +65,36 @@ def weighing(
     )
 
 
+@asynccontextmanager
+async def _started(
+    commands: Sequence[Sequence[str]],
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Programs that are to go on until the block ends; yields what raises if one has ended."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    async def check() -> None:
+        await trio.lowlevel.checkpoint()
+        ended = [one.args for one in started if one.poll() is not None]
+        if ended:
+            raise PeerFailedError(f"{len(ended)} ended, as {ended[0]!r}")
+
+    try:
+        started.extend(map(_popen, commands))  # also those before one that fails
+        await settled()
+        yield check
+    finally:
+        for one in started:
+            one.kill()
+            one.communicate()
+
+
 def programs(name: str, argv: Sequence[str], count: int, *, protections: str = "none") -> Candidate:
     """Plain programs, each idle at the end of a pipe that stays open."""
 
     @asynccontextmanager
     async def all_alive(count: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        started: list[subprocess.Popen[bytes]] = []
-
-        async def check() -> None:
-            await trio.lowlevel.checkpoint()
-            ended = [one.args for one in started if one.poll() is not None]
-            if ended:
-                raise PeerFailedError(f"{len(ended)} ended, as {ended[0]!r}")
-
-        try:
-            while len(started) < count:
-                started.append(_popen(argv))
-            await settled()
+        async with _started([argv] * count) as check:
             yield check
-        finally:
-            for one in started:
-                one.kill()
-                one.communicate()
 
     return weighing(name, count, all_alive, protections=protections)
 
@@ -98,22 +106,7 @@ def in_front(peer: Peer, command: Sequence[str], count: int) -> Candidate:
     async def all_alive(count: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
         async with AsyncExitStack() as stack:
             words = await stack.enter_async_context(peer.prepare(command))
-            started: list[subprocess.Popen[bytes]] = []
-
-            async def check() -> None:
-                await trio.lowlevel.checkpoint()
-                if any(one.poll() is not None for one in started):
-                    raise PeerFailedError("a sandbox ended")
-
-            try:
-                while len(started) < count:
-                    started.append(_popen(words()))
-                await settled()
-                yield check
-            finally:
-                for one in started:
-                    one.kill()
-                    one.communicate()
+            yield await stack.enter_async_context(_started([words() for _ in range(count)]))
 
     return weighing(peer.name, count, all_alive, protections=peer.protections, version=peer.version)
 

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
-
-import trio
 
 from sandbox_runtime.bench.results import Missing
 from sandbox_runtime.bench.rounds import Candidate
-from sandbox_runtime.bench.spawned import CLEAN_ENV, PeerFailedError
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from sandbox_runtime.bench.rounds import Once, Stopwatch
+from sandbox_runtime.bench.spawned import CLEAN_ENV, asking
 
 _PR_SET_THP_DISABLE = 41
 
@@ -47,28 +37,4 @@ def forked(array_mb: int, *, huge_pages: bool) -> Candidate | Missing:
     script = _FORKS.format(disable=_PR_SET_THP_DISABLE)
     argv = [sys.executable, "-c", script, str(array_mb * 125_000), pages]
 
-    @asynccontextmanager
-    async def open_it() -> AsyncIterator[Once]:
-        with subprocess.Popen(  # noqa: ASYNC220
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=CLEAN_ENV
-        ) as process:
-            stdin, stdout = process.stdin, process.stdout
-            assert stdin is not None
-            assert stdout is not None
-            stdout.readline()
-
-            async def once(stopwatch: Stopwatch) -> None:
-                await trio.lowlevel.checkpoint()
-                with stopwatch:
-                    stdin.write(b"\n")
-                    stdin.flush()
-                    answer = stdout.readline()
-                if answer != b"2\n":
-                    raise PeerFailedError(f"answered {answer!r}")
-
-            try:
-                yield once
-            finally:
-                process.kill()
-
-    return Candidate(name=name, open=open_it)
+    return Candidate(name=name, open=asking(argv, b"\n", b"2\n", CLEAN_ENV))

@@ -19,6 +19,7 @@ from sandbox_runtime.bench.rounds import Candidate
 from sandbox_runtime.bench.spawned import (
     CLEAN_ENV,
     PeerFailedError,
+    asking,
     opened,
     spawn_seen,
     version_of,
@@ -186,32 +187,6 @@ def esbuild(node_path: str) -> Candidate | Missing:
         env=env,
     ).stdout.strip()
 
-    @asynccontextmanager
-    async def open_it() -> AsyncIterator[Once]:
-        with subprocess.Popen(  # noqa: ASYNC220
-            [node_path, "-e", _ESBUILD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=env,
-        ) as process:
-            stdin, stdout = process.stdin, process.stdout
-            assert stdin is not None
-            assert stdout is not None
-            stdout.readline()
-
-            async def once(stopwatch: Stopwatch) -> None:
-                await trio.lowlevel.checkpoint()
-                with stopwatch:
-                    stdin.write(json.dumps(TYPESCRIPT).encode() + b"\n")
-                    stdin.flush()
-                    answer = stdout.readline()
-                if answer != b"2\n":
-                    raise PeerFailedError(f"answered {answer!r}")
-
-            try:
-                yield once
-            finally:
-                process.kill()
-
-    return Candidate(name="esbuild", open=open_it, version=version)
+    line = json.dumps(TYPESCRIPT).encode() + b"\n"
+    asked = asking([node_path, "-e", _ESBUILD], line, b"2\n", env)
+    return Candidate(name="esbuild", open=asked, version=version)

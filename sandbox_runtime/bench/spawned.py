@@ -14,7 +14,7 @@ from sandbox_runtime.bench.rounds import Candidate
 from sandbox_runtime.errors import SandboxError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from sandbox_runtime.bench.rounds import Once, Stopwatch
@@ -94,6 +94,45 @@ def spawning(argv: Sequence[str]) -> Callable[[], AbstractAsyncContextManager[On
             spawn(argv)
 
     return opened(once)
+
+
+def asking(
+    argv: Sequence[str], line: bytes, answer: bytes, env: Mapping[str, str]
+) -> Callable[[], AbstractAsyncContextManager[Once]]:
+    """A candidate's `open` for a program that stays and answers each line with one.
+
+    Args:
+        argv: What starts it; it prints a line when it is ready.
+        line: What it is asked.
+        answer: What it has to answer.
+        env: Its environment.
+    """
+
+    @asynccontextmanager
+    async def open_it() -> AsyncIterator[Once]:
+        with subprocess.Popen(  # noqa: ASYNC220 - one measurement at a time, nothing else shall run
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env
+        ) as process:
+            stdin, stdout = process.stdin, process.stdout
+            assert stdin is not None
+            assert stdout is not None
+
+            async def once(stopwatch: Stopwatch) -> None:
+                await trio.lowlevel.checkpoint()
+                with stopwatch:
+                    stdin.write(line)
+                    stdin.flush()
+                    answered = stdout.readline()
+                if answered != answer:
+                    raise PeerFailedError(f"answered {answered!r}")
+
+            try:
+                stdout.readline()
+                yield once
+            finally:
+                process.kill()
+
+    return open_it
 
 
 @functools.cache
