@@ -612,7 +612,7 @@ async def test_two_hundred_contexts_live_at_once(
             f"\n{count} contexts: {total / 1024:.0f} MiB PSS together, "
             f"{sum(private) / count / 1024:.1f} MiB of its own each"
         )
-    assert sum(private) / count < 40 * 1024
+    assert sum(private) / count < 10 * 1024
 
 
 async def test_a_context_for_which_there_is_no_descriptor_leaves_no_jail(

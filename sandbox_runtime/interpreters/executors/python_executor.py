@@ -34,6 +34,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from . import python_branching as branching
+from .python_branching import use_native as use_native  # noqa: PLC0414 - for the zygote
 from .python_displays import show_open_figures
 from .python_frames import encode
 from .python_shell import (
@@ -223,7 +225,7 @@ class Executor:
             if not tasks:
                 runner.close()  # the next `await` makes another
             own |= runner.own_descriptors()
-        found = {**what_cannot_be_copied(own), "tasks": tasks}
+        found = {**branching.what_cannot_be_copied(own), "tasks": tasks}
         if any(found.values()):
             _close(fds)
             self._send({"type": "refused", "id": request["id"], "data": found})
@@ -231,7 +233,7 @@ class Executor:
         answer: Frame = {"type": "forked"}
         for fd in fds:
             try:
-                if fork_away():
+                if branching.fork_away():
                     self._become_branch(fd, fds)
                     return
             except OSError as error:
@@ -246,7 +248,7 @@ class Executor:
             _close([fd for fd in fds if fd != own])
             self._sock = _move_up(socket.socket(fileno=own))
             self._pid = _getpid()
-            separate_branch()
+            branching.separate_branch()
             refresh_process()
             self._send({"type": "ready", "pid": self._pid})
         except BaseException as error:  # noqa: BLE001 - it must not go on as half a branch
@@ -527,76 +529,6 @@ def _usage_since(before: tuple[float, float, int]) -> dict[str, int]:
         "system_us": round((system_s - before[1]) * 1e6),
         "max_rss_bytes": peak_kib * 1024,
     }
-
-
-def fork_away() -> bool:
-    """Copies this process into a child of init's; True in the copy. `use_native` replaces it."""
-    pid = os.fork()
-    if pid == 0:
-        if os.fork() != 0:
-            _exit(0)
-        return True
-    os.waitpid(pid, 0)
-    return False
-
-
-def separate_branch() -> None:
-    """Keeps a branch apart from the others in its jail; `use_native` replaces it."""
-    os.setsid()
-
-
-def use_native(native: Any) -> None:
-    """Takes from the native module what makes branches, if it has that.
-
-    Its fork copies the page tables once instead of twice, and knows nothing of Python.
-    """
-    global fork_away, separate_branch
-    if not hasattr(native, "fork_away"):
-        return
-    before, after_in_parent, after_in_child = (
-        getattr(ctypes.pythonapi, name)
-        for name in ("PyOS_BeforeFork", "PyOS_AfterFork_Parent", "PyOS_AfterFork_Child")
-    )
-    for function in (before, after_in_parent, after_in_child):
-        function.argtypes, function.restype = (), None
-
-    def fork() -> bool:
-        before()
-        is_copy = False
-        try:
-            is_copy = bool(native.fork_away())
-        finally:
-            (after_in_child if is_copy else after_in_parent)()
-        return is_copy
-
-    fork_away, separate_branch = fork, native.separate_branch
-
-
-def what_cannot_be_copied(own: set[int]) -> dict[str, list[str]]:
-    """What a copy of this process would lack or share: threads and sockets but our own."""
-    main = str(threading.main_thread().native_id)
-    known = {thread.native_id: thread.name for thread in threading.enumerate()}
-    threads = [
-        known.get(int(number)) or f"a thread of a library ({number})"
-        for number in os.listdir("/proc/self/task")  # noqa: PTH208 - touches less memory
-        if number != main
-    ]
-    sockets = []
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
-        with contextlib.suppress(OSError):
-            target = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
-            if int(name) not in own and target.startswith("socket:"):
-                sockets.append(_describe_socket(int(name)))
-    return {"threads": threads, "sockets": sockets}
-
-
-def _describe_socket(fd: int) -> str:
-    with socket.socket(fileno=os.dup(fd)) as copy:
-        try:
-            peer = f" to {copy.getpeername()}"
-        except OSError:
-            peer = ""
-        return f"descriptor {fd}, {copy.family.name} at {copy.getsockname()}{peer}"
 
 
 # --- rehearsal -----------------------------------------------------------------------------
