@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -110,6 +111,22 @@ def _document(*scenarios: results.ScenarioResult) -> results.Results:
         overhead_s=1e-6,
         scenarios=scenarios,
     )
+
+
+async def test_who_only_fails_is_not_asked_for_ever() -> None:
+    asked = 0
+
+    async def refuses(_stopwatch: Stopwatch) -> None:
+        nonlocal asked
+        asked += 1
+        await trio.lowlevel.checkpoint()
+        raise OSError("never")
+
+    peer = Candidate(name="x", open=lambda: contextlib.nullcontext(refuses))
+    scenario = Scenario(name="given", title="given times", candidates=(peer,))
+    measured = (await rounds.run_scenario(scenario, rounds=20)).measured[0]
+    assert asked == rounds.HOPELESS_FAILURES
+    assert measured.series == (None,) * 20
 
 
 async def test_a_document_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 ATTEMPT_LIMIT_S = 120.0
 """How long one measurement may take before it counts as failed."""
 
+HOPELESS_FAILURES = 3
+"""After how many failures, without a success among them, a candidate is not asked again."""
+
 
 class Stopwatch:
     """Takes what a candidate measures: `with stopwatch: …` a time, `record` anything else.
@@ -115,11 +118,17 @@ class _Series:
         self.values: list[float | None] = []
         self.per_s: list[float] = []
         self.failure = ""
+        self._failures = 0
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it has only ever failed, which may take it long each time."""
+        return self._failures >= HOPELESS_FAILURES and all(one is None for one in self.values)
 
     async def attempt(self, gap_s: float, *, counts: bool = True) -> None:
         """Measures once; what failed is as many failures as there should be values."""
         stopwatch = Stopwatch()
-        if self.once is not None:
+        if self.once is not None and not self.hopeless:
             try:
                 with trio.fail_after(ATTEMPT_LIMIT_S):
                     if gap_s:
@@ -138,6 +147,7 @@ class _Series:
 
     def fail(self, error: Exception) -> None:
         """Keeps why it failed first."""
+        self._failures += 1
         self.failure = self.failure or f"{type(error).__name__}: {error}"[:300]
 
 
