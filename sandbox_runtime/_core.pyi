@@ -18,7 +18,11 @@ __all__ = [
     "separate_branch",
     "shell_builtin",
     "start_supervisor",
+    "version",
 ]
+
+version: str
+"""Of the package, whose other parts have the same."""
 
 @final
 class Command:

@@ -105,6 +105,15 @@ class Channel(Generic[ReplyT]):
         with open(memory_file("frame", body), "rb") as file:
             await self._send_packet(b"\1", (*fds, file.fileno()))
 
+    def offer(self, message: msgspec.Struct) -> bool:
+        """Sends one message if it is short and can go at once; False if `send` has to.
+
+        Raises:
+            SandboxLostError: The other end has died.
+        """
+        body = msgspec.msgpack.encode(message)
+        return len(body) <= _INLINE_BYTES and send_now(self._socket, b"\0" + body)
+
     async def _send_packet(self, packet: bytes, fds: Sequence[int]) -> None:
         # Whoever waits for room was first.
         if not self._sending.locked() and send_now(self._socket, packet, fds):
@@ -154,7 +163,8 @@ class Channel(Generic[ReplyT]):
         """Closes this end."""
         if not self._closed:
             self._closed = True
-            trio.lowlevel.notify_closing(self._socket)
+            if trio.lowlevel.in_trio_run():  # else nobody waits for it
+                trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 
 

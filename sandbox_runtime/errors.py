@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno as errno_names
 import math
 import os
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -259,3 +259,34 @@ class FileAccessError(SandboxError):
         super().__init__(f"{path}: {detail.partition(' (os error ')[0]}")
         self.errno = errno
         self.path = path
+
+
+GitErrorCode = Literal[
+    "git_missing",
+    "not_found",
+    "auth_required",
+    "branch_not_found",
+    "directory_not_empty",
+    "transport_refused",
+    "certificate",
+    "network",
+    "no_space",
+    "deadline",
+    "failed",
+]
+
+
+class GitError(SandboxError):
+    """Git did not do it; a directory that it had made is gone again.
+
+    Attributes:
+        reason: Why, a stable word.
+        result: What git said, or None if it did not run.
+    """
+
+    code = "git"
+
+    def __init__(self, reason: GitErrorCode, message: str, result: CommandResult | None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.result = result

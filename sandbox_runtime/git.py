@@ -12,11 +12,11 @@ import inspect
 import os
 import posixpath
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandbox_runtime.errors import InvalidArgumentError, NotStartedError, SandboxError
+from sandbox_runtime.errors import GitError, GitErrorCode, InvalidArgumentError, NotStartedError
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.processes import run_process
 from sandbox_runtime.receipts import CommandResult
@@ -30,20 +30,6 @@ if TYPE_CHECKING:
     from sandbox_runtime.sandbox import Sandbox
 
     ProgressHandler = Callable[["CloneProgress"], Awaitable[None] | None]
-
-GitErrorCode = Literal[
-    "git_missing",
-    "not_found",
-    "auth_required",
-    "branch_not_found",
-    "directory_not_empty",
-    "transport_refused",
-    "certificate",
-    "network",
-    "no_space",
-    "deadline",
-    "failed",
-]
 
 PROTOCOLS = ("https", "http", "ssh", "git")
 """What a URL may begin with, unless the caller says otherwise. `ext` runs programs: never."""
@@ -126,21 +112,9 @@ class CloneResult(msgspec.Struct, frozen=True, kw_only=True):
     command: CommandResult
 
 
-class GitError(SandboxError):
-    """Git did not do it; a directory that it had made is gone again.
-
-    Attributes:
-        reason: Why, a stable word.
-        result: What git said, or None if it did not run.
-    """
-
-    code = "git"
-
-    def __init__(self, reason: GitErrorCode, url: str, result: CommandResult | None) -> None:
-        said = _last_words(result) if result is not None else "there is no git in the sandbox"
-        super().__init__(f"cannot clone {_without_password(url)}: {said}")
-        self.reason = reason
-        self.result = result
+def _failure(reason: GitErrorCode, url: str, result: CommandResult | None) -> GitError:
+    said = _last_words(result) if result is not None else "there is no git in the sandbox"
+    return GitError(reason, f"cannot clone {_without_password(url)}: {said}", result)
 
 
 def _without_password(url: str) -> str:
@@ -272,10 +246,10 @@ async def clone(
         )
     except NotStartedError as error:
         if error.step == "execute":
-            raise GitError("git_missing", url, None) from error
+            raise _failure("git_missing", url, None) from error
         raise
     if not result.ok:
-        raise GitError(_reason(result), url, result)
+        raise _failure(_reason(result), url, result)
     into = directory
     if into is None:
         found = _INTO.search(result.stderr)

@@ -60,6 +60,7 @@ read_children = _core.read_children
 start_supervisor = _core.start_supervisor
 Command = _core.Command
 core_path: str = _core.__file__
+VERSION = _core.version
 
 
 async def send_command(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import trio
@@ -16,20 +17,10 @@ from sandbox_runtime.background import Processes
 from sandbox_runtime.budget import Budget
 from sandbox_runtime.errors import AlreadyExistsError, InvalidArgumentError, SandboxClosedError
 from sandbox_runtime.files import Files
-from sandbox_runtime.interpreters.installation import read_only_paths
 from sandbox_runtime.interpreters.languages import known_language
-from sandbox_runtime.interpreters.node import (
-    NODE_LANGUAGES,
-    Node,
-    NodeFinder,
-    node_candidates,
-    node_read_only_paths,
-)
 from sandbox_runtime.interpreters.pool_sizes import PoolSize
 from sandbox_runtime.interpreters.preloads import PRELOADS, USUAL_PRELOAD, check_preloads
-from sandbox_runtime.interpreters.python import Python
-from sandbox_runtime.interpreters.registry import Contexts
-from sandbox_runtime.interpreters.zygote import Zygote
+from sandbox_runtime.launching import launch
 from sandbox_runtime.networks import check_network, describe
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.ports import Ports
@@ -44,7 +35,6 @@ from sandbox_runtime.settings import (
     Limits,
 )
 from sandbox_runtime.shown import check_read_only
-from sandbox_runtime.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -56,20 +46,20 @@ if TYPE_CHECKING:
     from sandbox_runtime.interpreters.execution import Execution
     from sandbox_runtime.interpreters.languages import Language
     from sandbox_runtime.interpreters.preloads import Preload
+    from sandbox_runtime.interpreters.registry import Contexts
     from sandbox_runtime.interpreters.runs import ResultHandler
+    from sandbox_runtime.interpreters.zygote import Zygote
+    from sandbox_runtime.launching import Launch
     from sandbox_runtime.processes import Process
     from sandbox_runtime.receipts import CommandResult
+    from sandbox_runtime.supervisor import Supervisor
 
 
 _USUAL_MODULES = PRELOADS[USUAL_PRELOAD].modules
 
 
 class Runtime:
-    """What sandboxes share. `open_runtime` makes it.
-
-    Attributes:
-        languages: Who makes interpreters, by the language's one name.
-    """
+    """What sandboxes share. `open_runtime` makes it."""
 
     def __init__(
         self,
@@ -84,9 +74,18 @@ class Runtime:
         self._python = python
         self._zygotes: dict[tuple[tuple[str, ...], bool], Zygote] = {}
         self._starting = trio.Lock()
-        node = Node(NodeFinder(nodes).find)
-        self.languages: dict[str, Language] = {
-            "python": Python(self.python_zygote, preloads),
+        self._preloads = preloads
+        self._nodes = nodes
+
+    @cached_property
+    def languages(self) -> dict[str, Language]:
+        """Who makes interpreters, by the language's one name; loaded for the first of them."""
+        from sandbox_runtime.interpreters.node import NODE_LANGUAGES, Node, NodeFinder
+        from sandbox_runtime.interpreters.python import Python
+
+        node = Node(NodeFinder(self._nodes).find)
+        return {
+            "python": Python(self.python_zygote, self._preloads),
             **dict.fromkeys(NODE_LANGUAGES, node),
         }
 
@@ -118,6 +117,8 @@ class Runtime:
         Raises:
             InterpreterUnavailableError: It cannot start; the message says what is missing.
         """
+        from sandbox_runtime.interpreters.zygote import Zygote
+
         async with self._starting:
             zygote = self._zygotes.get((modules, host_network))
             if zygote is None or zygote.lost:
@@ -136,6 +137,7 @@ async def open_runtime(
     python: str = sys.executable,
     preloads: Mapping[str, Preload] | None = None,
     node: str | None = None,
+    launched: Launch | None = None,
 ) -> AsyncIterator[Runtime]:
     """Starts what sandboxes share, and ends it and all of them with the block.
 
@@ -147,26 +149,21 @@ async def open_runtime(
         preloads: Further sets of modules to import ahead, by name (`preloads.PRELOADS`).
         node: The Node of JavaScript and TypeScript contexts; by default the one on `PATH`, or that
             of the extra `javascript` if that one is too old.
+        launched: What was launched for it already, with the first three of these arguments.
 
     Raises:
         InvalidArgumentError: A path of `read_only` is missing, or would hide what is a sandbox's
             own.
         IsolationError: No sandbox can be made here; it says why and what to do.
     """
-    read_only = check_read_only(read_only)
-    if not python.startswith("/"):
-        raise InvalidArgumentError("python", f"{python!r} is no absolute path")
     sets = check_preloads(preloads or {})
-    if node is not None and not node.startswith("/"):
-        raise InvalidArgumentError("node", f"{node!r} is no absolute path")
-    nodes = node_candidates(node)
-    shown = [*read_only, *read_only_paths(python), *node_read_only_paths(nodes)]
-    supervisor = Supervisor()
+    launched = launched or launch(check_read_only(read_only), python, node)
+    supervisor = launched.take()
     try:
-        await supervisor.start(shown)
+        await supervisor.start()
         async with open_serving_nursery() as nursery:
             nursery.start_soon(supervisor.run)
-            yield Runtime(supervisor, nursery, python, sets, nodes)
+            yield Runtime(supervisor, nursery, launched.python, sets, launched.nodes)
     finally:
         with trio.CancelScope(shield=True):
             await supervisor.aclose()
@@ -182,7 +179,6 @@ class Sandbox:
         files: Its files.
         ports: Its ports.
         processes: Its background processes, by id.
-        contexts: Its code contexts, by id.
     """
 
     def __init__(
@@ -208,7 +204,8 @@ class Sandbox:
         self.ports = Ports(keeper, nursery)
         self.files = Files(keeper, nursery)
         self.processes = Processes(keeper, nursery, log_space)
-        self.contexts = Contexts(keeper, runtime.languages, pools, nursery)
+        self._pools = pools
+        self._contexts: Contexts | None = None
 
     @property
     def lost(self) -> bool:
@@ -218,6 +215,21 @@ class Sandbox:
     async def wait_lost(self) -> None:
         """Waits until it has died."""
         await self._keeper.wait_gone()
+
+    @property
+    def contexts(self) -> Contexts:
+        """Its code contexts, by id."""
+        if self._contexts is None:
+            from sandbox_runtime.interpreters.registry import Contexts
+
+            self._contexts = Contexts(
+                self._keeper,
+                self._runtime.languages,
+                self._pools,
+                self._nursery,
+                closed=self._closed,
+            )
+        return self._contexts
 
     @property
     def keeper(self) -> jails.Keeper:
@@ -439,7 +451,8 @@ class Sandbox:
         with trio.CancelScope(shield=True):
             self.ports.close()
             await self._keeper.aclose()
-            await self.contexts.aclose()
+            if self._contexts is not None:
+                await self._contexts.aclose()
             for session in tuple(self._sessions.values()):
                 await session.aclose()
             await self.files.aclose()

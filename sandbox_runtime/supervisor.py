@@ -45,9 +45,17 @@ def _reap(pid: int) -> None:
 
 
 class Supervisor:
-    """The native process that makes sandboxes; `open_runtime` owns it."""
+    """The native process that makes sandboxes, started and told what it is to be.
 
-    def __init__(self) -> None:
+    Args:
+        read_only_paths: What of the host its sandboxes show.
+
+    Attributes:
+        separate_ids: Whether sandboxes have user ids that nobody else has.
+        private_ids: Those that are theirs.
+    """
+
+    def __init__(self, read_only_paths: Sequence[str]) -> None:
         self._launcher_pid, fd = start_supervisor()
         launchers.add(self._launcher_pid)
         sock = socket.socket(fileno=fd)
@@ -58,6 +66,10 @@ class Supervisor:
             _reap(self._launcher_pid)
             raise
         self._channel: Channel[SupervisorReply] = Channel(sock, SupervisorReply)
+        self._begin = Start(read_only_paths=tuple(read_only_paths))
+        self._has_begun = False
+        with contextlib.suppress(SandboxLostError):  # `start` says so
+            self._has_begun = self._channel.offer(self._begin)
         self._ended: dict[int, trio.Event] = {}
         self._gone = trio.Event()
         self._next_id = 0
@@ -73,13 +85,14 @@ class Supervisor:
         """Waits until it has died."""
         await self._gone.wait()
 
-    async def start(self, read_only_paths: Sequence[str]) -> None:
-        """Hands over the configuration and waits until sandboxes can be made.
+    async def start(self) -> None:
+        """Waits until sandboxes can be made.
 
         Raises:
             IsolationError: They cannot be made here; it says why and what to do.
         """
-        await self._channel.send(Start(read_only_paths=tuple(read_only_paths)))
+        if not self._has_begun:
+            await self._channel.send(self._begin)
         try:
             reply, _ = await self._channel.receive()
         except SandboxLostError as error:
@@ -176,6 +189,12 @@ class Supervisor:
             ours.close()
             raise
         return ours
+
+    def abandon(self) -> None:
+        """Ends one that has made nothing yet; returns when it is gone."""
+        self._channel.close()
+        os.close(self._launcher_pidfd)
+        _reap(self._launcher_pid)
 
     async def aclose(self) -> None:
         """Ends the supervisor and everything that it ever made; returns when that is gone."""

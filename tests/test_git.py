@@ -8,7 +8,8 @@ import pytest
 import trio
 
 from sandbox_runtime import InvalidArgumentError, Sandbox
-from sandbox_runtime.git import CloneProgress, GitError, clone
+from sandbox_runtime.errors import GitError
+from sandbox_runtime.git import CloneProgress, clone
 
 if TYPE_CHECKING:
     from sandbox_runtime import Process

@@ -18,7 +18,8 @@ from sandbox_runtime import (
     open_runtime,
     open_sandbox,
 )
-from sandbox_runtime.interpreters.node import LEAST_NODE, NodeFinder, node_candidates
+from sandbox_runtime.interpreters.installation import node_candidates
+from sandbox_runtime.interpreters.node import LEAST_NODE, NodeFinder
 from sandbox_runtime.settings import MIB
 
 if TYPE_CHECKING:

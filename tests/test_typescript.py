@@ -8,7 +8,8 @@ import pytest
 import trio
 
 from sandbox_runtime import Context, InterpreterUnavailableError, Sandbox, open_sandbox
-from sandbox_runtime.interpreters.node import NodeFinder, node_candidates
+from sandbox_runtime.interpreters.installation import node_candidates
+from sandbox_runtime.interpreters.node import NodeFinder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

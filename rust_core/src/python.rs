@@ -208,5 +208,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(enter_jail, module)?)?;
     module.add_function(wrap_pyfunction!(fork_away, module)?)?;
     module.add_function(wrap_pyfunction!(separate_branch, module)?)?;
-    module.add_function(wrap_pyfunction!(quote_word, module)?)
+    module.add_function(wrap_pyfunction!(quote_word, module)?)?;
+    module.add("version", env!("CARGO_PKG_VERSION"))
 }

@@ -21,7 +21,8 @@ from sandbox_runtime.bench.starting import Startable
 from sandbox_runtime.bench.wire import Served
 from sandbox_runtime.bench.wire_scenarios import wire_scenarios
 from sandbox_runtime.errors import InterpreterUnavailableError, InvalidArgumentError
-from sandbox_runtime.interpreters.node import NodeFinder, node_candidates
+from sandbox_runtime.interpreters.installation import node_candidates
+from sandbox_runtime.interpreters.node import NodeFinder
 from sandbox_runtime.sandbox import open_runtime, open_sandbox
 
 if TYPE_CHECKING:

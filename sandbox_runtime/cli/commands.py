@@ -1,29 +1,46 @@
-"""The command line: the group `sandbox-runtime` and its commands."""
+"""The command line: the group `sandbox-runtime`, and where each of its commands is."""
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 import click
 
-from sandbox_runtime.choices import LANGUAGES, MOST_BRANCHES
-from sandbox_runtime.cli.bench import bench
-from sandbox_runtime.cli.failures import INTERRUPTED, OWN_FAILURE, USAGE, reader_is_gone, say
-from sandbox_runtime.cli.kernel import kernel
-from sandbox_runtime.cli.options import figures_option, sandbox_options, shared_options
-from sandbox_runtime.cli.script import language_of, load_code, load_script
-from sandbox_runtime.cli.serve import serve, serve_options
-from sandbox_runtime.cli.standard_input import piped_input
-from sandbox_runtime.errors import InvalidArgumentError, SandboxError
+from sandbox_runtime.cli.failures import INTERRUPTED, USAGE, reader_is_gone, say
 
-if TYPE_CHECKING:
-    from sandbox_runtime.cli.options import Options
-    from sandbox_runtime.cli.outcomes import Outcome
-    from sandbox_runtime.cli.printing import Streams
-    from sandbox_runtime.sandbox import Sandbox
+_HOMES = {
+    "bench": ("bench", "bench"),
+    "code": ("programs", "run_code"),
+    "demo": ("checks", "demo"),
+    "doctor": ("checks", "doctor"),
+    "exec": ("programs", "execute"),
+    "kernel": ("kernel", "kernel"),
+    "run": ("programs", "run"),
+    "serve": ("serve", "serve_sandboxes"),
+}
+_OBJECTS_BETWEEN_COLLECTIONS = 50_000
+"""What is imported stays, and looking at it again and again for what can be freed is a tenth of a
+start; the cycles of a running server are few."""
+
+
+class _Commands(click.Group):
+    """A group that loads a command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+        return list(_HOMES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _HOMES:
+            return None
+        module, name = _HOMES[cmd_name]
+        command = getattr(importlib.import_module(f"sandbox_runtime.cli.{module}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
 
 _HELP = """Run untrusted code in a real sandbox: no network, no host files, no rights.
 
@@ -46,6 +63,7 @@ def main() -> NoReturn:
         except OSError:  # closed; a pipe of ours must not become somebody's standard output
             os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, os.fdopen(fd, "w" if fd else "r", closefd=False))
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     try:
         status = cli(prog_name="sandbox-runtime", standalone_mode=False)
         sys.stdout.flush()
@@ -66,247 +84,7 @@ def main() -> NoReturn:
     sys.exit(status)
 
 
-@click.group(help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sandbox-runtime", message="%(prog)s %(version)s")
 def cli() -> None:
     """See `_HELP`."""
-
-
-@cli.command(short_help="Run a Python or shell script in a fresh sandbox.")
-@click.argument("file", metavar="FILE")
-@click.argument("args", metavar="[ARGS]...", nargs=-1)
-@click.option(
-    "--language",
-    type=click.Choice(["python", "shell"]),
-    help="What FILE is; by default its ending (.py, .sh) or #! line says so.",
-)
-@click.option("--plain", is_flag=True, help="Run Python as `python FILE` does, not in a context.")
-@figures_option
-@shared_options
-def run(
-    options: Options,
-    file: str,
-    args: tuple[str, ...],
-    language: str | None,
-    figures: Path | None,
-    *,
-    plain: bool,
-) -> int:
-    """Run FILE with ARGS in a fresh sandbox; `-` reads it from standard input.
-
-    Options are ours, before FILE and after it; what stands behind `--` is the script's own. The
-    script is copied to /workspace and its exit status becomes ours.
-
-    Python runs in a code context, the interpreter that `Sandbox.run_code` offers: the value of
-    the last expression is printed, figures are seen (--figures keeps them), top-level `await`
-    works, --json has every result in all its formats. Otherwise it is a script: sys.argv,
-    __file__, sys.stdin, threads and atexit are as usual, an error is a traceback on stderr and
-    status 1, sys.exit gives its status. Warming the interpreter takes a second or so; with --plain
-    the script runs as `python FILE` instead, which starts at once and shows nothing by itself.
-
-    A script with a #! line runs as that says, another shell script by bash.
-    """
-    script = load_script(file, language, plain=plain)
-    stdin = b"" if file == "-" else piped_input(options)
-
-    from sandbox_runtime.cli.run import run_process, supervise
-    from sandbox_runtime.cli.script_context import run_in_context
-
-    async def start(sandbox: Sandbox, streams: Streams) -> Outcome:
-        await sandbox.files.write(script.path, script.content, mode=0o755)
-        if script.source is not None:
-            argv = [script.path, *args]
-            return await run_in_context(
-                sandbox, script.source, argv, options, stdin, streams, figures
-            )
-        argv = [*script.interpreter, script.path, *args]
-        return await run_process(sandbox, argv, options, stdin, streams)
-
-    return supervise(options, start)
-
-
-_EXEC_HELP = """Run a program with its arguments, or a line of shell text, in a fresh sandbox.
-
-\b
-sandbox-runtime exec -- sort -n < numbers.txt
-sandbox-runtime exec --in src --out build.log -c 'make -C src > build.log'
-"""
-
-
-@cli.command(
-    "exec",
-    context_settings={"allow_interspersed_args": False},
-    help=_EXEC_HELP,
-    options_metavar="[OPTIONS] [--]",
-    short_help="Run one command in a fresh sandbox.",
-)
-@click.argument("command", metavar="COMMAND [ARGS]...", nargs=-1, type=click.UNPROCESSED)
-@click.option("-c", "text", metavar="TEXT", help="Shell text for bash; ARGS are $1, $2 and so on.")
-@shared_options
-def execute(options: Options, command: tuple[str, ...], text: str | None) -> int:
-    """See `_EXEC_HELP`."""
-    from sandbox_runtime.programs import check_argv, check_text
-
-    argv = list(command)
-    try:
-        if text is not None:
-            check_text("-c", text)
-            argv = ["bash", "-c", text, "bash", *command]
-        check_argv("COMMAND", argv)
-    except InvalidArgumentError as error:
-        raise click.UsageError(str(error)) from None
-    stdin = piped_input(options)
-
-    from sandbox_runtime.cli.run import run_process, supervise
-
-    async def start(sandbox: Sandbox, streams: Streams) -> Outcome:
-        return await run_process(sandbox, argv, options, stdin, streams)
-
-    return supervise(options, start)
-
-
-_CODE_HELP = """Run code in an interpreter in a fresh sandbox, or talk with it.
-
-\b
-sandbox-runtime code -c '6 * 7'
-sandbox-runtime code --figures plots analysis.py
-sandbox-runtime code --language javascript -c '[1, 2].map((n) => n * 2)'
-sandbox-runtime code load.py --branch 'frame.mean()' --branch 'frame.median()'
-sandbox-runtime code        # >>>
-
-FILE, `-` (standard input) or TEXT is one cell: the value of its last expression is
-printed, top-level `await` works, an error is a traceback on stderr and status 1.
-
-Without code, on a terminal, cells are typed and keep their state. Ctrl-C interrupts the
-cell that runs, Ctrl-D ends. --timeout is the time of each cell then. A line with a colon
-in front is about branches: `:branch` goes on in a copy of the state, `:help` says the rest.
-"""
-
-
-@cli.command("code", help=_CODE_HELP, short_help="Run code in Python, JavaScript or TypeScript.")
-@click.argument("file", metavar="[FILE]", required=False)
-@click.option("-c", "text", metavar="TEXT", help="The code itself.")
-@click.option(
-    "--language",
-    type=click.Choice(tuple(LANGUAGES)),
-    help="Of the code; by default the ending of FILE says so (.js, .ts), else it is python.",
-)
-@click.option(
-    "--branch",
-    "branches",
-    metavar="TEXT",
-    multiple=True,
-    help="A cell that runs after the code in a copy of its state, beside the other branches; "
-    "shown in their order. Python only. Repeatable.",
-)
-@figures_option
-@sandbox_options
-def run_code(
-    options: Options,
-    file: str | None,
-    text: str | None,
-    language: str | None,
-    branches: tuple[str, ...],
-    figures: Path | None,
-) -> int:
-    """See `_CODE_HELP`."""
-    if file is not None and text is not None:
-        raise click.UsageError("give the code by -c or as FILE, not both")
-    chosen = language_of(file, language)
-    if branches and chosen != "python":
-        raise click.UsageError(f"--branch: contexts of {chosen} cannot be branched")
-    if len(branches) > MOST_BRANCHES:
-        raise click.UsageError(f"--branch: {len(branches)} are more than {MOST_BRANCHES}")
-    if file is None and text is None:
-        if os.isatty(0):
-            if branches:
-                raise click.UsageError("--branch needs code to run first: -c, FILE or -")
-            return _talk(options, chosen, figures)
-        file = "-"
-    source = load_code(file, chosen) if file is not None else text or ""
-
-    from sandbox_runtime.cli.code import run_cell
-    from sandbox_runtime.cli.run import supervise
-
-    async def start(sandbox: Sandbox, streams: Streams) -> Outcome:
-        return await run_cell(sandbox, source, chosen, options, streams, figures, branches=branches)
-
-    return supervise(options, start)
-
-
-def _talk(options: Options, language: str, figures: Path | None) -> int:
-    if options.as_json:
-        raise click.UsageError("--json needs code to run: -c, FILE or -")
-
-    from sandbox_runtime.cli.dialogue import Dialogue
-    from sandbox_runtime.cli.run import supervise
-
-    dialogue = Dialogue(language, options, figures)
-    return supervise(options, dialogue.hold, interrupt=dialogue.interrupt)
-
-
-@cli.command(
-    "serve",
-    context_settings={"allow_interspersed_args": False},
-    options_metavar="[OPTIONS] [--]",
-    short_help="Serve sandboxes over HTTP.",
-)
-@click.argument("command", metavar="[COMMAND [ARGS]...]", nargs=-1, type=click.UNPROCESSED)
-@serve_options
-def serve_sandboxes(values: dict[str, Any]) -> int:
-    """Serve sandboxes over HTTP until a signal (SIGTERM, Ctrl-C) ends it.
-
-    COMMAND is a program of yours that runs beside the server and outside of every sandbox, as in
-    a container; the end of the server is its end.
-
-    The server logs on standard error, a line `ready` when it can be asked. It ends with status 0
-    when it was told to.
-    """
-    return serve(values)
-
-
-@cli.command(short_help="Say what a sandbox protects here, and how to get the rest.")
-@click.option("--json", "as_json", is_flag=True, help="The same as one JSON object.")
-def doctor(*, as_json: bool) -> int:
-    """Make a sandbox and say what it protects from here, and how to get the rest.
-
-    The status is 0 if all that is required is there, else 1.
-    """
-    import trio
-
-    from sandbox_runtime import doctor as clinic
-
-    diagnosis = trio.run(clinic.examine)
-    try:
-        print(diagnosis.json() if as_json else diagnosis.text(), flush=True)
-    except BrokenPipeError:
-        return reader_is_gone()
-    return 0 if diagnosis.ok else 1
-
-
-@cli.command(short_help="Analyse real data as an agent would, then try to break out.")
-@click.option(
-    "--out",
-    metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("demo-output"),
-    help="Where the chart is put; ./demo-output by default.",
-)
-def demo(out: Path) -> int:
-    """Analyse real data as an agent would, then try to break out in three ways.
-
-    The status is 1 if an attack succeeds.
-    """
-    from sandbox_runtime import demo as show
-
-    try:
-        return show.main(out)
-    except BrokenPipeError:  # click would make it a 1, which means something here
-        return reader_is_gone()
-    except (SandboxError, OSError) as error:
-        say(str(error))
-        return OWN_FAILURE
-
-
-cli.add_command(bench)
-cli.add_command(kernel)

@@ -9,19 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sandbox_runtime.cli.values import (
-    make_figures,
-    parse_env,
-    parse_in,
-    parse_memory,
-    parse_out,
-    parse_timeout,
-)
+from sandbox_runtime.cli.copies import parse_in, parse_out
+from sandbox_runtime.cli.values import make_figures, parse_env, parse_memory, parse_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandbox_runtime.cli.values import CopyIn, CopyOut
+    from sandbox_runtime.cli.copies import CopyIn, CopyOut
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
+from sandbox_runtime.cli.copies import inside
 from sandbox_runtime.cli.standard_input import read_to_end
-from sandbox_runtime.cli.values import inside
 
 
 @dataclass(frozen=True, slots=True)

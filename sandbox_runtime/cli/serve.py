@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import os
 import re
 import signal
@@ -25,11 +27,12 @@ from sandbox_runtime.errors import InvalidArgumentError, SandboxError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandbox_runtime.control import ServeSettings
+    from sandbox_runtime.control.lifecycle import ServeSettings
     from sandbox_runtime.interpreters.pool_sizes import PoolSize
 
 PORT = 3000
-_TOKEN = re.compile(r"[\x21-\x7e]{16,4096}")
+_USUAL_COLLECTIONS = (700, 10, 10)
+_VISIBLE = r"[\x21-\x7e]{16,4096}"
 _WITHOUT_EFFECT = (
     "CLEANUP_INTERVAL_MS",
     "TEMP_FILE_MAX_AGE_MS",
@@ -291,7 +294,7 @@ _OPTIONS = [
 ]
 
 
-def serve_options(command: Callable[..., int]) -> Callable[..., int]:
+def _serve_options(command: Callable[..., int]) -> Callable[..., int]:
     """Adds the options to a command, which gets their values as one dictionary."""
 
     @functools.wraps(command)
@@ -303,21 +306,49 @@ def serve_options(command: Callable[..., int]) -> Callable[..., int]:
     return with_options
 
 
-def serve(values: dict[str, Any]) -> int:
+@click.command(
+    "serve",
+    context_settings={"allow_interspersed_args": False},
+    options_metavar="[OPTIONS] [--]",
+    short_help="Serve sandboxes over HTTP.",
+)
+@click.argument("command", metavar="[COMMAND [ARGS]...]", nargs=-1, type=click.UNPROCESSED)
+@_serve_options
+def serve_sandboxes(values: dict[str, Any]) -> int:
+    """Serve sandboxes over HTTP until a signal (SIGTERM, Ctrl-C) ends it.
+
+    COMMAND is a program of yours that runs beside the server and outside of every sandbox, as in
+    a container; the end of the server is its end.
+
+    The server logs on standard error, a line `ready` when it can be asked. It ends with status 0
+    when it was told to.
+    """
+    return _serve(values)
+
+
+def _serve(values: dict[str, Any]) -> int:
     """Serves until a signal ends it, and gives our exit status."""
     for number in (signal.SIGTERM, signal.SIGINT):  # PID 1 would not hear them while it loads
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end_early)
-    import trio
-
-    from sandbox_runtime.control import open_journal, run_server
+    from sandbox_runtime.control.descriptors import raise_descriptor_limit
     from sandbox_runtime.jail import make_undumpable
+    from sandbox_runtime.launching import launch
 
+    make_undumpable()
+    descriptors = raise_descriptor_limit()
     try:
-        settings = _settings(values)
-        open_journal(values["log_level"], values["log_format"])
-        make_undumpable()
-        trio.run(run_server, settings)
+        with contextlib.closing(launch()) as launched:  # which begins while the rest is loaded
+            import trio
+
+            from sandbox_runtime.control.journal import open_journal
+            from sandbox_runtime.control.lifecycle import run_server
+
+            settings = _settings(values)
+            open_journal(values["log_level"], values["log_format"])
+            gc.freeze()  # what is loaded stays; nobody need look at it again
+            gc.set_threshold(*_USUAL_COLLECTIONS)
+            trio.run(functools.partial(run_server, settings, launched, descriptors=descriptors))
     except InvalidArgumentError as error:
         say(str(error))
         return USAGE
@@ -349,7 +380,7 @@ def _end_early(_number: int, _frame: object) -> None:
 def _settings(values: dict[str, Any]) -> ServeSettings:
     import msgspec
 
-    from sandbox_runtime.control import ServeSettings
+    from sandbox_runtime.control.lifecycle import ServeSettings
     from sandbox_runtime.server.app import AppSettings
     from sandbox_runtime.server.browsers import BrowserPolicy
     from sandbox_runtime.server.hosting import HostSettings
@@ -421,7 +452,7 @@ def _token(path: Path | None) -> str | None:
             text = path.read_text(encoding="utf-8", errors="replace").strip()
         except OSError as error:
             raise InvalidArgumentError(source, f"{str(path)!r}: {error.strerror}") from None
-    if text is not None and _TOKEN.fullmatch(text) is None:
+    if text is not None and re.fullmatch(_VISIBLE, text) is None:
         raise InvalidArgumentError(
             source,
             "a token is 16 to 4096 visible ASCII characters; make one with `openssl rand -hex 32`",

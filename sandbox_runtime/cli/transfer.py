@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 
+from sandbox_runtime.cli.copies import inside
 from sandbox_runtime.cli.failures import say
-from sandbox_runtime.cli.values import inside
 from sandbox_runtime.errors import FileAccessError, SandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandbox_runtime.cli.values import CopyIn, CopyOut
+    from sandbox_runtime.cli.copies import CopyIn, CopyOut
     from sandbox_runtime.sandbox import Sandbox
 
 

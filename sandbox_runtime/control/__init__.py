@@ -3,9 +3,3 @@
 `lifecycle` is the order of it all; `journal` is how it is logged; as PID 1 of a container it also
 reaps what nobody else does (`orphans`) and looks after a program of the user's (`companion`).
 """
-
-from sandbox_runtime.control.addresses import CannotListenError
-from sandbox_runtime.control.journal import open_journal
-from sandbox_runtime.control.lifecycle import ServeSettings, run_server
-
-__all__ = ["CannotListenError", "ServeSettings", "open_journal", "run_server"]

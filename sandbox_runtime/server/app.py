@@ -7,18 +7,19 @@ header `X-Sandbox-Id`, which only clients of 0.12 send, does the same.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import logging
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import msgspec
+import trio
 
+from sandbox_runtime.jail import VERSION
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.server.browsers import BrowserPolicy, check_browser
 from sandbox_runtime.server.faults import (
@@ -28,27 +29,23 @@ from sandbox_runtime.server.faults import (
 )
 from sandbox_runtime.server.hosting import HostSettings, open_host
 from sandbox_runtime.server.http import Response
-from sandbox_runtime.server.openapi import build_document
-from sandbox_runtime.server.proxy import bears, proxy, route_preview
 from sandbox_runtime.server.pulse import Pulse
 from sandbox_runtime.server.replies import CORS, error_reply, json_reply
-from sandbox_runtime.server.routes import (
-    code,
-    commands,
-    content,
-    files,
-    git,
-    health,
-    ports,
-    processes,
-    sandboxes,
-    sessions,
+from sandbox_runtime.server.routes import commands, health, sandboxes, sessions
+from sandbox_runtime.server.routing import (
+    Call,
+    Params,
+    Route,
+    RouteTable,
+    decode_body,
+    decode_segment,
 )
-from sandbox_runtime.server.routing import Call, Route, RouteTable, decode_body, decode_segment
+from sandbox_runtime.server.tokens import bears
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
+    from sandbox_runtime.launching import Launch
     from sandbox_runtime.server.hosting import Host, HostedSandbox
     from sandbox_runtime.server.http import Request
     from sandbox_runtime.server.previews import PreviewSettings
@@ -57,6 +54,7 @@ _LOG = logging.getLogger("sandbox_runtime.server")
 _SANDBOXES = "/sandboxes/"
 _MODERN = "/v2"
 _PROXY = "/proxy"
+_REST_S = 0.1  # how long nothing is asked before what is needed later is loaded
 MIB = 1024 * 1024
 
 
@@ -65,7 +63,8 @@ def _document(_call: Call, _body: None) -> Response:
     return Response(headers=(content_type, *CORS), body=document())
 
 
-ROUTES: Sequence[Route[Any]] = (
+_TABLE = RouteTable()
+_TABLE.add(
     Route(
         method="GET",
         path="/openapi.json",
@@ -79,27 +78,43 @@ ROUTES: Sequence[Route[Any]] = (
     *sandboxes.ROUTES,
     *sessions.ROUTES,
     *commands.ROUTES,
-    *processes.ROUTES,
-    *files.ROUTES,
-    *content.ROUTES,
-    *git.ROUTES,
-    *ports.ROUTES,
-    *code.ROUTES,
 )
-"""Every endpoint there is."""
+_LATER = ["processes", "files", "content", "git", "ports", "code"]
+"""Topics that are loaded when one of their endpoints is asked for, or when nothing is: a server
+that has just been started answers its first command sooner for it."""
 
-_TABLE = RouteTable(ROUTES)
+
+def _load_topic() -> None:
+    topic = _LATER[0]
+    _TABLE.add(*importlib.import_module(f"sandbox_runtime.server.routes.{topic}").ROUTES)
+    del _LATER[0]
+
+
+def _load_topics() -> None:
+    while _LATER:
+        _load_topic()
+
+
+def _find(path: str) -> tuple[Mapping[str, Route[Any]], Params]:
+    """The endpoint's methods, and the variable segments of its path."""
+    found = _TABLE.find(path)
+    if _LATER and not found[0]:
+        _load_topics()
+        found = _TABLE.find(path)
+    return found
 
 
 @cache
 def document() -> bytes:
     """The OpenAPI document of all endpoints, as JSON."""
-    built = build_document(ROUTES, version("sandbox-runtime"))
+    from sandbox_runtime.server.openapi import build_document
+
+    _load_topics()
+    built = build_document(_TABLE.routes, VERSION)
     return msgspec.json.format(msgspec.json.encode(built), indent=2) + b"\n"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AppSettings:
+class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the operator chose.
 
     Attributes:
@@ -112,9 +127,9 @@ class AppSettings:
         previews: How ports of sandboxes are reached by host names of their own; None has none.
     """
 
-    host: HostSettings = field(default_factory=HostSettings)
+    host: HostSettings = msgspec.field(default_factory=HostSettings)
     token: str | None = None
-    browsers: BrowserPolicy = field(default_factory=BrowserPolicy)
+    browsers: BrowserPolicy = msgspec.field(default_factory=BrowserPolicy)
     body_limit_bytes: int = 128 * MIB
     memory_bytes: int = 512 * MIB
     log_commands: bool = False
@@ -139,9 +154,12 @@ class App:
         route: Route[Any] | None = None
         modern = request.headers.get("x-sandbox-id") is not None
         try:
-            preview = await route_preview(request, self.host.living, self._settings.previews)
-            if preview is not None:
-                return preview
+            if self._settings.previews is not None:
+                from sandbox_runtime.server.proxy import route_preview
+
+                preview = await route_preview(request, self.host.living, self._settings.previews)
+                if preview is not None:
+                    return preview
             path, sandbox_id, prefixed = _split(request.raw_path.decode("latin-1"))
             modern = modern or prefixed
             is_proxied = path == _PROXY or path.startswith(f"{_PROXY}/")
@@ -157,7 +175,7 @@ class App:
             self._check_token(request)
             if is_proxied:
                 return await self._proxy(request, path, sandbox_id)
-            methods, params = _TABLE.find(path)
+            methods, params = _find(path)
             route = _choose(request.method, methods)
             response = await self._answer(request, route, params, sandbox_id, modern=modern)
         except Exception as error:  # noqa: BLE001 - this is the one place that answers them
@@ -188,6 +206,8 @@ class App:
         return self.host.get(sandbox_id)
 
     async def _proxy(self, request: Request, path: str, sandbox_id: str | None) -> Response:
+        from sandbox_runtime.server.proxy import proxy
+
         hosted = await self._hosted(sandbox_id)
         with hosted:
             response = await proxy(
@@ -300,14 +320,28 @@ def _query(raw: str) -> dict[str, str]:
     return values
 
 
+async def _load_when_idle(host: Host) -> None:
+    """Loads what the first command did not need, with a pause for requests behind each topic."""
+    await (await host.default()).wait_idle(_REST_S)
+    while _LATER:
+        _load_topic()
+        await trio.lowlevel.checkpoint()
+
+
 @asynccontextmanager
-async def open_app(settings: AppSettings) -> AsyncIterator[App]:
+async def open_app(settings: AppSettings, launched: Launch | None = None) -> AsyncIterator[App]:
     """What answers requests, with its sandboxes; they end with the block.
+
+    Args:
+        settings: What the operator chose.
+        launched: What its first runtime is to be made of.
 
     Raises:
         IsolationError: No sandbox can be made here; it says why and what to do.
     """
     pulse = Pulse()
-    async with open_host(settings.host) as host, open_serving_nursery() as nursery:
+    async with open_host(settings.host, launched) as host, open_serving_nursery() as nursery:
         nursery.start_soon(pulse.run)
+        if settings.host.warm_up:
+            nursery.start_soon(_load_when_idle, host)
         yield App(settings, host, pulse)

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from sandbox_runtime.server.faults import ForbiddenError
 
@@ -34,8 +35,7 @@ _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 _PORT = re.compile(r":[0-9]{0,5}\Z")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BrowserPolicy:
+class BrowserPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """What requests may say about where they come from, and whom they mean.
 
     Attributes:

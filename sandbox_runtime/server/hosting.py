@@ -10,11 +10,11 @@ import logging
 import math
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
+import msgspec
 import trio
 
 from sandbox_runtime.logs import LogSpace
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from sandbox_runtime.choices import Network
     from sandbox_runtime.interpreters.pool_sizes import PoolSize
+    from sandbox_runtime.launching import Launch
     from sandbox_runtime.processes import Process
     from sandbox_runtime.sandbox import Runtime, Sandbox
 
@@ -47,8 +48,7 @@ DEFAULT_ID = "default"
 """The sandbox of the root paths."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostSettings:
+class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a server's sandboxes are like.
 
     Attributes:
@@ -73,14 +73,14 @@ class HostSettings:
         listenable: Addresses of this machine on which clients may have exposed ports listened on.
     """
 
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = msgspec.field(default_factory=Limits)
     network: Network | Literal["auto"] = "loopback"
     require: Collection[str] = ()
     command_timeout_s: float | None = None
     code_timeout_s: float | None = None
     output_limit_bytes: int = 16 * MIB
     log_space_bytes: int = 4 * GIB
-    pools: Mapping[str, PoolSize] = field(default_factory=dict)
+    pools: Mapping[str, PoolSize] = msgspec.field(default_factory=dict)
     warm_up: bool = False
     most_sandboxes: int = 100
     most_sessions: int = 256
@@ -90,8 +90,7 @@ class HostSettings:
     listenable: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxSpec:
+class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What one sandbox shall be like."""
 
     id: str
@@ -160,8 +159,11 @@ class Host:
         network: What sandboxes can reach that were not made with another network.
     """
 
-    def __init__(self, settings: HostSettings, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, settings: HostSettings, nursery: trio.Nursery, launched: Launch | None = None
+    ) -> None:
         self.settings = settings
+        self._launched = launched
         self._nursery = nursery
         self._runtime: Runtime | None = None
         self._runtime_turn = trio.Lock()
@@ -378,7 +380,8 @@ class Host:
     ) -> None:
         runtime: Runtime | None = None
         try:
-            async with open_runtime() as runtime:
+            launched, self._launched = self._launched, None
+            async with open_runtime(launched=launched) as runtime:
                 task_status.started(runtime)
                 await runtime.wait_lost()
                 _LOG.error("the supervisor has died, and all sandboxes with it")
@@ -405,13 +408,17 @@ async def _first_of(**waits: Callable[[], Awaitable[None]]) -> str:
 
 
 @asynccontextmanager
-async def open_host(settings: HostSettings) -> AsyncIterator[Host]:
+async def open_host(settings: HostSettings, launched: Launch | None = None) -> AsyncIterator[Host]:
     """Holds the sandboxes of a server, and ends them all with the block.
+
+    Args:
+        settings: What the operator chose.
+        launched: What its first runtime is to be made of.
 
     Raises:
         IsolationError: No sandbox can be made here; it says why and what to do.
     """
     async with open_serving_nursery() as nursery:
-        host = Host(settings, nursery)
+        host = Host(settings, nursery, launched)
         await host.start()
         yield host

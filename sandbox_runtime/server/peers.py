@@ -16,9 +16,10 @@ import errno
 import ipaddress
 import socket
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from sandbox_runtime.networks import read_address
 
@@ -38,8 +39,7 @@ _ESTABLISHED, _CLOSE_WAIT = 1, 8
 _RUNTIME_IDS = range(0x4000_0000, 0x8000_0000)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
+class Owner(msgspec.Struct, frozen=True, kw_only=True):
     """Whose a socket is.
 
     Attributes:
@@ -51,8 +51,7 @@ class Owner:
     inode: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerPolicy:
+class PeerPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Whom to refuse.
 
     Attributes:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hmac
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from sandbox_runtime.errors import InvalidArgumentError
 
@@ -30,8 +31,7 @@ _PORT_SUFFIX = re.compile(r":[0-9]{1,5}\Z")
 _HOSTS_WITHOUT_NAMES = frozenset(("127.0.0.1", "::1", "[::1]", "0.0.0.0", "localhost"))  # noqa: S104
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreviewSettings:
+class PreviewSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How previews are reached.
 
     Attributes:
@@ -45,8 +45,7 @@ class PreviewSettings:
     scheme: str = "http"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preview:
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """What a name leads to."""
 
     sandbox: Sandbox

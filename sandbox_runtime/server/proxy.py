@@ -6,7 +6,6 @@ sandbox, to a port that was exposed, never to the control server.
 
 from __future__ import annotations
 
-import hmac
 import logging
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ import trio
 from sandbox_runtime.errors import InvalidArgumentError, PortUnreachableError, SandboxError
 from sandbox_runtime.server.http import RequestError, Response
 from sandbox_runtime.server.previews import PreviewSettings, find_preview, parse_host
+from sandbox_runtime.server.tokens import bears
 from sandbox_runtime.server.upstream import Upstream, UpstreamError, write_head
 
 if TYPE_CHECKING:
@@ -133,13 +133,6 @@ def _secrets(request: Request, api_token: str | None) -> frozenset[bytes]:
         return _FORWARDED
     own = any(bears(given, api_token) for given in request.headers.get_all("authorization"))
     return _FORWARDED | {b"authorization"} if own else _FORWARDED
-
-
-def bears(authorization: str, token: str) -> bool:
-    """Whether an `Authorization` is this bearer token; the scheme's letters may be of any case."""
-    scheme, _, given = authorization.strip().partition(" ")
-    same = hmac.compare_digest(given.strip().encode("latin-1"), token.encode())
-    return same and scheme.lower() == "bearer"
 
 
 async def route_preview(

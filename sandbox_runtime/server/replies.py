@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import errno as errno_names
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET
 
 from sandbox_runtime import errors
-from sandbox_runtime.git import GitError
 from sandbox_runtime.server import faults
 from sandbox_runtime.server.http import (
     BusyError,
@@ -47,8 +45,7 @@ REASON = "{reason}"
 """`error` is the reason itself, not the endpoint's general text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """How one class of error is answered.
 
     Attributes:
@@ -155,7 +152,7 @@ def row_of(error: Exception) -> Row:
     """The row of an error."""
     if isinstance(error, errors.FileAccessError):
         return FILE_TABLE.get(error.errno, _OTHER_FILE_ROW)
-    if isinstance(error, GitError):
+    if isinstance(error, errors.GitError):
         return GIT_TABLE[error.reason]
     if isinstance(error, (errors.NotFoundError, errors.AlreadyExistsError)) and (
         row := KIND_TABLE.get((type(error), error.what))

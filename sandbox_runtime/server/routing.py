@@ -6,7 +6,6 @@ The dispatcher and the OpenAPI document both read the same `Route`s.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -29,8 +28,7 @@ BodyT = TypeVar("BodyT")
 Params = dict[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One request, with what it is about.
 
     Attributes:
@@ -64,8 +62,7 @@ class Call:
         return self.hosted
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route(Generic[BodyT]):
+class Route(msgspec.Struct, Generic[BodyT], frozen=True, kw_only=True):
     """One endpoint.
 
     Attributes:
@@ -97,8 +94,8 @@ class Route(Generic[BodyT]):
     events: Any = None
     content_type: str | None = None
     failure: str = "Internal server error"
-    required: Mapping[str, str] = field(default_factory=dict)
-    query: Mapping[str, str] = field(default_factory=dict)
+    required: Mapping[str, str] = msgspec.field(default_factory=dict)
+    query: Mapping[str, str] = msgspec.field(default_factory=dict)
     body_limit_bytes: int | None = None
     raw_body: bool = False
     needs_sandbox: bool = True
@@ -118,12 +115,20 @@ class _Node:
 
 
 class RouteTable:
-    """Finds the endpoint of a path. Exact segments win over variable ones."""
+    """Finds the endpoint of a path. Exact segments win over variable ones.
 
-    def __init__(self, routes: Sequence[Route[Any]]) -> None:
-        self.routes = tuple(routes)
+    Attributes:
+        routes: All endpoints, in the order in which they were added.
+    """
+
+    def __init__(self) -> None:
+        self.routes: list[Route[Any]] = []
         self._root = _Node()
-        for route in self.routes:
+
+    def add(self, *routes: Route[Any]) -> None:
+        """Adds endpoints, whose paths are no other's."""
+        self.routes += routes
+        for route in routes:
             node = self._root
             for segment in _segments(route.path):
                 if segment.startswith("{"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from sandbox_runtime.server.http.parsing import Head
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _BODILESS = frozenset((204, 304))
 _COPIED_BYTES = 16 * 1024  # beyond that, copying costs more than another part
 _MOST_PARTS = 64  # in one call; the kernel takes 1024
@@ -100,6 +101,15 @@ def _asks_to_close(headers: Sequence[tuple[str, str]]) -> bool:
     return any(name.lower() == "connection" and "close" in value.lower() for name, value in headers)
 
 
+def http_date(second: int) -> str:
+    """A second since 1970 as the field `Date` has it, in whatever language this process speaks."""
+    year, month, day, hour, minute, seconds, weekday, *_ = time.gmtime(second)
+    return (
+        f"{_WEEKDAYS[weekday]}, {day:02} {_MONTHS[month - 1]} {year:04} "
+        f"{hour:02}:{minute:02}:{seconds:02} GMT"
+    )
+
+
 class _Date:
     """The present `Date` field, made once a second."""
 
@@ -111,7 +121,7 @@ class _Date:
         second = int(time.time())
         if second != self._second:
             self._second = second
-            self._text = f"date: {formatdate(second, usegmt=True)}\r\n"
+            self._text = f"date: {http_date(second)}\r\n"
         return self._text
 
 

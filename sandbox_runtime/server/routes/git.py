@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from sandbox_runtime import git
+from sandbox_runtime.errors import GitError
 from sandbox_runtime.programs import make_id
 from sandbox_runtime.server.faults import FieldError
 from sandbox_runtime.server.replies import error_body
@@ -65,7 +66,7 @@ async def _clone(
 
     try:
         return await clone(branch)
-    except git.GitError as error:
+    except GitError as error:
         if call.modern or error.reason != "branch_not_found" or branch != _USUAL_BRANCH:
             raise
     return await clone(None)
@@ -90,7 +91,7 @@ async def checkout(call: Call, body: wire.Checkout) -> wire.CheckedOut:
     target = body.target_dir or make_id("repo")
     try:
         return _checked_out(body, target, await _clone(call, body, target))
-    except git.GitError as error:
+    except GitError as error:
         if call.modern:
             raise
         told = error_body(error, call.route, modern=False)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from sandbox_runtime.jail import VERSION
 from sandbox_runtime.server.replies import text_reply
 from sandbox_runtime.server.routing import Route
 from sandbox_runtime.wire import health as wire
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from sandbox_runtime.server.routing import Call
 
 _GREETING = "Hello from Bun server! 🚀"  # what the wire says, word for word; probes compare it
-_VERSION = version("sandbox-runtime")
 
 
 def greet(_call: Call, _body: None) -> Response:
@@ -24,14 +23,14 @@ def greet(_call: Call, _body: None) -> Response:
 
 def ping(call: Call, _body: None) -> wire.Ping:
     return wire.Ping(
-        system=f"sandbox-runtime {_VERSION}",
+        system=f"sandbox-runtime {VERSION}",
         status="healthy" if call.modern else "ready",
         timestamp=iso_moment(),
     )
 
 
 def tell_version(_call: Call, _body: None) -> wire.Version:
-    return wire.Version(version=_VERSION, timestamp=iso_moment())
+    return wire.Version(version=VERSION, timestamp=iso_moment())
 
 
 ROUTES = (
