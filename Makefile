@@ -27,7 +27,7 @@ rust: develop rust-tools
 	cargo fmt --all --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo clippy -p rust_core --lib --features python --locked -- -D warnings
+	cargo clippy --release -p rust_core --lib --features python --locked -- -D warnings
 	cargo test --workspace --locked
 	cargo test -p rust_core --bench pure --locked # each function once
 

@@ -1,8 +1,9 @@
 //! Builds what the extension carries inside: the supervisor, bash's builtin and Node's addon.
 //!
 //! They are programs of this workspace, built by the same cargo from the same lock file into a
-//! target directory of their own (the outer one is locked while this runs). Only the `python`
-//! feature needs them; without it this does nothing, which is also what ends the recursion.
+//! target directory of their own (the outer one is locked while this runs), which all profiles of
+//! the outer build share: they are built once. Only the `python` feature needs them; without it
+//! this does nothing, which is also what ends the recursion.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let target = env::var("TARGET").expect("cargo sets TARGET");
-    let directory = out.join("embedded");
+    let directory = outer_target_directory(&out).join("embedded");
     let built = directory.join(&target).join(PROFILE);
     // Without a dynamic linker's pages a fork of the supervisor is smaller and quicker. Where the
     // system has no static libc it is linked like any other program.
@@ -39,6 +40,11 @@ fn main() {
     println!("cargo::rustc-env=SANDBOX_SUPERVISOR={}", supervisor.display());
     println!("cargo::rustc-env=SANDBOX_SHELL_BUILTIN={}", builtin.display());
     println!("cargo::rustc-env=SANDBOX_NODE_ADDON={}", addon.display());
+}
+
+/// `TARGET_DIR` of `TARGET_DIR[/TRIPLE]/PROFILE/build/PACKAGE-HASH/out`, or at least the triple's.
+fn outer_target_directory(out: &Path) -> &Path {
+    out.ancestors().nth(4).unwrap_or(out)
 }
 
 fn build(manifest: &Path, directory: &Path, target: &str, what: &[&str], flags: &str) -> bool {
