@@ -18,7 +18,11 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.formatters import DisplayFormatter, IPythonDisplayFormatter
+from IPython.core.formatters import (
+    DisplayFormatter,
+    IPythonDisplayFormatter,
+    PlainTextFormatter,
+)
 from IPython.core.pylabtools import print_figure
 
 from .python_charts import describe_figure, note_statistics
@@ -48,7 +52,11 @@ _VEGA_VERSION = re.compile(r"/vega-lite/v(\d+)")
 
 _PLAIN_TYPES = frozenset({bool, bytes, complex, dict, float, int, list, set, str, tuple})
 """What has no format but text, unless somebody has registered one."""
-_NONE: Bundle = {}
+_NONE: dict[Any, Any] = {}
+_OBJECT, _INT = ("builtins", "object"), ("builtins", "int")
+_SHORT_TYPES = frozenset({bool, int, str})
+_usual_printers: dict[Any, Any] = {}
+"""How IPython's text formatter shows the types whose text is their `repr`, unless it is told."""
 
 
 class Displays(DisplayFormatter):
@@ -56,7 +64,8 @@ class Displays(DisplayFormatter):
 
     def format(self, obj: Any, include: Any = None, exclude: Any = None) -> tuple[Bundle, Bundle]:
         if not include and not exclude and type(obj) in _PLAIN_TYPES and self._only_text(obj):
-            text = self.formatters["text/plain"](obj)
+            printer = self.formatters["text/plain"]
+            text = short_text(obj, printer) or printer(obj)
             data: Bundle = {} if text is None else {"text/plain": text}
             metadata: Bundle = {}
         else:
@@ -69,21 +78,49 @@ class Displays(DisplayFormatter):
 
     def _only_text(self, obj: Any) -> bool:
         """Whether no other formatter was told of it: asking them all is a third of a short cell."""
-        classes = type(obj).__mro__
-        names = [_name(cls) for cls in classes]
-        others = [self.ipython_display_formatter, self.mimebundle_formatter]
-        others += [one for kind, one in self.formatters.items() if kind != "text/plain"]
-        for formatter in others:
+        kind, number = type(obj), id(obj)
+        name = (kind.__module__, kind.__name__)
+        for formatter in (
+            self.ipython_display_formatter,
+            self.mimebundle_formatter,
+            *self.formatters.values(),
+        ):
             told = getattr(formatter, "_trait_values", None)
             if told is None:
                 return False  # of somebody's own making
-            if not (
-                told.get("type_printers", _NONE).keys().isdisjoint(classes)
-                and told.get("deferred_printers", _NONE).keys().isdisjoint(names)
-                and id(obj) not in told.get("singleton_printers", _NONE)
+            if formatter.__class__ is PlainTextFormatter:
+                continue
+            printers, deferred = told.get("type_printers", _NONE), told.get("deferred_printers", _NONE)
+            if (
+                kind in printers
+                or object in printers
+                or name in deferred
+                or _OBJECT in deferred
+                or number in told.get("singleton_printers", _NONE)
+                or (kind is bool and (int in printers or _INT in deferred))
             ):
                 return False
         return True
+
+
+def short_text(obj: Any, printer: Any) -> str | None:
+    """The text of a number or a string, without asking a pretty-printer; None if that must be."""
+    kind = type(obj)
+    if kind not in _SHORT_TYPES or printer.__class__ is not PlainTextFormatter:
+        return None
+    told, as_repr = printer._trait_values, _usual_printers[int]  # noqa: SLF001
+    printers = told.get("type_printers", _NONE)
+    if (
+        printers.get(kind) is not _usual_printers[kind]
+        or printers.get(int) is not as_repr
+        or told.get("singleton_printers", _NONE).get(id(obj), as_repr) is not as_repr
+        or ("builtins", kind.__name__) in told.get("deferred_printers", _NONE)
+    ):
+        return None
+    try:
+        return repr(obj)
+    except ValueError:  # more digits than Python writes: the printer tells of it
+        return None
 
 
 def _as_json(obj: Any) -> Any:
@@ -166,6 +203,8 @@ def adapt_displays(shell: Shell) -> None:
     """Makes a new shell show the libraries' objects as this module says."""
     formatter: Any = Displays(parent=shell)
     shell.display_formatter = formatter
+    printers = formatter.formatters["text/plain"].type_printers
+    _usual_printers.update({kind: printers.get(kind) for kind in _SHORT_TYPES})
     formatter.ipython_display_formatter = _OwnDisplay(parent=formatter)
     for (module, name), bundle in _BUNDLES.items():
         formatter.mimebundle_formatter.for_type_by_name(module, name, bundle)

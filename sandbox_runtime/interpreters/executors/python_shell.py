@@ -13,6 +13,7 @@ way (a `_repr_html_`, a script started with `%run`) are text on stderr.
 from __future__ import annotations
 
 import base64
+import builtins
 import contextlib
 import io
 import os
@@ -35,6 +36,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets import default
 from traitlets.config import Config
 
+from .python_cells import PlainCells
 from .python_displays import adapt_displays
 from .python_frames import cap_error, cap_formats
 
@@ -107,15 +109,51 @@ class ResultHook(DisplayHook):
 
     shell: Any
 
-    def write_output_prompt(self) -> None:
-        pass
+    def __call__(self, result: object = None) -> None:
+        """Shows the value of an expression and remembers it as `_` and `Out[n]`."""
+        self.check_for_underscore()
+        if result is None or self.quiet():
+            return
+        self._is_active = True
+        data, metadata = self.compute_format_data(result)
+        self.update_user_ns(result)
+        self.fill_exec_result(result)
+        if data:
+            self.write_format_data(data, metadata)
+        self.finish_displayhook()
+
+    def update_user_ns(self, result: object) -> None:
+        """As IPython's own, with fewer looks at the namespaces."""
+        shell = self.shell
+        names, hidden = shell.user_ns, shell.user_ns_hidden
+        shown = names["_oh"]
+        if not self.cache_size or result is shown:
+            return
+        if len(shown) >= self.cache_size and self.do_full_cache:
+            self.cull_cache()
+        untouched = all(
+            name not in names
+            or names[name] is (hidden[name] if name in hidden else getattr(self, name))
+            for name in ("_", "__", "___")
+        )
+        self.___, self.__, self._ = self.__, self._, result
+        new: Frame = {}
+        if untouched and "_" not in vars(builtins):
+            new = {"_": result, "__": self.__, "___": self.___}
+        if self.do_full_cache:
+            number = self.prompt_count
+            new[f"_{number}"] = result
+            shown[number] = result
+        names.update(new)
+        hidden.update(new)
+
+    def fill_exec_result(self, result: object) -> None:
+        if self.exec_result is not None:
+            self.exec_result.result = result
 
     def write_format_data(self, format_dict: Frame, md_dict: Frame | None = None) -> None:
         frame = result_frame("result", format_dict, md_dict)
         self.shell.emit({**frame, "execution_count": self.prompt_count})
-
-    def log_output(self, format_dict: Frame) -> None:
-        """Keeps no copy: IPython would hold every rendering for the life of the context."""
 
     def finish_displayhook(self) -> None:
         self._is_active = False
@@ -219,11 +257,29 @@ class Shell(InteractiveShell):
     interrupt_deferred = False
     pyplot_adopted = False
     user_code_depth = 0
+    plain_cells: PlainCells | None = None
 
     @property
     def is_last_expression(self) -> bool:
         """Whether what is shown now as a result is the value of the whole cell."""
         return self.user_code_depth == 1 and self.ast_node_interactivity == "last_expr"
+
+    def run_cell(
+        self,
+        raw_cell: str,
+        store_history: bool = False,  # noqa: FBT001, FBT002 - IPython's signature
+        silent: bool = False,  # noqa: FBT001, FBT002
+        shell_futures: bool = True,  # noqa: FBT001, FBT002
+        cell_id: Any = None,
+        cell_meta: Any = None,
+    ) -> Any:
+        """Runs a cell, by the short way if it is plain Python."""
+        if shell_futures and cell_id is None and cell_meta is None and self.plain_cells is not None:
+            plainly = self.plain_cells.run(raw_cell, store_history=store_history, silent=silent)
+            if plainly is not None:
+                return plainly
+        others = {} if cell_meta is None else {"cell_meta": cell_meta}  # since IPython 9.15
+        return super().run_cell(raw_cell, store_history, silent, shell_futures, cell_id, **others)
 
     @default("input_transformer_manager")
     def _default_input_transformer_manager(self) -> CellTransformer:
@@ -255,23 +311,38 @@ class Shell(InteractiveShell):
         self, code_obj: CodeType, result: Any = None, *, async_: bool = False
     ) -> bool:
         """Runs one statement of a cell. Returns whether it failed; the error is in `result`."""
+        if not async_:
+            return self.run_statement(code_obj, result)
         __tracebackhide__ = "__ipython_bottom__"
         self.user_code_depth += 1
         try:
-            if async_:
-                await eval(code_obj, self.user_global_ns, self.user_ns)  # noqa: S307
-            else:
-                exec(code_obj, self.user_global_ns, self.user_ns)  # noqa: S102
+            await eval(code_obj, self.user_global_ns, self.user_ns)  # noqa: S307
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the user's
-            remember_error(error)
-            if result is not None:
-                result.error_in_exec = error
-            if self.user_code_depth > 1:  # a cell started by a cell, as `%%capture` does
-                self.showtraceback()
+            self._note_failure(error, result)
             return True
         finally:
             self.user_code_depth -= 1
         return False
+
+    def run_statement(self, code: CodeType, result: Any = None) -> bool:
+        """Runs one statement that awaits nothing. Returns whether it failed, as `run_code`."""
+        __tracebackhide__ = "__ipython_bottom__"
+        self.user_code_depth += 1
+        try:
+            exec(code, self.user_global_ns, self.user_ns)  # noqa: S102
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the user's
+            self._note_failure(error, result)
+            return True
+        finally:
+            self.user_code_depth -= 1
+        return False
+
+    def _note_failure(self, error: BaseException, result: Any) -> None:
+        remember_error(error)
+        if result is not None:
+            result.error_in_exec = error
+        if self.user_code_depth > 1:  # a cell started by a cell, as `%%capture` does
+            self.showtraceback(exc_tuple=(type(error), error, error.__traceback__))
 
     def showtraceback(
         self,
@@ -380,6 +451,9 @@ def create_shell() -> Shell:
         backend = InlineBackend.instance(parent=shell)
         backend.shell = shell
         shell.configurables.append(backend)  # type: ignore[arg-type]
+    # For good, as IPython does in a terminal: to set and unset its three names costs each cell more.
+    shell.builtin_trap.__enter__()
+    shell.plain_cells = PlainCells(shell)
     return shell
 
 

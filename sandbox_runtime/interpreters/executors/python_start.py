@@ -65,17 +65,25 @@ _STALE = (
 """What modules of the standard library look up once and keep."""
 
 
+_TWISTER_WORDS = 624
+"""How much state numpy's global generator has."""
+
+
 def refresh_process() -> None:
     """Draws new random numbers and forgets what was true of the process this was forked from.
 
     Python itself reseeds `random` in every forked child.
     """
     threading.main_thread()._set_native_id()  # type: ignore[attr-defined]  # noqa: SLF001
-    seed = struct.unpack("4I", os.urandom(16))
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
-        numpy_random.seed(seed)
+        # A whole state, since to mix a seed into one takes a hundred pages of numpy's.
+        words = struct.unpack(f"{_TWISTER_WORDS}I", os.urandom(4 * _TWISTER_WORDS))
+        try:
+            numpy_random.set_state(("MT19937", words, _TWISTER_WORDS))
+        except ValueError:  # user code has chosen another generator, and this is its branch
+            numpy_random.set_bit_generator(type(numpy_random.get_bit_generator())())
     if (torch := sys.modules.get("torch")) is not None:
-        torch.manual_seed(seed[0] << 32 | seed[1])
+        torch.manual_seed(int.from_bytes(os.urandom(8), "big"))
     time.tzset()
     for module, attribute in _STALE:
         if module in sys.modules:

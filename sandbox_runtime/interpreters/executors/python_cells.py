@@ -1,0 +1,211 @@
+"""The short way of a cell that is Python and nothing else.
+
+IPython asks every cell whether it is a magic, a prompt that was pasted, a macro, or something that
+somebody has registered a hook for; most of what a short cell costs is these questions, and every
+function that is called for them is two pages of memory that a fork shares no longer. Where a look
+at the text and at what is registered shows that all answers are no, the steps that are left are
+done here one after another, with the same effects in the same order.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+import ast
+import codeop
+import linecache
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.autocall import IPyAutocall
+from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult
+from IPython.core.macro import Macro
+from traitlets import All
+
+if TYPE_CHECKING:
+    from .python_shell import Shell
+
+_NOT_PLAIN = re.compile(
+    r"\A\s"  # an indented cell, or an empty one
+    r"|[%!?]|^\s*[,;/]"  # magics, commands, help, quoted calls
+    r"|>>>|\.\.\.|In \["  # prompts
+    r"|await|async"
+    r"|^[ \t]+$",  # IPython empties such lines, also in the middle of a text
+    re.MULTILINE,
+)
+_FIRST_WORD = re.compile(r"[\w.*]*")
+_PATCHABLE = frozenset(
+    {"transform_cell", "_run_cell", "run_cell_async", "run_ast_nodes", "run_code", "transform_ast"}
+)
+_FUTURES = 0
+for _feature in codeop._features:  # type: ignore[attr-defined]  # noqa: SLF001 - as `Compile` itself
+    _FUTURES |= _feature.compiler_flag
+_NOBODY: dict[str, Any] = {}
+_TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+class PlainCells:
+    """Runs the plain cells of a shell; to be made when nothing has been registered with it."""
+
+    def __init__(self, shell: Shell) -> None:
+        manager: Any = shell.input_transformer_manager
+        prefilter: Any = shell.prefilter_manager
+        self._shell = shell
+        self._transformers = self._all_transformers(manager)
+        self._checkers = list(prefilter.checkers)
+
+    @staticmethod
+    def _all_transformers(manager: Any) -> list[Any]:
+        return [*manager.cleanup_transforms, *manager.line_transforms, *manager.token_transformers]
+
+    def _is_usual(self) -> bool:
+        """Whether nobody has registered anything that changes cells."""
+        shell: Any = self._shell
+        return (
+            self._all_transformers(shell.input_transformer_manager) == self._transformers
+            and not (shell.input_transformers_post or shell.ast_transformers)
+            and shell.ast_node_interactivity == "last_expr"
+            and not (shell.trio_runner or shell.logger.log_active)
+            and _PATCHABLE.isdisjoint(vars(shell))
+        )
+
+    def _is_command(self, line: str) -> bool:
+        """Whether a line might be more than Python by its first word, as `ls` or `exit`."""
+        shell: Any = self._shell
+        prefilter = shell.prefilter_manager
+        if shell.autocall or prefilter.transformers or prefilter.checkers != self._checkers:
+            return True
+        found = _FIRST_WORD.match(line)
+        word = found[0] if found else ""
+        magics = shell.magics_manager.magics
+        return (
+            word in magics["line"]
+            or word in magics["cell"]
+            or isinstance(shell.user_ns.get(word), (Macro, IPyAutocall))
+        )
+
+    def run(self, raw_cell: str, *, store_history: bool, silent: bool) -> Any:
+        """Runs a cell as `InteractiveShell.run_cell` would, or returns None and has done nothing.
+
+        Args:
+            raw_cell: The code.
+            store_history: Whether it is counted and remembered.
+            silent: Whether the value of its last expression is no result; nothing is counted then.
+        """
+        if _NOT_PLAIN.search(raw_cell) or not raw_cell or not self._is_usual():
+            return None
+        shell: Any = self._shell
+        cell = raw_cell if raw_cell.endswith("\n") else f"{raw_cell}\n"
+        lines = cell.splitlines()
+        if len(lines) == 1 and self._is_command(cell):
+            return None
+        number = shell.execution_count
+        compiler = shell.compile
+        name = compiler.get_code_name(raw_cell, cell, number)
+        try:
+            tree = compiler.ast_parse(cell, filename=name)
+        except Exception:  # noqa: BLE001 - the usual way tells of it
+            return None
+
+        store_history = store_history and not silent
+        info = ExecutionInfo(
+            raw_cell, store_history, silent, True, None, None, transformed_cell=cell
+        )
+        result = ExecutionResult(info)
+        try:
+            result.execution_count = number
+            if store_history:
+                set_quietly(shell, "execution_count", number + 1)
+            self._trigger("pre_execute")
+            if not silent:
+                self._trigger("pre_run_cell", info)
+            if store_history:
+                self._remember(number, cell, raw_cell)
+            with shell.builtin_trap:
+                compiler._filename_map[name] = number  # noqa: SLF001 - `cache` would hash it again
+                linecache.cache[name] = (len(cell), None, [f"{line}\n" for line in lines], name)
+                with shell.display_trap:
+                    set_quietly(shell.displayhook, "exec_result", result)
+                    failed = self._run_statements(tree.body, name, result, silent=silent)
+                    set_quietly(shell, "last_execution_succeeded", not failed)
+                    set_quietly(shell, "last_execution_result", result)
+                    set_quietly(shell.displayhook, "exec_result", None)
+            if store_history:
+                self._remember_end(number, result.error_in_exec)
+        except BaseException as error:  # noqa: BLE001 - an interrupt between two statements
+            result = ExecutionResult(info)
+            result.error_in_exec = error
+        finally:
+            self._trigger("post_execute")
+            if not silent:
+                self._trigger("post_run_cell", result)
+        return result
+
+    def _trigger(self, event: str, *told: object) -> None:
+        events = self._shell.events
+        if events.callbacks[event]:
+            events.trigger(event, *told)
+
+    def _run_statements(
+        self, statements: list[ast.stmt], name: str, result: Any, *, silent: bool
+    ) -> bool:
+        """Compiles and runs one statement after another; True if one has failed."""
+        shell = self._shell
+        compiler: Any = shell.compile
+        shown = statements[-1] if statements and not silent else None
+        try:
+            for statement in statements:
+                tree: ast.mod
+                if statement is shown and isinstance(statement, ast.Expr):
+                    tree, mode = ast.Interactive([statement]), "single"
+                else:
+                    tree, mode = ast.Module([statement], []), "exec"
+                flags = compiler.flags
+                if shell.autoawait:
+                    flags |= _TOP_LEVEL_AWAIT
+                code = compile(tree, name, mode, flags, dont_inherit=True)
+                compiler.flags |= code.co_flags & _FUTURES
+                if shell.run_statement(code, result):
+                    return True
+        except BaseException as error:  # noqa: BLE001 - what parses need not compile: a lone `return`
+            result.error_before_exec = error
+            shell.showtraceback()
+            return True
+        return False
+
+    def _remember(self, number: int, cell: str, raw_cell: str) -> None:
+        """As `HistoryManager.store_inputs`, without a notification for each of the variables."""
+        shell: Any = self._shell
+        history = shell.history_manager
+        source, source_raw = cell.rstrip("\n"), raw_cell.rstrip("\n")
+        if history._exit_re.match(source_raw.strip()):  # noqa: SLF001
+            return
+        history.input_hist_parsed.append(source)
+        history.input_hist_raw.append(source_raw)
+        before = (history._i00, history._i, history._ii)  # noqa: SLF001
+        for variable, value in zip(("_i", "_ii", "_iii"), before, strict=True):
+            set_quietly(history, variable, value)
+        set_quietly(history, "_i00", source_raw)
+        variables = dict(zip(("_i", "_ii", "_iii"), before, strict=True))
+        variables[f"_i{number}"] = source_raw
+        shell.push(variables, interactive=False)
+
+    def _remember_end(self, number: int, error: BaseException | None) -> None:
+        shell: Any = self._shell
+        history = shell.history_manager
+        history.store_output(number)
+        if error is not None:
+            history.exceptions[number] = shell._format_exception_for_storage(error)  # noqa: SLF001
+
+
+def set_quietly(owner: Any, name: str, value: object) -> None:
+    """Sets a trait whose value is known to be right, without asking who wants to hear of it.
+
+    Somebody does: then it is set as usual.
+    """
+    heard = owner._trait_notifiers  # noqa: SLF001
+    if any(heard.get(name, _NOBODY).values()) or any(heard.get(All, _NOBODY).values()):
+        setattr(owner, name, value)
+    else:
+        owner._trait_values[name] = value  # noqa: SLF001
