@@ -447,6 +447,8 @@ class Capture:
     async def drain(self) -> None:
         """Reads what is in the pipes at this moment, and sees whether they are at their end."""
         for stream in self.streams:
+            if not await stream.read_some():  # most are empty, and one call says so
+                continue
             await stream.read_available()
             if stream.read_fd is not None:
                 poll = select.poll()

@@ -323,6 +323,110 @@ def test_last_expression_is_a_result_frame_and_not_text(context: Context) -> Non
     assert context.run("Out[1], _ + 1, In[1]").text == "(21, 22, 'x = 20\\nx + 1')"
 
 
+WATCH = """
+events = []
+def watch(*_):
+    events.append(len(In))
+"""
+
+PLAIN_OR_NOT = [
+    "1 + 1",
+    "x = 3\nx * 2",
+    "'text'",
+    "True",
+    "[1, 'two', 3.5], {'a': 1}",
+    "1.5",
+    "10 ** 5000 > 1",
+    "10 ** 5000",
+    "None",
+    "2;",
+    "_ = 'mine'",
+    "41 + 1",
+    "del _",
+    "43",
+    "def f():\n    return 1\n\nf()",
+    "text = '''a\n   \nb'''\ntext",
+    "    1 + 2",
+    "\n\n7",
+    "# nothing but this",
+    "for n in range(3): print(n)",
+    "if x:\n    5",
+    "from __future__ import annotations\ndef g(a: unknown): pass\ng.__annotations__",
+    "def h(a: unknown): pass\nh.__annotations__",
+    "1 / 0",
+    "print('before')\nreturn 5",
+    "print('not run')\nx ===",
+    "undefined",
+    "import warnings\nwarnings.warn('w')",
+    "%who_ls int",
+    "!echo command",
+    "x?",
+    ">>> 5",
+    "import math\nmath.pi",
+    "exit",
+    "pwd == 3",
+    "import asyncio\nawait asyncio.sleep(0)\n8",
+    "get_ipython().run_cell('9')\n10",
+    "__import__('sys').displayhook('shown')\n11",
+    "import linecache\nlinecache.getlines(f.__code__.co_filename)",
+    "get_ipython().events.register('post_run_cell', watch)",
+    "12",
+    "events",
+    "get_ipython().display_formatter.formatters['text/plain'].for_type("
+    "int, lambda n, p, _: p.text(f'number {n}'))\n13",
+    "14",
+    "True",
+    "upper = lambda lines: [line.upper() for line in lines]\n"
+    "get_ipython().input_transformers_post.append(upper)",
+    "x_y = 1",
+    "GET_IPYTHON = 1",
+    "_, __, ___",
+]
+
+
+def test_a_plain_cell_and_the_usual_way_have_the_same_effects(
+    zygote: Zygote, tmp_path: Path
+) -> None:
+    """What is left out for plain Python is only what nobody could see."""
+    said = []
+    for begin in ("", "get_ipython().plain_cells = None\n"):
+        context = zygote.fork(str(tmp_path))
+        context.run(begin + WATCH)
+        effects = []
+        for code in PLAIN_OR_NOT:
+            run = context.run(code)
+            frames = [{**frame, "id": "", "usage": None} for frame in run.frames]
+            effects.append((code, frames, run.output))
+        context.sock.close()
+        context.wait_exited()
+        said.append(effects)
+    for plain, usual in zip(*said, strict=True):
+        assert plain == usual
+
+
+def test_a_plain_cell_is_remembered_as_any_other(context: Context) -> None:
+    """History, the names for it, the variables of results and `last_execution_result` are set."""
+    context.run("5")
+    context.run("'six'")
+    names = "_i, _ii, In[-3:], Out, _, __, '_2' in get_ipython().user_ns_hidden"
+    assert context.run(names).text == (
+        "(\"'six'\",\n '5',\n ['5',\n  \"'six'\",\n"
+        f"  \"{names}\"],\n {{1: 5, 2: 'six'}},\n 'six',\n 5,\n True)"
+    )
+    assert context.run("get_ipython().last_execution_result.result[4]").text == "'six'"
+
+
+def test_a_plain_cell_takes_the_short_way(context: Context) -> None:
+    """None of IPython's own machinery is below it."""
+    walk = (
+        "import sys\nnames = []\nframe = sys._getframe()\nwhile frame:\n"
+        "    names.append(frame.f_code.co_name)\n    frame = frame.f_back\n"
+        "'run_code' in names"
+    )
+    assert context.run(walk).text == "False"
+    assert context.run(f"%matplotlib inline\n{walk}").text == "True"
+
+
 def test_semicolon_silences_the_result(context: Context) -> None:
     """An expression that ends in `;` has no result."""
     assert context.run("1;").all("result") == []

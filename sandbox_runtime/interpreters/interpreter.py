@@ -287,7 +287,12 @@ class Interpreter:
                 self._count_stray()
             else:
                 await run.note(frame, weight_bytes)
-        return self.lost or (run is not None and run.done is not None)
+        over = self.lost or (run is not None and run.done is not None)
+        if over and self._capture is not None:
+            # Ours, held until now: the executor lets go of the pipes before it says `done`, and
+            # their ends would each wake this process, on the processor that was about to say so.
+            self._capture.close_write_ends()
+        return over
 
     async def execute(
         self,
@@ -329,7 +334,6 @@ class Interpreter:
                 self._running = scope
                 await self._send(encode(message), capture.write_fds)
                 told = True
-                capture.close_write_ends()
                 if not self.lost:
                     await capture.read_until(self, self._epoll)
                 over = True
@@ -347,6 +351,7 @@ class Interpreter:
         if self.lost:
             await self._end()
             capture.mute()
+            capture.close_write_ends()
             await capture.drain()
         return self._execution(run, capture, over=over, wall_s=time.monotonic() - started_s)
 
@@ -405,6 +410,7 @@ class Interpreter:
         if self.lost:
             await self._end()
         capture.mute()  # a callback that hangs or raises must not keep the end from being told
+        capture.close_write_ends()
         await capture.drain()
 
     async def _end(self) -> None:

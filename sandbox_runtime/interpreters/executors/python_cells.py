@@ -15,7 +15,6 @@ import ast
 import codeop
 import linecache
 import re
-import sys
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.autocall import IPyAutocall

@@ -90,7 +90,8 @@ class Displays(DisplayFormatter):
                 return False  # of somebody's own making
             if formatter.__class__ is PlainTextFormatter:
                 continue
-            printers, deferred = told.get("type_printers", _NONE), told.get("deferred_printers", _NONE)
+            printers = told.get("type_printers", _NONE)
+            deferred = told.get("deferred_printers", _NONE)
             if (
                 kind in printers
                 or object in printers

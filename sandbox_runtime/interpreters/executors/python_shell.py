@@ -109,7 +109,7 @@ class ResultHook(DisplayHook):
 
     shell: Any
 
-    def __call__(self, result: object = None) -> None:
+    def __call__(self, result: Any = None) -> None:
         """Shows the value of an expression and remembers it as `_` and `Out[n]`."""
         self.check_for_underscore()
         if result is None or self.quiet():
@@ -122,7 +122,7 @@ class ResultHook(DisplayHook):
             self.write_format_data(data, metadata)
         self.finish_displayhook()
 
-    def update_user_ns(self, result: object) -> None:
+    def update_user_ns(self, result: Any) -> None:
         """As IPython's own, with fewer looks at the namespaces."""
         shell = self.shell
         names, hidden = shell.user_ns, shell.user_ns_hidden
@@ -147,7 +147,7 @@ class ResultHook(DisplayHook):
         names.update(new)
         hidden.update(new)
 
-    def fill_exec_result(self, result: object) -> None:
+    def fill_exec_result(self, result: Any) -> None:
         if self.exec_result is not None:
             self.exec_result.result = result
 
@@ -451,7 +451,7 @@ def create_shell() -> Shell:
         backend = InlineBackend.instance(parent=shell)
         backend.shell = shell
         shell.configurables.append(backend)  # type: ignore[arg-type]
-    # For good, as IPython does in a terminal: to set and unset its three names costs each cell more.
+    # For good, as IPython does in a terminal: each cell would set and unset its three names.
     shell.builtin_trap.__enter__()
     shell.plain_cells = PlainCells(shell)
     return shell
