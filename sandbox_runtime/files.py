@@ -23,7 +23,7 @@ from sandbox_runtime.programs import check_bytes, check_cwd, check_path
 from sandbox_runtime.settings import LIST_LIMIT, READ_LIMIT_BYTES, WORKSPACE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from sandbox_runtime.jail import Keeper
 
@@ -375,11 +375,26 @@ class Files:
             FileAccessError: It is no directory, is closed to the sandbox's user, or has more than
                 `limit` entries (`E2BIG`).
         """
+        entries = await self.list_raw(
+            path, recursive=recursive, hidden=hidden, limit=limit, cwd=cwd
+        )
+        return [_entry(os.fsdecode(raw.path), raw) for raw in entries]
+
+    async def list_raw(
+        self,
+        path: Path = ".",
+        *,
+        recursive: bool = False,
+        hidden: bool = True,
+        limit: int = LIST_LIMIT,
+        cwd: str | None = None,
+    ) -> Sequence[file_service.RawEntry]:
+        """As `list`, for whoever shows many of them in another form."""
         shown, encoded = self._path(path, cwd)
         request = file_service.List(
             path=encoded, recursive=recursive, hidden=hidden, limit=_check_offset("limit", limit)
         )
-        entries: list[FileEntry] = []
+        entries: tuple[file_service.RawEntry, ...] = ()
         with await self._service.begin(shown, request) as call:
             more = True
             while more:
@@ -387,7 +402,7 @@ class Files:
                 assert isinstance(reply, file_service.Listed)
                 if reply.truncated:
                     raise FileAccessError(shown, errno.E2BIG, f"more than {limit} entries")
-                entries += [_entry(os.fsdecode(raw.path), raw) for raw in reply.entries]
+                entries += reply.entries
                 more = reply.more
         return entries
 

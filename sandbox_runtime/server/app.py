@@ -8,7 +8,6 @@ header `X-Sandbox-Id`, which only clients of 0.12 send, does the same.
 from __future__ import annotations
 
 import importlib
-import inspect
 import logging
 import time
 from contextlib import asynccontextmanager
@@ -164,12 +163,7 @@ class App:
             modern = modern or prefixed
             is_proxied = path == _PROXY or path.startswith(f"{_PROXY}/")
             if self._settings.token is None and request.peer.address is not None:
-                check_browser(
-                    request.headers,
-                    self._settings.browsers,
-                    target=request.target,
-                    is_proxied=is_proxied,
-                )
+                self._check_browser(request, is_proxied=is_proxied)
             if request.method == "OPTIONS" and (not is_proxied or self._settings.token):
                 return Response(status=200, headers=CORS)  # browsers ask it without a token
             self._check_token(request)
@@ -189,6 +183,12 @@ class App:
                 (time.monotonic() - started_s) * 1000,
             )
         return response
+
+    def _check_browser(self, request: Request, *, is_proxied: bool) -> None:
+        policy = self._settings.browsers
+        if request.headers.approved_by is not policy:
+            check_browser(request.headers, policy, target=request.target, is_proxied=is_proxied)
+            request.headers.approved_by = policy
 
     def _check_token(self, request: Request) -> None:
         token = self._settings.token
@@ -255,7 +255,7 @@ class App:
 
 async def _handle(route: Route[Any], call: Call, body: Any) -> Response:
     answer = route.handle(call, body)
-    if inspect.isawaitable(answer):
+    if not isinstance(answer, msgspec.Struct):  # as a Response is too
         answer = await answer
     if isinstance(answer, Response):
         return answer

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import math
+import time
+from functools import lru_cache
 
 
 def iso_moment(seconds: float | None = None) -> str:
@@ -11,5 +13,14 @@ def iso_moment(seconds: float | None = None) -> str:
     Args:
         seconds: Since 1970; now by default.
     """
-    moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    if seconds is None:
+        seconds = time.time()
+    whole = math.floor(seconds)
+    second, rest = divmod(whole * 1_000_000 + round((seconds - whole) * 1e6), 1_000_000)
+    return f"{_iso_second(second)}.{rest // 1000:03d}Z"
+
+
+@lru_cache(maxsize=8)  # nearly always the present one is asked for
+def _iso_second(second: int) -> str:
+    year, month, day, hour, minute, seconds, *_ = time.gmtime(second)
+    return f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{seconds:02}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _BODILESS = frozenset((204, 304))
 _COPIED_BYTES = 16 * 1024  # beyond that, copying costs more than another part
+_FEW_FIELDS = 4
 _MOST_PARTS = 64  # in one call; the kernel takes 1024
 _OURS = frozenset(("connection", "content-length", "keep-alive", "transfer-encoding"))
 
@@ -57,10 +59,11 @@ def frame(request: Head, response: Response, *, close: bool) -> Framing:
     """
     headers = response.headers
     given_length: int | None = None
-    if not _OURS.isdisjoint([name.lower() for name, _ in headers]):
+    fields = _fields_of(headers)
+    if fields.names_ours:
         close = close or _asks_to_close(headers)
         given_length = _given_length(headers)
-        headers = [field for field in headers if field[0].lower() not in _OURS]
+        fields = _look_at([field for field in headers if field[0].lower() not in _OURS])
     bodiless = response.status in _BODILESS
     has_body = not bodiless and request.method != "HEAD"
     chunked = False
@@ -83,9 +86,7 @@ def frame(request: Head, response: Response, *, close: bool) -> Framing:
         own += "connection: close\r\n"
     elif request.http_version == "1.0":
         own += "connection: keep-alive\r\n"
-    return Framing(
-        encode_head(response.status, headers, own), has_body, chunked, given_length, close
-    )
+    return Framing(_encode(response.status, fields, own), has_body, chunked, given_length, close)
 
 
 def _given_length(headers: Sequence[tuple[str, str]]) -> int | None:
@@ -139,13 +140,39 @@ def encode_head(status: int, headers: Sequence[tuple[str, str]], own: str) -> by
     Raises:
         ValueError: A field has a line break or a NUL in it, or is not latin-1.
     """
-    fields = "".join([f"{name}: {value}\r\n" for name, value in headers])
-    if fields.count("\n") != len(headers) or fields.count("\r") != len(headers) or "\0" in fields:
+    return _encode(status, _look_at(headers), own)
+
+
+class _Fields(msgspec.Struct, frozen=True, gc=False):
+    """Header fields as text, whether some are the server's to say, and whether there is a date."""
+
+    text: str
+    names_ours: bool
+    has_date: bool
+
+
+def _look_at(headers: Sequence[tuple[str, str]]) -> _Fields:
+    lines = [f"{name}: {value}\r\n" for name, value in headers]
+    text = "".join(lines)
+    if text.count("\n") != len(lines) or text.count("\r") != len(lines) or "\0" in text:
         raise ValueError("a header field of the response has a line break or a NUL in it")
+    names = [name.lower() for name, _ in headers]
+    return _Fields(text, not _OURS.isdisjoint(names), "date" in names)
+
+
+_look_at_known = lru_cache(maxsize=32)(_look_at)
+
+
+def _fields_of(headers: Sequence[tuple[str, str]]) -> _Fields:
+    if type(headers) is tuple and len(headers) <= _FEW_FIELDS:  # nearly all answers have the same
+        return _look_at_known(headers)
+    return _look_at(headers)
+
+
+def _encode(status: int, fields: _Fields, own: str) -> bytes:
     phrase = _PHRASES.get(status, "")
-    date = "" if any(name.lower() == "date" for name, _ in headers) else _date.field()
-    head = f"HTTP/1.1 {status} {phrase}\r\n{fields}{date}{own}\r\n"
-    return head.encode("latin-1")
+    date = "" if fields.has_date else _date.field()
+    return f"HTTP/1.1 {status} {phrase}\r\n{fields.text}{date}{own}\r\n".encode("latin-1")
 
 
 def refusal(error: RequestError) -> Response:

@@ -29,9 +29,10 @@ from sandbox_runtime.wire import files as wire
 from sandbox_runtime.wire.moments import iso_moment
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    from sandbox_runtime.files import FileEntry, FileReader, Files
+    from sandbox_runtime.file_service import RawEntry
+    from sandbox_runtime.files import FileReader, Files
     from sandbox_runtime.server.http import Write
     from sandbox_runtime.server.routing import Call
     from sandbox_runtime.server.streams import EventStream
@@ -318,9 +319,9 @@ async def list_directory(call: Call, body: wire.ListFiles) -> wire.FileList:
     cwd = await _place(call, body.session_id, body.path, may_be_root=True)
     options = body.options or wire.ListOptions()
     outcome: dict[str, Any] = _done()
-    entries: list[FileEntry] = []
+    entries: Sequence[RawEntry] = ()
     try:
-        entries = await _files(call).list(
+        entries = await _files(call).list_raw(
             body.path,
             recursive=bool(options.recursive),
             hidden=bool(options.include_hidden),
@@ -329,7 +330,7 @@ async def list_directory(call: Call, body: wire.ListFiles) -> wire.FileList:
     except FileAccessError as error:
         outcome = _failed(call, error)
     above = posixpath.join(cwd, body.path).rstrip("/")
-    infos = list(_infos(entries, above, letter=not call.modern))
+    infos = _infos(entries, _readable(above), letter=not call.modern)
     return wire.FileList(path=body.path, files=infos, count=len(infos), **outcome)
 
 
@@ -340,28 +341,32 @@ def _readable(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def _infos(entries: Iterable[FileEntry], above: str, *, letter: bool) -> Iterator[wire.FileInfo]:
+def _infos(entries: Iterable[RawEntry], place: str, *, letter: bool) -> list[wire.FileInfo]:
     """Entries as the wire shows them; what many have in common is put into words once."""
-    place = _readable(above)
     modes: dict[tuple[str, int], tuple[str, wire.Permissions]] = {}
-    seconds: dict[int, str] = {}
+    moments: dict[int, str] = {}
+    infos = []
     for entry in entries:
-        if (shown := modes.get(key := (entry.kind, entry.mode))) is None:
-            shown = modes[key] = _mode(entry.kind, entry.mode, letter=letter)
-        second, milliseconds = divmod(round(entry.modified_s * 1e6) // 1000, 1000)
-        if (moment := seconds.get(second)) is None:
-            moment = seconds[second] = iso_moment(second).removesuffix("000Z")
-        relative = _readable(entry.path)
-        yield wire.FileInfo(
-            name=relative.rpartition("/")[2],
-            absolute_path=f"{place}/{relative}",
-            relative_path=relative,
-            type=entry.kind,
-            size=entry.size_bytes,
-            modified_at=f"{moment}{milliseconds:03d}Z",
-            mode=shown[0],
-            permissions=shown[1],
+        kind, mode = entry.kind, entry.mode
+        if (shown := modes.get((kind, mode))) is None:
+            shown = modes[kind, mode] = _mode(kind, mode, letter=letter)
+        milliseconds = entry.modified_ns // 1_000_000
+        if (moment := moments.get(milliseconds)) is None:
+            moment = moments[milliseconds] = iso_moment(milliseconds / 1000)
+        relative = entry.path.decode(errors="replace")
+        infos.append(
+            wire.FileInfo(
+                name=relative.rpartition("/")[2],
+                absolute_path=f"{place}/{relative}",
+                relative_path=relative,
+                type=kind,
+                size=entry.size_bytes,
+                modified_at=moment,
+                mode=shown[0],
+                permissions=shown[1],
+            )
         )
+    return infos
 
 
 def _mode(kind: str, mode: int, *, letter: bool) -> tuple[str, wire.Permissions]:
