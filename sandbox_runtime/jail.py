@@ -82,10 +82,14 @@ async def send_command(
 
 async def wait_process_end(pidfd: int) -> None:
     """Waits until the process behind a pidfd has ended, with all that its end ends."""
+    if not _has_ended(pidfd):
+        await trio.lowlevel.wait_readable(pidfd)
+
+
+def _has_ended(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    if not poll.poll(0):
-        await trio.lowlevel.wait_readable(pidfd)
+    return bool(poll.poll(0))
 
 
 def _read_table(fd: int) -> bytes:
@@ -104,7 +108,10 @@ class Keeper:
         channel: Channel[KeeperReply],
         ended: trio.Event,
         inner: Channel[KeeperReply] | None = None,
+        *,
+        shell_builtin: Callable[[], int],
     ) -> None:
+        self.shell_builtin = shell_builtin
         self._channel = channel
         self._inner = inner
         self._ended = ended
@@ -137,6 +144,11 @@ class Keeper:
     async def wait_gone(self) -> None:
         """Waits until it has died."""
         await self._ended.wait()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is there and has not died, looked at now."""
+        return bool(self._fds) and not self.gone and not _has_ended(self._fds[0])
 
     @property
     def limits(self) -> Limits:
@@ -303,6 +315,11 @@ class Jail:
         self._spawn_failure: Failure | None = None
         self._swept: dict[int, int | None] = {}  # by the number of the question
         self._sweeps = 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is there and its program has not ended, looked at now."""
+        return bool(self._fds) and self.exited is None and not _has_ended(self._fds[0])
 
     @property
     def namespace_fds(self) -> list[int]:

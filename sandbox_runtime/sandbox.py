@@ -7,7 +7,7 @@ single sandbox gets a runtime of its own with it. Both end with their blocks.
 from __future__ import annotations
 
 import sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,18 @@ from sandbox_runtime.background import Processes
 from sandbox_runtime.budget import Budget
 from sandbox_runtime.errors import AlreadyExistsError, InvalidArgumentError, SandboxClosedError
 from sandbox_runtime.files import Files
+from sandbox_runtime.fresh import (
+    FreshSandbox,
+    ReadySandboxes,
+    Shells,
+    blueprint_of,
+    make_sandbox,
+)
 from sandbox_runtime.interpreters.languages import known_language
 from sandbox_runtime.interpreters.pool_sizes import PoolSize
 from sandbox_runtime.interpreters.preloads import PRELOADS, USUAL_PRELOAD, check_preloads
 from sandbox_runtime.launching import launch
-from sandbox_runtime.networks import check_network, describe
+from sandbox_runtime.networks import check_network
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.ports import Ports
 from sandbox_runtime.processes import run_process
@@ -29,12 +36,15 @@ from sandbox_runtime.report import PROTECTIONS, SandboxReport, build_report, enf
 from sandbox_runtime.sessions import Session
 from sandbox_runtime.settings import (
     BACKGROUND_TOTAL_BYTES,
+    HOST_NAME,
     LOG_LIMIT_BYTES,
+    MOST_READY_SANDBOXES,
     OUTPUT_LIMIT_BYTES,
     ContextNetwork,
     Limits,
 )
 from sandbox_runtime.shown import check_read_only
+from sandbox_runtime.standby import Work
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -42,6 +52,7 @@ if TYPE_CHECKING:
     from sandbox_runtime import jail as jails
     from sandbox_runtime.capture import OutputHandler
     from sandbox_runtime.choices import Network
+    from sandbox_runtime.fresh import Blueprint
     from sandbox_runtime.interpreters.contexts import Context
     from sandbox_runtime.interpreters.execution import Execution
     from sandbox_runtime.interpreters.languages import Language
@@ -59,7 +70,11 @@ _USUAL_MODULES = PRELOADS[USUAL_PRELOAD].modules
 
 
 class Runtime:
-    """What sandboxes share. `open_runtime` makes it."""
+    """What sandboxes share. `open_runtime` makes it.
+
+    Attributes:
+        work: The commands that run at present, in all sandboxes together.
+    """
 
     def __init__(
         self,
@@ -71,9 +86,11 @@ class Runtime:
     ) -> None:
         self._supervisor = supervisor
         self._nursery = nursery
+        self._ready: ReadySandboxes | None = None
         self._python = python
         self._zygotes: dict[tuple[tuple[str, ...], bool], Zygote] = {}
         self._starting = trio.Lock()
+        self.work = Work()
         self._preloads = preloads
         self._nodes = nodes
 
@@ -102,6 +119,69 @@ class Runtime:
     async def wait_lost(self) -> None:
         """Waits until it has died."""
         await self._supervisor.wait_gone()
+
+    @property
+    def ready_sandboxes(self) -> int:
+        """How many sandboxes wait to be opened."""
+        return 0 if self._ready is None else self._ready.ready
+
+    def keep_ready(
+        self, count: int, *, limits: Limits | None = None, network: Network = "loopback"
+    ) -> None:
+        """Keeps sandboxes ready from now on, each with a shell; the first call decides.
+
+        One is taken by `open_sandbox` if it is what was asked for, and another is made in its
+        place when no command runs. Each takes the memory of a sandbox with an idle session.
+
+        Args:
+            count: How many; 0 is none, and leaves it to a later call.
+            limits: What they may use.
+            network: What they may reach.
+        """
+        if not 0 <= count <= MOST_READY_SANDBOXES:
+            most = f"must be 0 to {MOST_READY_SANDBOXES}, not {count}"
+            raise InvalidArgumentError("ready_sandboxes", most)
+        if count and self._ready is None:
+            self._ready = ReadySandboxes(
+                self._supervisor,
+                count=count,
+                host_name=HOST_NAME,
+                limits=limits or Limits(),
+                network=network,
+                nursery=self._nursery,
+                work=self.work,
+            )
+        if self._ready is not None:
+            self._ready.refill()
+
+    async def wait_ready(self) -> None:
+        """Waits until all sandboxes are there that are to be kept ready, or one cannot be made."""
+        if self._ready is not None:
+            await self._ready.wait_full()
+
+    async def take_sandbox(self, blueprint: Blueprint, *, shell: bool) -> FreshSandbox:
+        """One that is ready, if it is what is wanted, and else one that is made now.
+
+        Args:
+            blueprint: What is wanted.
+            shell: Whether to start a shell along with it.
+
+        Raises:
+            IsolationError: It cannot be made.
+            SandboxLostError: The runtime has died.
+        """
+        fresh = None if self._ready is None else await self._ready.take(blueprint)
+        if fresh is None:
+            with self.work:
+                fresh = await make_sandbox(self._supervisor, blueprint, shell=shell)
+        if self._ready is not None:
+            self._ready.refill()
+        return fresh
+
+    async def aclose(self) -> None:
+        """Lets go of the sandboxes that nobody has opened, once the supervisor has ended."""
+        if self._ready is not None:
+            await self._ready.aclose()
 
     async def python_zygote(
         self,
@@ -138,6 +218,7 @@ async def open_runtime(
     preloads: Mapping[str, Preload] | None = None,
     node: str | None = None,
     launched: Launch | None = None,
+    ready_sandboxes: int = 0,
 ) -> AsyncIterator[Runtime]:
     """Starts what sandboxes share, and ends it and all of them with the block.
 
@@ -150,6 +231,8 @@ async def open_runtime(
         node: The Node of JavaScript and TypeScript contexts; by default the one on `PATH`, or that
             of the extra `javascript` if that one is too old.
         launched: What was launched for it already, with the first three of these arguments.
+        ready_sandboxes: How many sandboxes of the usual kind to keep ready, each with a shell,
+            see `Runtime.keep_ready`.
 
     Raises:
         InvalidArgumentError: A path of `read_only` is missing, or would hide what is a sandbox's
@@ -159,14 +242,19 @@ async def open_runtime(
     sets = check_preloads(preloads or {})
     launched = launched or launch(check_read_only(read_only), python, node)
     supervisor = launched.take()
+    runtime: Runtime | None = None
     try:
         await supervisor.start()
         async with open_serving_nursery() as nursery:
             nursery.start_soon(supervisor.run)
-            yield Runtime(supervisor, nursery, launched.python, sets, launched.nodes)
+            runtime = Runtime(supervisor, nursery, launched.python, sets, launched.nodes)
+            runtime.keep_ready(ready_sandboxes)
+            yield runtime
     finally:
         with trio.CancelScope(shield=True):
             await supervisor.aclose()
+            if runtime is not None:
+                await runtime.aclose()
 
 
 class Sandbox:
@@ -184,15 +272,19 @@ class Sandbox:
     def __init__(
         self,
         runtime: Runtime,
-        keeper: jails.Keeper,
+        fresh: FreshSandbox,
         nursery: trio.Nursery,
         report: SandboxReport,
         pools: Mapping[str, PoolSize],
         log_space: Budget | None = None,
+        *,
+        ready_shell: bool = False,
     ) -> None:
         self._runtime = runtime
-        self._keeper = keeper
+        self._keeper = keeper = fresh.keeper
         self._nursery = nursery
+        self._shells = Shells(keeper, nursery, runtime.work, keep=ready_shell)
+        self._shells.adopt(fresh)
         self._session: Session | None = None
         self._defaults: dict[str, Context] = {}
         self._first_session = trio.Lock()
@@ -301,6 +393,8 @@ class Sandbox:
         session = Session(
             self._keeper,
             self._nursery,
+            self._shells.start,
+            self._runtime.work,
             session_id=session_id,
             cwd=cwd,
             env=env,
@@ -391,6 +485,15 @@ class Sandbox:
         self._check_open()
         return await self.contexts.create(language, cwd=cwd, env=env, network=network)
 
+    @property
+    def ready_shells(self) -> int:
+        """How many shells wait for a session."""
+        return self._shells.ready
+
+    async def wait_ready_shell(self) -> None:
+        """Waits until a shell is ready, if one is to be kept; one is from the second session on."""
+        await self._shells.wait_ready()
+
     async def fill_pool(self, language: str = "python") -> None:
         """Waits until the pool of a language's interpreters is full."""
         await self.contexts.pool(language).wait_full()
@@ -453,6 +556,7 @@ class Sandbox:
             await self._keeper.aclose()
             if self._contexts is not None:
                 await self._contexts.aclose()
+            await self._shells.aclose()
             for session in tuple(self._sessions.values()):
                 await session.aclose()
             await self.files.aclose()
@@ -464,13 +568,15 @@ async def open_sandbox(
     runtime: Runtime | None = None,
     limits: Limits | None = None,
     require: Collection[str] = (),
-    host_name: str = "sandbox",
+    host_name: str = HOST_NAME,
     read_only: Sequence[str] = (),
     python_pool: int = 1,
     node_pool: int = 1,
     network: Network = "loopback",
     pools: Mapping[str, PoolSize] | None = None,
     log_space: Budget | None = None,
+    first_shell: bool = False,
+    ready_shell: bool = False,
 ) -> AsyncIterator[Sandbox]:
     """Makes a sandbox, and ends it and everything in it with the block.
 
@@ -490,6 +596,9 @@ async def open_sandbox(
         pools: The same with limits, by language; what it says of one counts more.
         log_space: What logs of background processes may take on disk together with those of
             other sandboxes, besides `LOGS_LIMIT_BYTES` of its own.
+        first_shell: Whether to start the first session's shell along with it, for who has a command
+            to run at once.
+        ready_shell: Whether to keep a shell ready for the next session, from the second on.
 
     Raises:
         IsolationError: A protection cannot be had; it names it and says how to get it.
@@ -511,16 +620,33 @@ async def open_sandbox(
     sizes = _pool_sizes(python_pool, node_pool, pools or {})
     if runtime is not None and read_only:
         raise InvalidArgumentError("read_only", "is the runtime's; give it to open_runtime")
-    if runtime is None:
-        async with (
-            open_runtime(read_only=read_only) as own,
-            _open_in(own, limits, require, host_name, sizes, network, log_space) as sandbox,
-        ):
+    async with AsyncExitStack() as own:
+        if runtime is None:
+            runtime = await own.enter_async_context(open_runtime(read_only=read_only))
+        fresh = await runtime.take_sandbox(
+            blueprint_of(host_name, limits or Limits(), network), shell=first_shell
+        )
+        own.push_async_callback(_end, fresh)
+        report = build_report(
+            fresh.keeper.protections,
+            separate_ids=runtime.supervisor.separate_ids,
+            given_up=("net_namespace",) if network == "host" else (),
+            not_asked=() if limits is not None and limits.cpu_percent else ("cgroup_cpu",),
+        )
+        enforce(report, require)
+        nursery = await own.enter_async_context(open_serving_nursery())
+        sandbox = Sandbox(
+            runtime, fresh, nursery, report, sizes, log_space, ready_shell=ready_shell
+        )
+        try:
             yield sandbox
-    else:
-        inside = _open_in(runtime, limits, require, host_name, sizes, network, log_space)
-        async with inside as sandbox:
-            yield sandbox
+        finally:
+            await sandbox.aclose()
+
+
+async def _end(fresh: FreshSandbox) -> None:
+    with trio.CancelScope(shield=True):
+        await fresh.aclose()
 
 
 def _pool_sizes(
@@ -535,35 +661,3 @@ def _pool_sizes(
     for language, size in sizes.items():
         size.check(f"pools[{language}]")
     return sizes
-
-
-@asynccontextmanager
-async def _open_in(
-    runtime: Runtime,
-    limits: Limits | None,
-    require: Collection[str],
-    host_name: str,
-    pools: Mapping[str, PoolSize],
-    network: Network,
-    log_space: Budget | None,
-) -> AsyncIterator[Sandbox]:
-    keeper = await runtime.supervisor.create_sandbox(
-        host_name, limits or Limits(), describe(network)
-    )
-    try:
-        separate = runtime.supervisor.separate_ids
-        given_up = ("net_namespace",) if network == "host" else ()
-        not_asked = () if limits is not None and limits.cpu_percent else ("cgroup_cpu",)
-        report = build_report(
-            keeper.protections, separate_ids=separate, given_up=given_up, not_asked=not_asked
-        )
-        enforce(report, require)
-        async with open_serving_nursery() as nursery:
-            sandbox = Sandbox(runtime, keeper, nursery, report, pools, log_space)
-            try:
-                yield sandbox
-            finally:
-                await sandbox.aclose()
-    finally:
-        with trio.CancelScope(shield=True):
-            await keeper.aclose()

@@ -40,15 +40,16 @@ from sandbox_runtime.settings import (
     OUTPUT_LIMIT_BYTES,
     WORKSPACE,
 )
-from sandbox_runtime.shell import Shell, start_shell
 from sandbox_runtime.shell_protocol import NOT_RUN_DESCRIPTORS, why_not_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from sandbox_runtime.capture import OutputHandler
     from sandbox_runtime.jail import Keeper
     from sandbox_runtime.messages import Exited
+    from sandbox_runtime.shell import Shell
+    from sandbox_runtime.standby import Work
 
 _RESEND_BREAK_S = 0.05
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -116,6 +117,8 @@ class Session:
         self,
         keeper: Keeper,
         nursery: trio.Nursery,
+        start_shell: Callable[[str, Mapping[str, str]], Awaitable[Shell]],
+        work: Work,
         *,
         session_id: str | None = None,
         cwd: str | None = None,
@@ -125,6 +128,8 @@ class Session:
     ) -> None:
         self._keeper = keeper
         self._nursery = nursery
+        self._start_shell = start_shell
+        self._work = work
         self._on_closed = on_closed
         self._memory = Budget(BACKGROUND_TOTAL_BYTES) if memory is None else memory
         self._cwd = check_cwd(cwd, WORKSPACE)
@@ -179,7 +184,7 @@ class Session:
         if self._shell is None or self._shell.lost:
             await self._drop_shell()
             self._memory_kills = self._keeper.count_memory_kills()
-            shell = self._shell = await start_shell(self._keeper, self._cwd, self._env)
+            shell = self._shell = await self._start_shell(self._cwd, self._env)
             if self.closed:  # meanwhile; whoever closes it waits for its turn
                 with trio.CancelScope(shield=True):
                     await self._drop_shell()
@@ -256,7 +261,8 @@ class Session:
                 shell = await self._open_shell()
             capture = Capture(limit_bytes, on_stdout, on_stderr, memory=memory, make_pipes=False)
             try:
-                result = await self._run(shell, capture, checked, cwd, env, data, timeout_s)
+                with self._work:
+                    result = await self._run(shell, capture, checked, cwd, env, data, timeout_s)
             except BaseException:
                 capture.close()
                 raise

@@ -79,6 +79,12 @@ DEFAULT_ENV = {
 }
 """The whole environment of a program in a sandbox, unless the caller adds to it."""
 
+HOST_NAME = "sandbox"
+"""What `hostname` says inside, by default."""
+
+MOST_READY_SANDBOXES = 64
+"""How many sandboxes one runtime may keep ready."""
+
 WORKSPACE = "/workspace"
 """Where programs start."""
 

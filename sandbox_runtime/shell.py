@@ -39,7 +39,11 @@ _BASH = "A session needs bash 4.4 or newer that can load builtins, as distributi
 
 
 class Shell:
-    """One bash in its jail, from its start to its end; never used again after that."""
+    """One bash in its jail, from its start to its end; never used again after that.
+
+    Attributes:
+        begins_session: Whether its next command is the first of a session that is younger.
+    """
 
     def __init__(self, jail: jails.Jail, sock: socket.socket, pid: int) -> None:
         sock.setblocking(False)
@@ -51,6 +55,7 @@ class Shell:
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._seq = 0
         self._end: End | None = None
+        self.begins_session = False
         self.jail = jail
         self.pid = pid
         self.lost = False
@@ -58,6 +63,11 @@ class Shell:
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it waits for a command. It says nothing then, so what comes is its end."""
+        return not self.lost and self.jail.alive and not self.epoll.poll(0)
 
     async def take(self) -> bool:
         """Receives one packet, if there is one. True: the command is over, or the shell is."""
@@ -94,7 +104,8 @@ class Shell:
     ) -> tuple[bytes, bytes]:
         """The next request; InvalidArgumentError if it is beyond what one can hold."""
         self._seq += 1
-        return encode_request(self._seq, command, cwd, env)
+        begins, self.begins_session = self.begins_session, False
+        return encode_request(self._seq, command, cwd, env, begins_session=begins)
 
     async def send(self, header: bytes, body: bytes, stdin: memoryview) -> jails.Command:
         """Asks the shell to run what `encode` made."""
@@ -127,11 +138,48 @@ class Shell:
         await self.jail.aclose()
 
 
-async def start_shell(keeper: jails.Keeper, cwd: str, env: Mapping[str, str]) -> Shell:
-    """Starts a bash in a jail of its own and waits until it takes commands.
+class StartingShell:
+    """A bash that was asked for and does not take commands yet."""
+
+    def __init__(self, jail: jails.Jail, sock: socket.socket) -> None:
+        self._socket = sock
+        self._jail = jail
+
+    async def finish(self) -> Shell:
+        """Waits until it takes commands; if it never will, it is gone.
+
+        Raises:
+            NotStartedError: There is no such directory, or no bash that can serve a session.
+            SandboxLostError: The sandbox has died.
+        """
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(self.aclose)
+            shell = Shell(self._jail, self._socket, await _started(self._jail))
+            undo.push_async_callback(shell.aclose)
+            while not await shell.take():
+                await trio.lowlevel.wait_readable(self._socket)
+            if shell.lost:
+                await self._jail.wait_exited()  # or it was not bash that failed, but the sandbox
+                raise NotStartedError(
+                    "execute",
+                    0,
+                    "bash",
+                    why="it did not load the builtin of a session",
+                    remedy=_BASH,
+                )
+            undo.pop_all()
+        return shell
+
+    async def aclose(self) -> None:
+        """Ends it."""
+        self._socket.close()
+        await self._jail.aclose()
+
+
+async def begin_shell(keeper: jails.Keeper, cwd: str, env: Mapping[str, str]) -> StartingShell:
+    """Asks for a bash in a jail of its own, also of a sandbox that is not there yet.
 
     Raises:
-        NotStartedError: There is no such directory, or no bash that can serve a session.
         SandboxLostError: The sandbox has died.
     """
     program = Execute(
@@ -140,37 +188,30 @@ async def start_shell(keeper: jails.Keeper, cwd: str, env: Mapping[str, str]) ->
         cwd=os.fsencode(cwd),
         watch_children=True,
     )
-    async with contextlib.AsyncExitStack() as undo:
-        ours, theirs = packet_pair()
+    ours, theirs = packet_pair()
+    with contextlib.ExitStack() as undo, contextlib.ExitStack() as given:
         undo.callback(ours.close)
-        with contextlib.ExitStack() as given:
-            given.callback(theirs.close)
-            script_read, script_write = os.pipe2(os.O_CLOEXEC)
-            given.callback(os.close, script_read)
-            with open(script_write, "wb", buffering=0) as script:
-                script.write(_SETUP)
-            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            given.callback(os.close, null)
-            builtin = jails.shell_builtin()
-            given.callback(os.close, builtin)
-            fds = [script_read, null, null, theirs.fileno(), builtin]
-            jail = await keeper.create_jail(program, fds)
-            undo.push_async_callback(jail.aclose)
-        shell = Shell(jail, ours, await _started(jail))
-        undo.push_async_callback(shell.aclose)
-        while not await shell.take():
-            await trio.lowlevel.wait_readable(ours)
-        if shell.lost:
-            await jail.wait_exited()  # or it was not bash that failed, but the sandbox
-            raise NotStartedError(
-                "execute",
-                0,
-                "bash",
-                why="it did not load the builtin of a session",
-                remedy=_BASH,
-            )
+        given.callback(theirs.close)
+        script_read, script_write = os.pipe2(os.O_CLOEXEC)
+        given.callback(os.close, script_read)
+        with open(script_write, "wb", buffering=0) as script:
+            script.write(_SETUP)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        given.callback(os.close, null)
+        fds = [script_read, null, null, theirs.fileno(), keeper.shell_builtin()]
+        jail = await keeper.create_jail(program, fds)
         undo.pop_all()
-    return shell
+    return StartingShell(jail, ours)
+
+
+async def start_shell(keeper: jails.Keeper, cwd: str, env: Mapping[str, str]) -> Shell:
+    """Starts a bash in a jail of its own and waits until it takes commands.
+
+    Raises:
+        NotStartedError: There is no such directory, or no bash that can serve a session.
+        SandboxLostError: The sandbox has died.
+    """
+    return await (await begin_shell(keeper, cwd, env)).finish()
 
 
 async def _started(jail: jails.Jail) -> int:

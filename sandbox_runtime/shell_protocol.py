@@ -23,7 +23,7 @@ _REQUEST = struct.Struct("<BBHIQII")
 _REPLY = struct.Struct("<BBHiQQQQIiII")
 ANSWER_BYTES = _REPLY.size
 _TEXT, _ARGV = 1, 2
-_BODY_IN_MEMFD, _HAS_CWD = 1, 2
+_BODY_IN_MEMFD, _HAS_CWD, _SESSION_BEGINS = 1, 2, 4
 _READY, _END = 129, 130
 _INTERRUPTED, _OWN_PEAK = 1, 2
 _MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -80,8 +80,17 @@ def encode_request(
     command: bytes | tuple[bytes, ...],
     cwd: str | None,
     env: Mapping[str, str],
+    *,
+    begins_session: bool = False,
 ) -> tuple[bytes, bytes]:
     """Header and body of a request.
+
+    Args:
+        seq: Comes back in the answer.
+        command: Shell text, or a program with arguments.
+        cwd: Where it runs, if not in the shell's directory.
+        env: Variables for it only.
+        begins_session: Whether the shell is older than its session, and `SECONDS` starts now.
 
     Raises:
         InvalidArgumentError: It is beyond what a request can hold.
@@ -104,7 +113,11 @@ def encode_request(
         raise InvalidArgumentError("command", f"is longer than {limit}; use standard input")
     if len(env) > _MAX_ENV:
         raise InvalidArgumentError("env", f"has more than {_MAX_ENV} variables")
-    flags = (_HAS_CWD if cwd_bytes else 0) | (_BODY_IN_MEMFD if len(body) > INLINE_BYTES else 0)
+    flags = (
+        (_HAS_CWD if cwd_bytes else 0)
+        | (_BODY_IN_MEMFD if len(body) > INLINE_BYTES else 0)
+        | (_SESSION_BEGINS if begins_session else 0)
+    )
     header = _REQUEST.pack(kind, flags, len(env), count, seq, len(cwd_bytes), len(body))
     return header, body
 

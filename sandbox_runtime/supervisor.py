@@ -11,7 +11,7 @@ import trio
 
 from sandbox_runtime.channel import Channel, packet_pair
 from sandbox_runtime.errors import IsolationError, SandboxClosedError, SandboxLostError
-from sandbox_runtime.jail import Keeper, start_supervisor, wait_process_end
+from sandbox_runtime.jail import Keeper, shell_builtin, start_supervisor, wait_process_end
 from sandbox_runtime.messages import (
     LOOPBACK,
     CreateSandbox,
@@ -73,6 +73,7 @@ class Supervisor:
         self._ended: dict[int, trio.Event] = {}
         self._gone = trio.Event()
         self._next_id = 0
+        self._shell_builtin: int | None = shell_builtin()
         self.separate_ids = False
         self.private_ids = range(0)
 
@@ -121,6 +122,16 @@ class Supervisor:
             for event in self._ended.values():
                 event.set()
 
+    def shell_builtin(self) -> int:
+        """The builtin of sessions: a sealed file, one for all shells, which share its pages.
+
+        Raises:
+            SandboxLostError: The runtime has ended.
+        """
+        if self._shell_builtin is None:
+            raise SandboxLostError("the runtime has ended; open a new one")
+        return self._shell_builtin
+
     async def create_sandbox(
         self,
         host_name: str,
@@ -131,6 +142,24 @@ class Supervisor:
 
         Raises:
             IsolationError: It cannot be made; nothing of it is left.
+        """
+        keeper = await self.begin_sandbox(host_name, limits, network)
+        try:
+            await keeper.start()
+        except BaseException:
+            await keeper.aclose()
+            raise
+        return keeper
+
+    async def begin_sandbox(
+        self, host_name: str, limits: Limits, network: LoopbackNetwork | HostNetwork
+    ) -> Keeper:
+        """Asks for a sandbox, which is there after `Keeper.start`.
+
+        Its jails can be asked for at once: they are made when it is there, if it ever is.
+
+        Raises:
+            SandboxLostError: The runtime has died.
         """
         if self.gone:
             raise SandboxLostError("the runtime has died; open a new one")
@@ -150,7 +179,7 @@ class Supervisor:
             self._next_id += 1
             number = self._next_id
             ended = self._ended[number] = trio.Event()
-            keeper = Keeper(channels[0], ended, *channels[1:])
+            keeper = Keeper(channels[0], ended, *channels[1:], shell_builtin=self.shell_builtin)
             request = CreateSandbox(id=number, host_name=host_name, limits=limits, network=network)
             try:
                 await self._channel.send(request, fds)
@@ -159,11 +188,6 @@ class Supervisor:
                 self._ended.pop(number, None)
                 await keeper.aclose()
                 raise
-        try:
-            await keeper.start()
-        except BaseException:
-            await keeper.aclose()
-            raise
         return keeper
 
     async def start_zygote(
@@ -203,3 +227,6 @@ class Supervisor:
             await wait_process_end(self._launcher_pidfd)
         os.close(self._launcher_pidfd)
         _reap(self._launcher_pid)
+        if self._shell_builtin is not None:
+            os.close(self._shell_builtin)
+            self._shell_builtin = None

@@ -20,8 +20,8 @@ from sandbox_runtime import (
     Sandbox,
     SandboxClosedError,
     Session,
+    fresh,
     open_sandbox,
-    sessions,
 )
 from sandbox_runtime.shell import start_shell
 
@@ -599,6 +599,6 @@ async def test_a_session_that_is_closed_while_its_shell_starts_runs_nothing(
             await trio.testing.wait_all_tasks_blocked()
             return shell
 
-        monkeypatch.setattr(sessions, "start_shell", start_slowly)
+        monkeypatch.setattr(fresh, "start_shell", start_slowly)
         with pytest.raises(SandboxClosedError):
             await session.exec("sleep 1000")

@@ -48,10 +48,18 @@ fn refusal(name: &str, what: &str, errnos: &[i32], result: io::Result<()>) -> Pr
     }
 }
 
-fn status_field(name: &str) -> String {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    value.unwrap_or_default().trim().to_owned()
+/// What the kernel says of this process, read once: nothing here changes what is looked for.
+struct Status(String);
+
+impl Status {
+    fn read() -> Self {
+        Self(fs::read_to_string("/proc/self/status").unwrap_or_default())
+    }
+
+    fn field(&self, name: &str) -> &str {
+        let value = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.unwrap_or_default().trim()
+    }
 }
 
 fn names_in(path: &str) -> Vec<String> {
@@ -67,6 +75,7 @@ fn names_in(path: &str) -> Vec<String> {
 
 fn look(prepared: &Prepared) -> Vec<Protection> {
     let (uid, gid) = sys::effective_ids();
+    let status = Status::read();
     let mut rows: Vec<Protection> = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup"]
         .into_iter()
         .map(|name| {
@@ -80,7 +89,7 @@ fn look(prepared: &Prepared) -> Vec<Protection> {
         uid == PAYLOAD_ID && gid == PAYLOAD_ID,
         format!("uid {uid}, gid {gid}"),
     ));
-    rows.push(ids());
+    rows.push(ids(&status));
     for (name, what, path) in [
         ("read_only_root", "making a file in /", "/x"),
         ("read_only_usr", "making a file in /usr", "/usr/x"),
@@ -91,11 +100,11 @@ fn look(prepared: &Prepared) -> Vec<Protection> {
     let devices = names_in("/dev");
     let private = devices.iter().all(|name| DEVICES.contains(&name.as_str()));
     rows.push(row("private_dev", private, format!("{} entries in /dev", devices.len())));
-    rows.push(row("no_new_privs", status_field("NoNewPrivs") == "1", "NoNewPrivs"));
-    let sets = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(status_field);
+    rows.push(row("no_new_privs", status.field("NoNewPrivs") == "1", "NoNewPrivs"));
+    let sets = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|name| status.field(name));
     let empty = sets.iter().all(|set| !set.is_empty() && set.bytes().all(|b| b == b'0'));
     rows.push(row("no_capabilities", empty, sets.join(" ")));
-    rows.push(filter());
+    rows.push(filter(&status));
     rows.push(refusal(
         "no_nested_user_namespaces",
         "unshare(CLONE_NEWUSER)",
@@ -115,14 +124,14 @@ fn look(prepared: &Prepared) -> Vec<Protection> {
 }
 
 /// Two ids, neither of them the supervisor's, and no group besides.
-fn ids() -> Protection {
+fn ids(status: &Status) -> Protection {
     let read = |file| fs::read_to_string(file).unwrap_or_default();
     let maps = [read("/proc/self/uid_map"), read("/proc/self/gid_map")];
     let separate = maps.iter().all(|map| {
         let ranges = idmap::parse_uid_map(map.as_bytes()).unwrap_or_default();
         ranges.len() == 2 && ranges.iter().all(|range| range.outside != 0 && range.count == 1)
     });
-    let groups = status_field("Groups");
+    let groups = status.field("Groups");
     let seen = format!("{} groups, map {:?}", groups.split_whitespace().count(), maps[0]);
     row("separate_ids", separate && groups.is_empty(), seen)
 }
@@ -130,16 +139,20 @@ fn ids() -> Protection {
 /// Each limit is in force, both the soft and the hard one.
 fn limits(prepared: &Prepared) -> Protection {
     let plan = rlimits::plan(&prepared.limits);
-    let above: Vec<&str> = plan
+    let found: Vec<_> = plan
         .iter()
-        .filter(|(resource, value, _)| {
-            sys::limits(*resource).map_or(true, |(soft, hard)| soft.max(hard) > *value)
+        .map(|(resource, value, name)| (*name, *value, sys::limits(*resource)))
+        .collect();
+    let above: Vec<&str> = found
+        .iter()
+        .filter(|(_, value, limits)| {
+            limits.as_ref().map_or(true, |(soft, hard)| soft.max(hard) > value)
         })
-        .map(|(.., name)| *name)
+        .map(|(name, ..)| *name)
         .collect();
     let seen = if above.is_empty() {
-        let shown = plan.iter().map(|(resource, _, name)| {
-            format!("{name} {}", sys::limits(*resource).map_or(0, |(_, hard)| hard))
+        let shown = found.iter().map(|(name, _, limits)| {
+            format!("{name} {}", limits.as_ref().map_or(0, |(_, hard)| *hard))
         });
         shown.collect::<Vec<_>>().join(", ")
     } else {
@@ -222,7 +235,7 @@ fn own_proc() -> Protection {
 }
 
 /// Calls that do nothing with zeros for arguments, so that only a filter can refuse them thus.
-fn filter() -> Protection {
+fn filter(status: &Status) -> Protection {
     let attempts = [
         ("keyctl", libc::SYS_keyctl, libc::EPERM),
         ("io_uring_setup", libc::SYS_io_uring_setup, libc::EPERM),
@@ -238,7 +251,7 @@ fn filter() -> Protection {
         })
         .map(|(name, ..)| name)
         .collect();
-    let mode = status_field("Seccomp");
+    let mode = status.field("Seccomp");
     let holds = mode == "2" && passed.is_empty();
     let seen = if passed.is_empty() {
         format!("mode {mode}, {} calls tried and refused", attempts.len())

@@ -12,7 +12,7 @@ from sandbox_runtime.bench import alive
 from sandbox_runtime.bench.rounds import Candidate
 from sandbox_runtime.bench.spawned import TRUE, PeerFailedError, opened
 from sandbox_runtime.bench.trees import tree_of
-from sandbox_runtime.sandbox import open_sandbox
+from sandbox_runtime.sandbox import open_runtime, open_sandbox
 from sandbox_runtime.settings import Limits
 
 if TYPE_CHECKING:
@@ -92,12 +92,66 @@ class Embedded:
     async def time_to_interactive(self, command: str, expected: bytes) -> float:
         """Seconds from asking for a sandbox to its first command's end."""
         started_s = trio.current_time()
-        async with open_sandbox(runtime=self._runtime, python_pool=0, node_pool=0) as sandbox:
+        async with open_sandbox(
+            runtime=self._runtime, python_pool=0, node_pool=0, first_shell=True
+        ) as sandbox:
             result = await sandbox.exec(command)
             took_s = trio.current_time() - started_s
         if expected not in result.stdout:
             raise PeerFailedError(f"printed {result.stdout!r} {result.stderr!r}")
         return took_s
+
+    def ready_sandbox(self, command: str, expected: bytes) -> Candidate:
+        """A sandbox that was kept ready taken, and its first command's output seen.
+
+        That it is made again in time, which is not timed, is waited for.
+        """
+
+        @asynccontextmanager
+        async def open_it() -> AsyncIterator[Once]:
+            async with open_runtime(ready_sandboxes=1) as runtime:
+                ours = Embedded(runtime)
+
+                async def once(stopwatch: Stopwatch) -> None:
+                    await runtime.wait_ready()
+                    await trio.sleep(_SETTLE_S)
+                    if not runtime.ready_sandboxes:
+                        raise PeerFailedError("no sandbox was ready")
+                    stopwatch.record(await ours.time_to_interactive(command, expected))
+
+                yield once
+
+        return Candidate(
+            name="ours: sandbox kept ready", open=open_it, protections=PROTECTIONS, ours=True
+        )
+
+    def ready_session(self) -> Candidate:
+        """A shell that was kept ready taken, and its first command's output seen."""
+
+        @asynccontextmanager
+        async def open_it() -> AsyncIterator[Once]:
+            async with open_sandbox(
+                runtime=self._runtime, python_pool=0, node_pool=0, ready_shell=True
+            ) as sandbox:
+                for _ in range(2):
+                    await (await sandbox.create_session()).aclose()
+
+                async def once(stopwatch: Stopwatch) -> None:
+                    await sandbox.wait_ready_shell()
+                    await trio.sleep(_SETTLE_S)
+                    if not sandbox.ready_shells:
+                        raise PeerFailedError("no shell was ready")
+                    with stopwatch:
+                        session = await sandbox.create_session()
+                        result = await session.exec("echo hi")
+                    await session.aclose()
+                    _check(result)
+
+                yield once
+
+        return Candidate(
+            name="ours: shell kept ready", open=open_it, protections=PROTECTIONS, ours=True
+        )
 
     def fresh_session(self) -> Candidate:
         """A shell made in a sandbox that lives, and its first command's output seen."""

@@ -116,11 +116,24 @@ def _fresh(ours: Embedded, e2b: Sequence[E2B]) -> list[Scenario]:
         ),
         scenario(
             "tti",
-            "time to interactive: fresh sandbox, to the end of its first command (`echo`)",
+            "time to interactive: sandbox made on demand, to the end of its first command (`echo`)",
             [
                 ours.fresh_sandbox(command, said),
                 *everyone,
                 *(one.fresh_sandbox(command, "benchmark") for one in e2b),
+                *absent,
+            ],
+            rounds=30,
+            quick_rounds=5,
+            warm_up=1,
+        ),
+        scenario(
+            "tti-ready",
+            "time to interactive: sandbox kept ready, to the end of its first command (`echo`)",
+            [
+                ours.ready_sandbox(command, said),
+                spawned.bash("true"),
+                *(peer.to_output(echo, said) for peer in quick),
                 *absent,
             ],
             rounds=30,
@@ -151,8 +164,14 @@ def _sessions(ours: Embedded, e2b: Sequence[E2B]) -> list[Scenario]:
         ),
         scenario(
             "session-fresh",
-            "a shell made in a live sandbox, to its first command's output",
+            "a shell made on demand in a live sandbox, to its first command's output",
             [ours.fresh_session(), spawned.bash("echo hi")],
+        ),
+        scenario(
+            "session-ready",
+            "a shell kept ready in a live sandbox, to its first command's output",
+            [ours.ready_session(), spawned.bash("echo hi")],
+            rounds=40,
         ),
     ]
 

@@ -141,8 +141,15 @@ class Startable:
 
     def empty_pools(self, measured: Callable[[str], Candidate]) -> Candidate:
         """What somebody measures of its address, with no interpreter kept ready."""
-        variables = [f"{language.upper()}_POOL_MIN_SIZE" for language in LANGUAGES]
+        return self._without(
+            [f"{language.upper()}_POOL_MIN_SIZE" for language in LANGUAGES], measured
+        )
 
+    def on_demand(self, measured: Callable[[str], Candidate]) -> Candidate:
+        """Likewise, with no sandbox and no shell kept ready, where it does that at all."""
+        return self._without(["SANDBOX_READY_SANDBOXES"], measured)
+
+    def _without(self, variables: list[str], measured: Callable[[str], Candidate]) -> Candidate:
         @asynccontextmanager
         async def open_it() -> AsyncIterator[Once]:
             async with (

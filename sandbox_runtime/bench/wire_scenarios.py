@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from sandbox_runtime.bench.starting import Startable
 
 
+_REFILLED_S = 0.1
+"""After so long a sandbox is there again in the place of one that was taken."""
+
+
 def wire_scenarios(
     servers: Sequence[Served], startable: Sequence[Startable], sizes: Sizes, *, node: str | None
 ) -> list[Scenario]:
@@ -50,9 +54,17 @@ def wire_scenarios(
         ),
         each(
             "http-tti",
-            "time to interactive: sandbox made, to the end of its first command",
+            "time to interactive: sandbox asked for, to the end of its first command",
             "time_to_interactive",
             rounds=30,
+            gap_s=_REFILLED_S,
+        ),
+        scenario(
+            "http-tti-on-demand",
+            "HTTP: the same, nothing kept ready",
+            [_interactive_on_demand(one) for one in startable],
+            rounds=30,
+            quick_rounds=5,
         ),
         each("http-execute", "`true` in a live session", "execute", "true"),
         each("http-program", "`/bin/true` in a live session", "execute", "/bin/true"),
@@ -146,6 +158,14 @@ def wire_scenarios(
     if node:
         found += _of_node(each, startable, few)
     return found
+
+
+def _interactive_on_demand(one: Startable) -> Candidate:
+    def measured(url: str) -> Candidate:
+        served = Served("", url, protections="", many=not one.command)
+        return served.time_to_interactive()
+
+    return one.on_demand(measured)
 
 
 def _pings(ours: Served) -> list[Scenario]:

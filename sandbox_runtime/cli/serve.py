@@ -211,6 +211,15 @@ _OPTIONS = [
         help="How many for JavaScript and TypeScript together.",
     ),
     _option(
+        "--ready-sandboxes",
+        variable="SANDBOX_READY_SANDBOXES",
+        type=click.IntRange(0, 64),
+        default=1,
+        show_default=True,
+        help="How many sandboxes to keep ready, each with a shell, once a client has made one. "
+        "With 0 all is made when it is asked for, also shells.",
+    ),
+    _option(
         "--command-timeout-ms",
         variable="SANDBOX_COMMAND_TIMEOUT_MS COMMAND_TIMEOUT_MS",
         type=click.IntRange(1),
@@ -402,6 +411,7 @@ def _settings(values: dict[str, Any]) -> ServeSettings:
         log_space_bytes=values["log_space"],
         pools=_pools(values["python_pool"], values["node_pool"]),
         warm_up=True,
+        ready_sandboxes=values["ready_sandboxes"],
         most_sandboxes=values["max_sandboxes"],
         most_sessions=values["max_sessions"],
         most_processes=values["max_processes"],

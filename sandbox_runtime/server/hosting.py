@@ -65,6 +65,8 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
             named, one for Python, and one for JavaScript and TypeScript together.
         warm_up: Whether to fill the pools of the default sandbox before anybody has asked for a
             context, as soon as nothing else is asked of it.
+        ready_sandboxes: How many to keep ready, from the first that a client asks for on; with 0
+            no shell is started either before it is asked for.
         most_sandboxes: How many there may be.
         most_sessions: How many each may have.
         most_processes: How many background processes of each may run.
@@ -82,6 +84,7 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_space_bytes: int = 4 * GIB
     pools: Mapping[str, PoolSize] = msgspec.field(default_factory=dict)
     warm_up: bool = False
+    ready_sandboxes: int = 0
     most_sandboxes: int = 100
     most_sessions: int = 256
     most_processes: int = 128
@@ -289,6 +292,10 @@ class Host:
             hosted: HostedSandbox = await self._nursery.start(self._hold, spec)
         finally:
             self._making.discard(spec.id)
+        if spec.id != DEFAULT_ID and self._runtime is not None:
+            self._runtime.keep_ready(
+                self.settings.ready_sandboxes, limits=self.settings.limits, network=self.network
+            )
         return hosted
 
     def _forget_lost(self) -> None:
@@ -348,6 +355,7 @@ class Host:
     @asynccontextmanager
     async def _open(self, spec: SandboxSpec) -> AsyncIterator[Sandbox]:
         settings = self.settings
+        ahead = settings.ready_sandboxes > 0
         if spec.mounts:  # a runtime of its own, since what is mounted is the runtime's
             async with open_sandbox(
                 limits=spec.limits,
@@ -356,6 +364,8 @@ class Host:
                 read_only=spec.mounts,
                 pools=settings.pools,
                 log_space=self._log_space,
+                first_shell=ahead,
+                ready_shell=ahead,
             ) as sandbox:
                 yield sandbox
             return
@@ -366,6 +376,8 @@ class Host:
             require=settings.require,
             pools=settings.pools,
             log_space=self._log_space,
+            first_shell=ahead,
+            ready_shell=ahead,
         ) as sandbox:
             yield sandbox
 

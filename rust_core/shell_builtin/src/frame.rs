@@ -8,7 +8,8 @@
 //! ```text
 //! at  type  field      meaning
 //!  0  u8    kind       1 = shell text, 2 = argument list
-//!  1  u8    flags      1 = BODY_IN_MEMFD: the body is the start of descriptor 4; 2 = HAS_CWD
+//!  1  u8    flags      1 = BODY_IN_MEMFD: the body is the start of descriptor 4; 2 = HAS_CWD;
+//!                      4 = SESSION_BEGINS: `SECONDS` counts from here
 //!  2  u16   env_count  assignments in the body
 //!  4  u32   arg_count  arguments in the body, at least 1 for kind 2, 0 for kind 1
 //!  8  u64   seq        comes back in the END frame
@@ -55,6 +56,7 @@ const KIND_READY: u8 = 129;
 const KIND_END: u8 = 130;
 const FLAG_BODY_IN_MEMFD: u8 = 1;
 const FLAG_HAS_CWD: u8 = 2;
+const FLAG_SESSION_BEGINS: u8 = 4;
 const FLAG_INTERRUPTED: u8 = 1;
 const FLAG_RSS_IS_OWN: u8 = 2;
 
@@ -67,6 +69,7 @@ pub(crate) struct Malformed;
 pub(crate) struct Header {
     pub(crate) seq: u64,
     pub(crate) body_in_memfd: bool,
+    pub(crate) session_begins: bool,
     pub(crate) body_len: usize,
     has_cwd: bool,
     cwd_len: usize,
@@ -163,14 +166,24 @@ impl Header {
             _ => return Err(Malformed),
         };
         let sent_len = if body_in_memfd { 0 } else { body_len };
-        if flags & !(FLAG_HAS_CWD | FLAG_BODY_IN_MEMFD) != 0
+        if flags & !(FLAG_HAS_CWD | FLAG_BODY_IN_MEMFD | FLAG_SESSION_BEGINS) != 0
             || has_cwd != (cwd_len != 0)
             || body_len > MAX_BODY
             || reader.0.len() != sent_len
         {
             return Err(Malformed);
         }
-        Ok(Self { seq, body_in_memfd, body_len, has_cwd, cwd_len, env_count, arg_count })
+        let session_begins = flags & FLAG_SESSION_BEGINS != 0;
+        Ok(Self {
+            seq,
+            body_in_memfd,
+            session_begins,
+            body_len,
+            has_cwd,
+            cwd_len,
+            env_count,
+            arg_count,
+        })
     }
 
     /// Reads `body`, which has the length the header told.
@@ -308,6 +321,16 @@ mod tests {
     }
 
     #[test]
+    fn the_first_request_of_a_session_can_say_so() {
+        let begins = |flags| {
+            let header = Header::decode(&inline(1, flags, (0, 0), 0, b"x")).expect("a header");
+            header.session_begins
+        };
+        assert!(begins(4));
+        assert!(!begins(0));
+    }
+
+    #[test]
     fn a_body_in_a_memory_file_leaves_the_packet_bare() {
         let header = Header::decode(&packet(1, 1, (0, 0), (0, 1 << 20), b"")).expect("a header");
         assert!(header.body_in_memfd);
@@ -320,7 +343,7 @@ mod tests {
         let too_long = u32::try_from(MAX_BODY + 1).expect("a length");
         for broken in [
             inline(3, 0, (0, 0), 0, b""),
-            inline(1, 4, (0, 0), 0, b""),
+            inline(1, 8, (0, 0), 0, b""),
             inline(1, 0, (0, 1), 0, b""),
             inline(2, 0, (0, 0), 0, b""),
             inline(1, 2, (0, 0), 0, b""),

@@ -131,6 +131,9 @@ fn next() -> Step {
     let Ok(request) = header.decode_body(body) else {
         return Step::Close;
     };
+    if header.session_begins {
+        sys::restart_seconds();
+    }
     let pipes = [stdin, stdout, stderr];
     match &request.action {
         Action::Text(text) => prepare_text(header.seq, &request, text, pipes),
