@@ -73,7 +73,7 @@ class Supervisor:
         self._ended: dict[int, trio.Event] = {}
         self._gone = trio.Event()
         self._next_id = 0
-        self._shell_builtin: int | None = shell_builtin()
+        self._shell_builtin: int | None = None
         self.separate_ids = False
         self.private_ids = range(0)
 
@@ -94,6 +94,7 @@ class Supervisor:
         """
         if not self._has_begun:
             await self._channel.send(self._begin)
+        self._shell_builtin = shell_builtin()  # meanwhile
         try:
             reply, _ = await self._channel.receive()
         except SandboxLostError as error:
