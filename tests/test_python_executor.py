@@ -381,6 +381,7 @@ PLAIN_OR_NOT = [
     "x_y = 1",
     "GET_IPYTHON = 1",
     "_, __, ___",
+    "'\udc80'",
 ]
 
 

@@ -13,17 +13,28 @@ from __future__ import annotations
 
 import ast
 import codeop
+import importlib
 import linecache
 import re
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.autocall import IPyAutocall
+from IPython.core.compilerop import CachingCompiler
 from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult
 from IPython.core.macro import Macro
 from traitlets import All
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .python_shell import Shell
+
+_sha1: Callable[..., Any] | None
+try:
+    # Python's own, not OpenSSL's: 20 pages less that a cell writes to.
+    _sha1 = importlib.import_module("_sha1").sha1
+except ImportError:
+    _sha1 = None
 
 _NOT_PLAIN = re.compile(
     r"\A\s"  # an indented cell, or an empty one
@@ -62,9 +73,9 @@ class PlainCells:
         """Whether nobody has registered anything that changes cells."""
         shell: Any = self._shell
         return (
-            self._all_transformers(shell.input_transformer_manager) == self._transformers
-            and not (shell.input_transformers_post or shell.ast_transformers)
-            and shell.ast_node_interactivity == "last_expr"
+            self._all_transformers(trait(shell, "input_transformer_manager")) == self._transformers
+            and not (trait(shell, "input_transformers_post") or trait(shell, "ast_transformers"))
+            and trait(shell, "ast_node_interactivity") == "last_expr"
             and not (shell.trio_runner or shell.logger.log_active)
             and _PATCHABLE.isdisjoint(vars(shell))
         )
@@ -72,12 +83,13 @@ class PlainCells:
     def _is_command(self, line: str) -> bool:
         """Whether a line might be more than Python by its first word, as `ls` or `exit`."""
         shell: Any = self._shell
-        prefilter = shell.prefilter_manager
-        if shell.autocall or prefilter.transformers or prefilter.checkers != self._checkers:
+        prefilter = trait(shell, "prefilter_manager")
+        usual = prefilter.checkers == self._checkers and not prefilter.transformers
+        if trait(shell, "autocall") or not usual:
             return True
         found = _FIRST_WORD.match(line)
         word = found[0] if found else ""
-        magics = shell.magics_manager.magics
+        magics = trait(trait(shell, "magics_manager"), "magics")
         return (
             word in magics["line"]
             or word in magics["cell"]
@@ -99,10 +111,10 @@ class PlainCells:
         lines = cell.splitlines()
         if len(lines) == 1 and self._is_command(cell):
             return None
-        number = shell.execution_count
+        number = trait(shell, "execution_count")
         compiler = shell.compile
-        name = compiler.get_code_name(raw_cell, cell, number)
         try:
+            name = _code_name(compiler, raw_cell, cell, number)
             tree = compiler.ast_parse(cell, filename=name)
         except Exception:  # noqa: BLE001 - the usual way tells of it
             return None
@@ -121,10 +133,10 @@ class PlainCells:
                 self._trigger("pre_run_cell", info)
             if store_history:
                 self._remember(number, cell, raw_cell)
-            with shell.builtin_trap:
+            with trait(shell, "builtin_trap"):
                 compiler._filename_map[name] = number  # noqa: SLF001 - `cache` would hash it again
                 linecache.cache[name] = (len(cell), None, [f"{line}\n" for line in lines], name)
-                with shell.display_trap:
+                with trait(shell, "display_trap"):
                     set_quietly(shell.displayhook, "exec_result", result)
                     failed = self._run_statements(tree.body, name, result, silent=silent)
                     set_quietly(shell, "last_execution_succeeded", not failed)
@@ -161,7 +173,7 @@ class PlainCells:
                 else:
                     tree, mode = ast.Module([statement], []), "exec"
                 flags = compiler.flags
-                if shell.autoawait:
+                if trait(shell, "autoawait"):
                     flags |= _TOP_LEVEL_AWAIT
                 code = compile(tree, name, mode, flags, dont_inherit=True)
                 compiler.flags |= code.co_flags & _FUTURES
@@ -176,13 +188,13 @@ class PlainCells:
     def _remember(self, number: int, cell: str, raw_cell: str) -> None:
         """As `HistoryManager.store_inputs`, without a notification for each of the variables."""
         shell: Any = self._shell
-        history = shell.history_manager
+        history = trait(shell, "history_manager")
         source, source_raw = cell.rstrip("\n"), raw_cell.rstrip("\n")
         if history._exit_re.match(source_raw.strip()):  # noqa: SLF001
             return
-        history.input_hist_parsed.append(source)
-        history.input_hist_raw.append(source_raw)
-        before = (history._i00, history._i, history._ii)  # noqa: SLF001
+        trait(history, "input_hist_parsed").append(source)
+        trait(history, "input_hist_raw").append(source_raw)
+        before = (trait(history, "_i00"), trait(history, "_i"), trait(history, "_ii"))
         for variable, value in zip(("_i", "_ii", "_iii"), before, strict=True):
             set_quietly(history, variable, value)
         set_quietly(history, "_i00", source_raw)
@@ -192,10 +204,24 @@ class PlainCells:
 
     def _remember_end(self, number: int, error: BaseException | None) -> None:
         shell: Any = self._shell
-        history = shell.history_manager
+        history = trait(shell, "history_manager")
         history.store_output(number)
         if error is not None:
             history.exceptions[number] = shell._format_exception_for_storage(error)  # noqa: SLF001
+
+
+def _code_name(compiler: Any, raw_cell: str, cell: str, number: int) -> str:
+    """The name of a cell's code, as the compiler gives it."""
+    if compiler.__class__ is CachingCompiler and _sha1 is not None:
+        digest = _sha1(cell.encode(), usedforsecurity=False).hexdigest()
+        return f"<ipython-input-{number}-{digest[:12]}>"
+    return str(compiler.get_code_name(raw_cell, cell, number))
+
+
+def trait(owner: Any, name: str) -> Any:
+    """The value of a trait, most often without a call of its descriptor."""
+    values = owner._trait_values  # noqa: SLF001
+    return values[name] if name in values else getattr(owner, name)
 
 
 def set_quietly(owner: Any, name: str, value: object) -> None:

@@ -25,6 +25,7 @@ from IPython.core.formatters import (
 )
 from IPython.core.pylabtools import print_figure
 
+from .python_cells import trait
 from .python_charts import describe_figure, note_statistics
 
 if TYPE_CHECKING:
@@ -81,9 +82,9 @@ class Displays(DisplayFormatter):
         kind, number = type(obj), id(obj)
         name = (kind.__module__, kind.__name__)
         for formatter in (
-            self.ipython_display_formatter,
-            self.mimebundle_formatter,
-            *self.formatters.values(),
+            trait(self, "ipython_display_formatter"),
+            trait(self, "mimebundle_formatter"),
+            *trait(self, "formatters").values(),
         ):
             told = getattr(formatter, "_trait_values", None)
             if told is None:

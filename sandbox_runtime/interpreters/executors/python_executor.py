@@ -79,7 +79,7 @@ _MUTABLE_SIGNALS = sorted(
 # The C functions: the wrappers turn every number into an enum member, a third of a short cell.
 _c_signal: Any = importlib.import_module("_signal")
 _sigmask, _getsignal, _set_signal = _c_signal.pthread_sigmask, _c_signal.getsignal, _c_signal.signal
-_BLOCK, _SET = int(signal.SIG_BLOCK), int(signal.SIG_SETMASK)
+_BLOCK, _UNBLOCK, _SET = map(int, (signal.SIG_BLOCK, signal.SIG_UNBLOCK, signal.SIG_SETMASK))
 _SIGINT = int(signal.SIGINT)
 _LIVE_BUILTINS = vars(builtins)
 _KNOWN_BUILTINS: dict[str, Any] = {}
@@ -365,7 +365,7 @@ class Executor:
         self._streams = (streams[0], streams[1], streams[2])
         sys.stdin, sys.stdout, sys.stderr = self._streams
         _set_signal(_SIGINT, self._on_sigint)
-        _sigmask(signal.SIG_UNBLOCK, (_SIGINT,))
+        _sigmask(_UNBLOCK, (_SIGINT,))
         mask: set[int] = _sigmask(_BLOCK, ())
         return mask
 

@@ -36,7 +36,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets import default
 from traitlets.config import Config
 
-from .python_cells import PlainCells
+from .python_cells import PlainCells, trait
 from .python_displays import adapt_displays
 from .python_frames import cap_error, cap_formats
 
@@ -124,7 +124,7 @@ class ResultHook(DisplayHook):
 
     def update_user_ns(self, result: Any) -> None:
         """As IPython's own, with fewer looks at the namespaces."""
-        shell = self.shell
+        shell = trait(self, "shell")
         names, hidden = shell.user_ns, shell.user_ns_hidden
         shown = names["_oh"]
         if not self.cache_size or result is shown:
@@ -148,8 +148,8 @@ class ResultHook(DisplayHook):
         hidden.update(new)
 
     def fill_exec_result(self, result: Any) -> None:
-        if self.exec_result is not None:
-            self.exec_result.result = result
+        if (noted := trait(self, "exec_result")) is not None:
+            noted.result = result
 
     def write_format_data(self, format_dict: Frame, md_dict: Frame | None = None) -> None:
         frame = result_frame("result", format_dict, md_dict)
@@ -160,7 +160,8 @@ class ResultHook(DisplayHook):
 
     def quiet(self) -> bool:
         try:
-            cell = self.shell.history_manager.input_hist_parsed[-1]
+            history = trait(trait(self, "shell"), "history_manager")
+            cell = trait(history, "input_hist_parsed")[-1]
             return ";" in cell and bool(super().quiet())
         except Exception:  # noqa: BLE001 - the tokenizer gave up: there is no `;` to find
             return False
@@ -262,7 +263,7 @@ class Shell(InteractiveShell):
     @property
     def is_last_expression(self) -> bool:
         """Whether what is shown now as a result is the value of the whole cell."""
-        return self.user_code_depth == 1 and self.ast_node_interactivity == "last_expr"
+        return self.user_code_depth == 1 and trait(self, "ast_node_interactivity") == "last_expr"
 
     def run_cell(
         self,
