@@ -176,11 +176,21 @@ def _receive_with_descriptors(sock: socket.socket) -> tuple[bytes, list[int]]:
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        why = _why_truncated(sock)
+        close_all(fds)
+        raise SandboxLostError(why)
     if packet and packet[0] == 1 and fds:
         with open(fds.pop(), "rb") as file:
             file.seek(0)
             packet = b"\0" + file.read()
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        close_all(fds)
-        raise SandboxLostError("the sandbox sent more than was agreed")
     return packet, list(fds)
+
+
+def _why_truncated(sock: socket.socket) -> str:
+    """The kernel drops descriptors for which this process has no number left, see unix(7)."""
+    try:
+        os.close(os.dup(sock.fileno()))
+    except OSError as error:
+        return f"a message was lost: {os.strerror(error.errno or 0)}; raise `ulimit -n` here"
+    return "the sandbox sent more than was agreed"

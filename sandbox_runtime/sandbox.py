@@ -479,11 +479,22 @@ class Sandbox:
         *,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+        preload: str | None = None,
+        name: str | None = None,
         network: ContextNetwork = "loopback",
     ) -> Context:
         """A fresh interpreter, warmed and in a jail of its own; see `Contexts.create`."""
         self._check_open()
-        return await self.contexts.create(language, cwd=cwd, env=env, network=network)
+        return await self.contexts.create(
+            language,
+            cwd=cwd,
+            env=env,
+            limits=limits,
+            preload=preload,
+            name=name,
+            network=network,
+        )
 
     @property
     def ready_shells(self) -> int:

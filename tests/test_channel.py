@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
+import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,7 +15,7 @@ import trio
 import trio.testing
 
 from sandbox_runtime.channel import Channel, packet_pair
-from sandbox_runtime.errors import SandboxClosedError
+from sandbox_runtime.errors import SandboxClosedError, SandboxLostError
 from sandbox_runtime.jail import Jail
 from sandbox_runtime.messages import InitReply, Signal, Swept
 
@@ -120,3 +124,22 @@ async def test_whoever_waits_for_room_in_a_closed_channel_is_told(init: Init) ->
         await trio.testing.wait_all_tasks_blocked()
         init.channel.close()
     assert len(told) == 2
+
+
+async def test_a_message_lost_for_want_of_descriptors_names_the_remedy(init: Init) -> None:
+    packet = b"\0" + msgspec.msgpack.encode(Swept(id=0, killed=0))
+    socket.send_fds(init.socket, [packet], [0, 1, 2])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(one.name) for one in Path("/proc/self/fd").iterdir()) + 1
+    held: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used, before[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        with pytest.raises(SandboxLostError, match=r"Too many open files.*ulimit -n"):
+            await init.channel.receive()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for fd in held:
+            os.close(fd)

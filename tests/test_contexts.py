@@ -18,6 +18,7 @@ from sandbox_runtime import (
     Death,
     InterpreterUnavailableError,
     InvalidArgumentError,
+    Limits,
     NotStartedError,
     Result,
     Runtime,
@@ -318,6 +319,8 @@ async def test_the_death_of_the_interpreter_is_told(
 
 async def test_mistakes_of_the_caller_are_errors(sandbox: Sandbox) -> None:
     """An unknown language names the known ones; code has to be text, a deadline a time."""
+    with pytest.raises(InvalidArgumentError, match=r"limits.memory_bytes"):
+        await sandbox.create_code_context(limits=Limits(memory_bytes=-1))
     with pytest.raises(InvalidArgumentError, match=r"known: .*python"):
         await sandbox.run_code("1", language="cobol")
     with pytest.raises(InvalidArgumentError, match="code"):
