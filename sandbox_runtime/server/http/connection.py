@@ -230,6 +230,9 @@ class Connection:
     async def _receive_body(self) -> bytes:
         try:
             data = self._stream.receive_nowait(_BODY_PART_BYTES)
+            if data is None:  # many a client sends it in a packet of its own, right behind the head
+                await trio.lowlevel.checkpoint()
+                data = self._stream.receive_nowait(_BODY_PART_BYTES)
             if data is None:
                 with trio.move_on_after(self._limits.body_s):
                     data = await self._stream.receive_some(_BODY_PART_BYTES)
