@@ -537,8 +537,11 @@ class Sandbox:
         )
 
     async def _default_context(self, language: str) -> Context:
+        name = known_language(language, self.contexts.languages)
+        context = self._defaults.get(name)
+        if context is not None and not context.lost:
+            return context  # its runs wait for their turn themselves
         async with self._first_context:
-            name = known_language(language, self.contexts.languages)
             context = self._defaults.get(name)
             if context is None or context.closed:
                 context = self._defaults[name] = await self.create_code_context(name)

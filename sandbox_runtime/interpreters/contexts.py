@@ -143,7 +143,13 @@ class Context:
             known = ", ".join(get_args(TracebackStyle))
             raise InvalidArgumentError("traceback", f"{traceback!r} is not known; known: {known}")
         timeout_s = check_seconds("deadline_s", deadline_s)
-        async with self._turn:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            # Without the turn of trio's loop that `acquire` takes; the run will take one.
+            self._turn.acquire_nowait()
+        except trio.WouldBlock:
+            await self._turn.acquire()
+        try:
             if self.lost:
                 raise SandboxClosedError("the context has ended; restart it or create a new one")
             self.used_s = time.time()
@@ -156,6 +162,8 @@ class Context:
                     )
             finally:
                 self._idle.set()
+        finally:
+            self._turn.release()
 
     def interrupt(self) -> bool:
         """Ends the run of this moment as its deadline would; its result says `interrupted`.
