@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+import time
 import urllib.parse
 import uuid
 from contextlib import asynccontextmanager
@@ -53,19 +55,24 @@ class WireClient:
                 raise PeerFailedError(f"{method} {path}: {response.status} {raw[:200]!r}")
             return raw, response.headers.get("Content-Type", "")
 
-    def first_event(self, path: str, body: object, mark: bytes) -> None:
-        """Sends a request, waits until the answer's stream has this in it, and hangs up."""
+    def first_event(self, path: str, body: object, mark: bytes) -> re.Match[bytes]:
+        """Sends a request, waits until the answer's stream has this pattern in it, and hangs up.
+
+        Returns:
+            What matched.
+        """
         payload = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
         method = "GET" if body is None else "POST"
         self._connection.request(method, self._prefix + path, payload, headers)
         response = self._connection.getresponse()
         seen = b""
-        while mark not in seen:
+        while (found := re.search(mark, seen)) is None:
             piece = response.read1(65536)
             if not piece:
                 raise PeerFailedError(f"{path}: ended without {mark!r}: {seen[-200:]!r}")
             seen += piece
+        return found
 
     def finish(self) -> None:
         """Reads what is left of an answer by closing; the next request connects anew."""
@@ -148,7 +155,7 @@ class Served(Crowds):
             body = {"id": client.session(), "command": "echo first; sleep 0.2"}
             client.call("POST", "/api/execute", body | {"command": "true"})
             with stopwatch:
-                client.first_event("/api/execute/stream", body, b'first\\n",')
+                client.first_event("/api/execute/stream", body, rb'first\\n",')
             client.finish()
 
         return self._candidate(once)
@@ -264,5 +271,21 @@ class Served(Crowds):
                 contexts.append(client.call("POST", "/api/contexts", {"language": language})["id"])
             with stopwatch:
                 client.run_code(contexts[0], "1 + 1")
+
+        return self._candidate(once)
+
+    def printed_line(self) -> Candidate:
+        """The first line of a cell that goes on: from when it is printed to when it is read."""
+        code = "import time\nprint(time.time(), flush=True)\ntime.sleep(0.1)"
+
+        def once(client: WireClient, session: str, stopwatch: Stopwatch) -> None:
+            del session
+            context = client.call("POST", "/api/contexts", {"language": "python"})["id"]
+            client.run_code(context, "1 + 1")
+            body = {"context_id": context, "code": code}
+            found = client.first_event("/api/execute/code", body, rb'(1\d{9}\.\d+)[\\"]')
+            stopwatch.record(time.time() - float(found[1]))
+            client.finish()
+            client.call("DELETE", f"/api/contexts/{context}")
 
         return self._candidate(once)

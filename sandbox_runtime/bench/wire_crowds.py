@@ -135,7 +135,7 @@ class Crowds(ABC):
             body = {"command": "bash -c 'echo first; sleep 100'", "sessionId": session}
             with stopwatch:
                 process = client.call("POST", "/api/process/start", body)["process"]["id"]
-                client.first_event(f"/api/process/{process}/stream", None, b'"first\\n"')
+                client.first_event(f"/api/process/{process}/stream", None, rb'"first\\n"')
             client.finish()
             client.call("DELETE", f"/api/process/{process}")
 

@@ -136,6 +136,12 @@ def wire_scenarios(
             "python",
             others=[kernel_live],
         ),
+        each(
+            "http-line",
+            "the first line of a long cell, from printed to read",
+            "printed_line",
+            rounds=15,
+        ),
     ]
     if idle:
         found.append(
