@@ -135,6 +135,30 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     previews: PreviewSettings | None = None
 
 
+class _Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the head of a request asks for.
+
+    Attributes:
+        app: Who has looked at it.
+        path: Its path without the prefixes.
+        sandbox_id: The sandbox that a prefix chooses.
+        modern: Whether the client is one of 0.12.
+        is_proxied: Whether a program in a sandbox answers.
+        route: Else the endpoint; None for the question which methods there are.
+        params: The variable segments of the path.
+        query: The query.
+    """
+
+    app: App
+    path: str
+    sandbox_id: str | None
+    modern: bool
+    is_proxied: bool
+    route: Route[Any] | None
+    params: Params
+    query: Mapping[str, str]
+
+
 class App:
     """Answers requests. `open_app` makes it; `handle` is what the HTTP server calls.
 
@@ -150,8 +174,7 @@ class App:
     async def handle(self, request: Request) -> Response:
         """Answers one request; raises nothing but cancellation."""
         started_s = time.monotonic()
-        route: Route[Any] | None = None
-        modern = request.headers.get("x-sandbox-id") is not None
+        asked: _Asked | None = None
         try:
             if self._settings.previews is not None:
                 from sandbox_runtime.server.proxy import route_preview
@@ -159,36 +182,62 @@ class App:
                 preview = await route_preview(request, self.host.living, self._settings.previews)
                 if preview is not None:
                     return preview
-            path, sandbox_id, prefixed = _split(request.raw_path.decode("latin-1"))
-            modern = modern or prefixed
-            is_proxied = path == _PROXY or path.startswith(f"{_PROXY}/")
-            if self._settings.token is None and request.peer.address is not None:
-                self._check_browser(request, is_proxied=is_proxied)
-            if request.method == "OPTIONS" and (not is_proxied or self._settings.token):
+            asked = self._look_at(request)
+            if asked.is_proxied:
+                return await self._proxy(request, asked.path, asked.sandbox_id)
+            if asked.route is None:
                 return Response(status=200, headers=CORS)  # browsers ask it without a token
-            self._check_token(request)
-            if is_proxied:
-                return await self._proxy(request, path, sandbox_id)
-            methods, params = _find(path)
-            route = _choose(request.method, methods)
-            response = await self._answer(request, route, params, sandbox_id, modern=modern)
+            response = await self._answer(request, asked, asked.route)
         except Exception as error:  # noqa: BLE001 - this is the one place that answers them
-            response = error_reply(error, route, modern=modern)
+            route = None if asked is None else asked.route
+            response = error_reply(error, route, modern=_is_modern(request))
         if _LOG.isEnabledFor(logging.DEBUG):
             _LOG.debug(
                 "%s %s %d in %.1f ms",
                 request.method,
-                route.path if route is not None else "-",
+                "-" if asked is None or asked.route is None else asked.route.path,
                 response.status,
                 (time.monotonic() - started_s) * 1000,
             )
         return response
 
-    def _check_browser(self, request: Request, *, is_proxied: bool) -> None:
-        policy = self._settings.browsers
-        if request.headers.approved_by is not policy:
-            check_browser(request.headers, policy, target=request.target, is_proxied=is_proxied)
-            request.headers.approved_by = policy
+    def _look_at(self, request: Request) -> _Asked:
+        """What is asked for, if the client may ask and there is such a thing.
+
+        It is all in the head, so that what was found is kept with that.
+        """
+        found = request.headers.found
+        if isinstance(found, _Asked) and found.app is self:
+            return found
+        path, sandbox_id, _ = _split(request.raw_path.decode("latin-1"))
+        is_proxied = path == _PROXY or path.startswith(f"{_PROXY}/")
+        if self._settings.token is None and request.peer.address is not None:
+            check_browser(
+                request.headers,
+                self._settings.browsers,
+                target=request.target,
+                is_proxied=is_proxied,
+            )
+        route: Route[Any] | None = None
+        params: Params = {}
+        if request.method == "OPTIONS" and (not is_proxied or self._settings.token):
+            is_proxied = False
+        else:
+            self._check_token(request)
+            if not is_proxied:
+                methods, params = _find(path)
+                route = _choose(request.method, methods)
+        asked = request.headers.found = _Asked(
+            app=self,
+            path=path,
+            sandbox_id=sandbox_id,
+            modern=_is_modern(request),
+            is_proxied=is_proxied,
+            route=route,
+            params=params,
+            query=_query(request.query),
+        )
+        return asked
 
     def _check_token(self, request: Request) -> None:
         token = self._settings.token
@@ -222,26 +271,23 @@ class App:
     async def _answer(
         self,
         request: Request,
+        asked: _Asked,
         route: Route[Any],
-        params: Mapping[str, str],
-        sandbox_id: str | None,
-        *,
-        modern: bool,
     ) -> Response:
         body: Any = None
         if route.request is not None:
             limit = route.body_limit_bytes or self._settings.body_limit_bytes
             body = decode_body(await request.read(limit), route.request)
         hosted: HostedSandbox | None = None
-        if sandbox_id is not None or route.needs_sandbox:
-            hosted = await self._hosted(sandbox_id)
+        if asked.sandbox_id is not None or route.needs_sandbox:
+            hosted = await self._hosted(asked.sandbox_id)
         call = Call(
             request=request,
             host=self.host,
             pulse=self._pulse,
-            modern=modern,
-            params=params,
-            query=_query(request.query),
+            modern=asked.modern,
+            params=asked.params,
+            query=asked.query,
             route=route,
             hosted=hosted,
             log_commands=self._settings.log_commands,
@@ -292,6 +338,13 @@ def _split(path: str) -> tuple[str, str | None, bool]:
             if path.startswith(f"{_MODERN}/"):
                 path, modern = path[len(_MODERN) :], True
     return path, sandbox_id, modern
+
+
+def _is_modern(request: Request) -> bool:
+    """Whether the client is one of 0.12."""
+    if request.headers.get("x-sandbox-id") is not None:
+        return True
+    return _split(request.raw_path.decode("latin-1"))[2]
 
 
 def _choose(method: str, methods: Mapping[str, Route[Any]]) -> Route[Any]:

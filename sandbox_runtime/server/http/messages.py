@@ -33,15 +33,15 @@ class Headers:
 
     Attributes:
         items: Names and values as they were received.
-        approved_by: What has found nothing wrong with them and the target that came with them. A
-            client that asks the same again sends the same head, which is read and looked at once.
+        found: What the handler has found in the head that they came with; its alone. A client that
+            asks the same again sends the same head, which is read and looked at once.
     """
 
-    __slots__ = ("_first", "approved_by", "items")
+    __slots__ = ("_first", "found", "items")
 
     def __init__(self, items: Sequence[tuple[bytes, bytes]]) -> None:
         self.items = tuple(items)
-        self.approved_by: object = None
+        self.found: object = None
         self._first: dict[bytes, bytes] = {}
         for name, value in self.items:
             self._first.setdefault(name.lower(), value)
