@@ -51,6 +51,7 @@ _PATCHABLE = frozenset(
 _FUTURES = 0
 for _feature in codeop._features:  # type: ignore[attr-defined]  # noqa: SLF001 - as `Compile` itself
     _FUTURES |= _feature.compiler_flag
+_NO_PYTHON = (SyntaxError, ValueError, TypeError, OverflowError, MemoryError, RecursionError)
 _NOBODY: dict[str, Any] = {}
 _TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
@@ -116,7 +117,7 @@ class PlainCells:
         try:
             name = _code_name(compiler, raw_cell, cell, number)
             tree = compiler.ast_parse(cell, filename=name)
-        except Exception:  # noqa: BLE001 - the usual way tells of it
+        except _NO_PYTHON:  # the usual way tells of it
             return None
 
         store_history = store_history and not silent
