@@ -18,6 +18,7 @@ import linecache
 import re
 from typing import TYPE_CHECKING, Any
 
+from IPython import version_info
 from IPython.core.autocall import IPyAutocall
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult
@@ -54,6 +55,14 @@ for _feature in codeop._features:  # type: ignore[attr-defined]  # noqa: SLF001 
 _NO_PYTHON = (SyntaxError, ValueError, TypeError, OverflowError, MemoryError, RecursionError)
 _NOBODY: dict[str, Any] = {}
 _TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+_KNOWN = ((9, 16), (9, 18))
+
+
+def is_known_ipython() -> bool:
+    """Whether this IPython is one whose way has been compared with the short one."""
+    return _KNOWN[0] <= version_info[:2] <= _KNOWN[1]
 
 
 class PlainCells:

@@ -36,7 +36,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets import default
 from traitlets.config import Config
 
-from .python_cells import PlainCells, trait
+from .python_cells import PlainCells, is_known_ipython, trait
 from .python_displays import adapt_displays
 from .python_frames import cap_error, cap_formats
 
@@ -454,7 +454,8 @@ def create_shell() -> Shell:
         shell.configurables.append(backend)  # type: ignore[arg-type]
     # For good, as IPython does in a terminal: each cell would set and unset its three names.
     shell.builtin_trap.__enter__()
-    shell.plain_cells = PlainCells(shell)
+    if is_known_ipython():
+        shell.plain_cells = PlainCells(shell)
     return shell
 
 
