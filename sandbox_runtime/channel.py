@@ -105,14 +105,18 @@ class Channel(Generic[ReplyT]):
         with open(memory_file("frame", body), "rb") as file:
             await self._send_packet(b"\1", (*fds, file.fileno()))
 
-    def offer(self, message: msgspec.Struct) -> bool:
+    def offer(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> bool:
         """Sends one message if it is short and can go at once; False if `send` has to.
 
         Raises:
             SandboxLostError: The other end has died.
         """
+        if self._closed:
+            raise SandboxClosedError("it is closed")
         body = msgspec.msgpack.encode(message)
-        return len(body) <= _INLINE_BYTES and send_now(self._socket, b"\0" + body)
+        if len(body) > _INLINE_BYTES or self._sending.locked():
+            return False
+        return send_now(self._socket, b"\0" + body, fds)
 
     async def _send_packet(self, packet: bytes, fds: Sequence[int]) -> None:
         # Whoever waits for room was first.
@@ -132,26 +136,34 @@ class Channel(Generic[ReplyT]):
         Raises:
             SandboxLostError: The other end has died.
         """
-        while True:
-            if self._closed:
-                raise SandboxClosedError("it is closed")
+        while (received := self.receive_now()) is None:
             try:
-                packet, fds = _receive_with_descriptors(self._socket)
-            except BlockingIOError:
-                try:
-                    await trio.lowlevel.wait_readable(self._socket)
-                except trio.ClosedResourceError:
-                    raise SandboxClosedError("it is closed") from None
-                continue
-            except ConnectionResetError:
-                packet, fds = b"", []
-            if not packet:
-                raise SandboxLostError("the sandbox has died")
-            try:
-                return self._decoder.decode(memoryview(packet)[1:]), fds
-            except msgspec.MsgspecError as error:
-                close_all(fds)
-                raise SandboxLostError(f"the sandbox speaks nonsense: {error}") from error
+                await trio.lowlevel.wait_readable(self._socket)
+            except trio.ClosedResourceError:
+                raise SandboxClosedError("it is closed") from None
+        return received
+
+    def receive_now(self) -> tuple[ReplyT, list[int]] | None:
+        """As `receive`, without waiting; None if nothing has come."""
+        if self._closed:
+            raise SandboxClosedError("it is closed")
+        try:
+            packet, fds = _receive_with_descriptors(self._socket)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            packet, fds = b"", []
+        if not packet:
+            raise SandboxLostError("the sandbox has died")
+        try:
+            return self._decoder.decode(memoryview(packet)[1:]), fds
+        except msgspec.MsgspecError as error:
+            close_all(fds)
+            raise SandboxLostError(f"the sandbox speaks nonsense: {error}") from error
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()
 
     def finish(self) -> None:
         """Tells the other side that nothing more will come; it can still be read from."""

@@ -33,10 +33,12 @@ from sandbox_runtime.messages import (
     InitReply,
     KeeperReply,
     OpenSockets,
+    ProgramStarted,
     ServeFiles,
     Signal,
     SocketsRefused,
     SocketsReply,
+    StartProgram,
     Sweep,
     Swept,
 )
@@ -115,6 +117,9 @@ class Keeper:
         self._channel = channel
         self._inner = inner
         self._ended = ended
+        self._closed = False
+        self._prepared: Jail | None = None
+        self._empty: set[Jail] = set()
         self._fds: list[int] = []
         self._tables: list[int] = []
         self._memory_events: int | None = None
@@ -149,6 +154,11 @@ class Keeper:
     def alive(self) -> bool:
         """Whether it is there and has not died, looked at now."""
         return bool(self._fds) and not self.gone and not _has_ended(self._fds[0])
+
+    @property
+    def closed(self) -> bool:
+        """Whether `aclose` was called."""
+        return self._closed
 
     @property
     def limits(self) -> Limits:
@@ -217,6 +227,10 @@ class Keeper:
                 the host's network; where it has not, there is no difference.
         """
         channel = self._inner if inner_network and self._inner else self._channel
+        if channel is self._channel and not namespaces and isinstance(program, Execute):
+            prepared, self._prepared = self._prepared, None
+            if prepared is not None and prepared.start(program, fds):
+                return prepared
         ours, theirs = packet_pair()
         jail = Jail(Channel(ours, InitReply), self.count_memory_kills, namespaces=namespaces)
         try:
@@ -227,6 +241,55 @@ class Keeper:
             jail.abandon()
             raise
         return jail
+
+    def prepare_jail(self) -> None:
+        """Asks for a jail that waits for the next program, if none does; one is all there is.
+
+        Nothing has run in it but init. It ends with the sandbox, or with its only program. Where it
+        cannot be asked for at once, the next program's is made when that comes.
+        """
+        if self._prepared is not None or self._closed:
+            return
+        with contextlib.suppress(OSError, SandboxLostError, SandboxClosedError):
+            ours, theirs = packet_pair()
+            prepared = Jail(Channel(ours, InitReply), self.count_memory_kills, namespaces=False)
+            try:
+                with theirs:
+                    if self._channel.offer(CreateJail(program=None), [theirs.fileno()]):
+                        self._prepared = prepared
+            finally:
+                if self._prepared is not prepared:
+                    prepared.abandon()
+
+    async def wait_prepared(self) -> None:
+        """Waits until the jail that was asked for ahead is there; nothing may be started meanwhile.
+
+        Raises:
+            SandboxLostError: It could not be made, or has died.
+        """
+        if self._prepared is not None:
+            await self._prepared.wait_ready()
+
+    def note_empty(self, jail: Jail) -> None:
+        """Takes over a jail of which only init is left; `follow` has to come next."""
+        self._empty.add(jail)
+
+    async def follow(self, ended: Jail) -> None:
+        """Ends an empty jail, and has one made for the next program: it may be as short."""
+        ended.leave()
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.checkpoint()  # whoever has the result goes first
+            self.prepare_jail()
+            await ended.wait_left()
+        self._empty.discard(ended)
+
+    async def settle(self) -> None:
+        """Waits for the end of empty jails, and ends the one that was made ahead."""
+        for jail in tuple(self._empty):
+            await jail.wait_over()
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            await prepared.aclose()
 
     async def open_sockets(self) -> list[socket.socket]:
         """TCP sockets that were opened in the sandbox's network: IPv4, then IPv6 where it is.
@@ -275,6 +338,10 @@ class Keeper:
 
     async def aclose(self) -> None:
         """Ends the sandbox; returns when its processes, mounts and groups are gone."""
+        self._closed = True
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            prepared.abandon()
         self._channel.close()
         if self._inner is not None:
             self._inner.close()
@@ -305,6 +372,7 @@ class Jail:
         self._receiving = trio.Lock()
         self._fds: list[int] = []
         self._lost: SandboxLostError | None = None
+        self._refusal: SandboxLostError | None = None
         self._closed = False
         self._over = trio.Event()
         self.pid: int | None = None
@@ -347,18 +415,57 @@ class Jail:
                 self.children_fds, self._program_fds = watched[:2], watched[2:]
                 self.pid = pid
                 self._spawn_failure = failure
+            case ProgramStarted(pid=pid, failure=failure):
+                self.children_fds, self._program_fds = fds[:2], fds[2:]
+                self.pid = pid
+                self._spawn_failure = failure
             case Adopted(pid=pid) | Exited(pid=pid) if pid in self._adopted:
                 self._adopted[pid] = reply
             case Adopted():
                 pass  # whoever asked was cancelled
             case Exited():
                 self.exited = reply
+                self.pid = reply.pid  # nothing may have been told of its start
+                if fds:
+                    self._fds = fds
             case Swept(id=number, killed=killed) if number in self._swept:
                 self._swept[number] = killed
             case Swept():
                 pass  # whoever asked was cancelled
             case Failed(failure=failure):
-                self._lost = SandboxLostError(str(failure.as_isolation_error()))
+                self._lost = self._refusal = SandboxLostError(str(failure.as_isolation_error()))
+
+    def start(self, program: Execute, fds: Sequence[int]) -> bool:
+        """Starts a program in a jail that was made without one.
+
+        Returns:
+            Whether init was asked to; else it is gone, and nothing was.
+        """
+        try:
+            sent = self._channel.offer(StartProgram(program=program), fds)
+        except (SandboxLostError, SandboxClosedError):
+            sent = False
+        if not sent:
+            self.abandon()
+        return sent
+
+    def fileno(self) -> int:
+        """What is readable when there is news, for `take_end`."""
+        return self._channel.fileno()
+
+    def take_end(self) -> bool:
+        """Takes what news there is, without waiting.
+
+        Returns:
+            Whether its program has ended, did not start, or has died with the jail. Only for a
+            caller who alone waits for this jail.
+        """
+        with contextlib.suppress(SandboxLostError):
+            while self.exited is None and self._spawn_failure is None and self._lost is None:
+                if (news := self._channel.receive_now()) is None:
+                    return False
+                self._note(*news)
+        return True
 
     async def wait_ready(self) -> None:
         """Waits until the jail is there.
@@ -376,8 +483,7 @@ class Jail:
             SandboxLostError: The jail could not be made, or has died.
         """
         await self._wait_until(lambda: self.pid is not None or self._spawn_failure is not None)
-        if failure := self._spawn_failure:
-            raise NotStartedError(failure.step, failure.errno, failure.subject)
+        self.check_started()
         assert self.pid is not None
         return self.pid
 
@@ -476,11 +582,49 @@ class Jail:
         assert killed is not None
         return killed
 
+    def check_started(self) -> None:
+        """Looks, once `take_end` has said that it is over, whether its program has been started.
+
+        Raises:
+            NotStartedError: The program could not be started.
+            SandboxLostError: The jail could not be made.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        if failure := self._spawn_failure:
+            raise NotStartedError(failure.step, failure.errno, failure.subject)
+
+    @property
+    def closed(self) -> bool:
+        """Whether its end has begun."""
+        return self._closed
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether its program has ended and left nothing behind but init, our own."""
+        return self.exited is not None and self.exited.alone
+
+    def leave(self) -> None:
+        """Has the init of a jail that is empty end; `wait_left` has to follow."""
+        self._closed = True
+        self._channel.close()
+
+    async def wait_left(self) -> None:
+        """Waits until init has ended; not to be cancelled."""
+        await wait_process_end(self._fds[0])
+        close_all(self._fds)
+        self._fds = []
+        self._over.set()
+
     def abandon(self) -> None:
-        """Closes a jail whose making was never asked for."""
+        """Closes a jail in which no program was started, which ends it."""
         self._closed = True
         self._over.set()
         self._channel.close()
+
+    async def wait_over(self) -> None:
+        """Waits until it has ended, without ending it."""
+        await self._over.wait()
 
     async def aclose(self) -> None:
         """Ends the jail; when this returns, no process of it is alive, whoever began its end."""

@@ -116,6 +116,7 @@ class Execute(_Message, frozen=True, kw_only=True, tag="execute"):
     env: tuple[bytes, ...]
     cwd: bytes
     watch_children: bool = False
+    until_end: bool = False
 
 
 class ServeFiles(_Message, frozen=True, kw_only=True, tag="files"):
@@ -127,6 +128,12 @@ class CreateJail(_Message, frozen=True, kw_only=True, tag="create_jail"):
 
     program: Execute | ServeFiles | None
     namespaces: bool = False
+
+
+class StartProgram(_Message, frozen=True, kw_only=True, tag="start"):
+    """To an init without a program, with the program's descriptors."""
+
+    program: Execute
 
 
 class OpenSockets(_Message, frozen=True, kw_only=True, tag="open_sockets"):
@@ -177,6 +184,13 @@ class InitReady(_Message, frozen=True, kw_only=True, tag="ready"):
     failure: Failure | None
 
 
+class ProgramStarted(_Message, frozen=True, kw_only=True, tag="started"):
+    """From an init that had no program: it runs, or does not."""
+
+    pid: int | None
+    failure: Failure | None
+
+
 class Adopted(_Message, frozen=True, kw_only=True, tag="adopted"):
     """From an init: what was to be adopted is, or why not."""
 
@@ -185,7 +199,7 @@ class Adopted(_Message, frozen=True, kw_only=True, tag="adopted"):
 
 
 class Exited(_Message, frozen=True, kw_only=True, tag="exited"):
-    """From an init: the program has ended."""
+    """From an init: the program has ended, and whether it has left nothing behind."""
 
     pid: int
     exit: int | None
@@ -193,6 +207,7 @@ class Exited(_Message, frozen=True, kw_only=True, tag="exited"):
     user_us: int
     system_us: int
     max_rss_bytes: int
+    alone: bool
 
 
 class Swept(_Message, frozen=True, kw_only=True, tag="swept"):
@@ -205,7 +220,7 @@ class Swept(_Message, frozen=True, kw_only=True, tag="swept"):
 SupervisorReply = Started | Failed | SandboxEnded
 KeeperReply = KeeperReady | Failed
 SocketsReply = SocketsOpened | SocketsRefused
-InitReply = InitReady | Failed | Adopted | Exited | Swept
+InitReply = InitReady | Failed | ProgramStarted | Adopted | Exited | Swept
 
 
 def encode_env(env: Mapping[str, str]) -> tuple[bytes, ...]:

@@ -56,6 +56,27 @@ with another code, or a signal of its own ended it; `killed`: `kill` or its dead
 callback raised, or the sandbox has died."""
 
 
+class _End:
+    """The end of a jail's program, with all that it has started."""
+
+    def __init__(self, jail: jails.Jail, capture: Capture) -> None:
+        self._jail = jail
+        self._capture = capture
+
+    def fileno(self) -> int:
+        return self._jail.fileno()
+
+    async def take(self) -> bool:
+        if not self._jail.take_end():
+            return False
+        if not self._jail.is_empty:
+            await self._jail.aclose()
+        self._capture.close_write_ends()
+        for stream in self._capture.streams:
+            await stream.read_some()  # the end, of one that nothing is in
+        return True
+
+
 def _shown(command: str | bytes | Sequence[str | bytes]) -> str:
     if isinstance(command, (str, bytes)):
         return command if isinstance(command, str) else os.fsdecode(command)
@@ -124,6 +145,7 @@ class Process:
         process_id: str | None = None,
         session_id: str | None = None,
         start_cwd: str = WORKSPACE,
+        until_end: bool = False,
     ) -> Process:
         """Starts a program; somebody has to `run` it from here on.
 
@@ -141,6 +163,7 @@ class Process:
             process_id: Its id, made if not given.
             session_id: The session it is started from.
             start_cwd: What a relative `cwd` is relative to, and the directory without one.
+            until_end: Whether nobody waits for its start: `run_to_end` has to follow.
 
         Raises:
             InvalidArgumentError: An argument cannot mean anything.
@@ -154,31 +177,36 @@ class Process:
             argv=argv,
             env=encode_env(DEFAULT_ENV | check_env(env)),
             cwd=os.fsencode(check_cwd(cwd, start_cwd)),
+            until_end=until_end,
         )
         data = check_bytes("stdin", stdin)
         timeout_s = check_seconds("deadline_s", deadline_s)
         started_s = time.monotonic()
         capture = Capture(limit_bytes, on_stdout, on_stderr, log=log)
         try:
-            with open(
-                memory_file("stdin", data) if data else os.devnull, "rb", buffering=0
-            ) as stdin_file:
-                fds = [stdin_file.fileno(), *capture.write_fds]
-                jail = await keeper.create_jail(program, fds)
+            read_only = os.O_RDONLY | os.O_CLOEXEC
+            stdin_fd = memory_file("stdin", data) if data else os.open(os.devnull, read_only)
+            try:
+                jail = await keeper.create_jail(program, [stdin_fd, *capture.write_fds])
+            finally:
+                os.close(stdin_fd)
         except BaseException:
             capture.close()
             raise
-        capture.close_write_ends()
+        if not until_end:
+            capture.close_write_ends()
         process = cls(
             jail,
             capture,
             log,
             command=_shown(command),
-            process_id=process_id or make_id("proc"),
+            process_id=process_id or ("" if until_end else make_id("proc")),
             session_id=session_id,
             started_s=started_s,
             deadline_s=timeout_s,
         )
+        if until_end:
+            return process
         try:
             process.pid = await jail.wait_started()
         except BaseException:
@@ -207,6 +235,55 @@ class Process:
             if self._log is not None:
                 self._log.end()
             self._done.set()
+
+    async def run_to_end(self) -> CommandResult:
+        """As `run`, in the task of the only one who waits for it, and without callbacks.
+
+        The result is there when nothing is left of the jail but its init; `leave` ends that too.
+
+        Raises:
+            NotStartedError: It cannot be started.
+            SandboxLostError: The jail could not be made.
+
+        Cancellation: ends it and everything it started.
+        """
+        try:
+            with self._capture:
+                await self._read_to_end()
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._end_jail()
+            raise
+        if not self._jail.is_empty:
+            await self._jail.aclose()
+        if self._killed is None:
+            self._jail.check_started()
+        return self._make_outcome(self._jail.exited)
+
+    async def leave(self, keeper: jails.Keeper, nursery: trio.Nursery) -> None:
+        """After `run_to_end`: has init end too, for which no result has to wait."""
+        if self._jail.is_empty and not self._jail.closed:
+            try:
+                nursery.start_soon(keeper.follow, self._jail)
+            except RuntimeError:  # the sandbox is being closed
+                await self._jail.aclose()
+            else:
+                keeper.note_empty(self._jail)
+
+    async def _read_to_end(self) -> None:
+        end = _End(self._jail, self._capture)
+        left_s = self._deadline_s - (time.monotonic() - self._started_s)
+        if left_s == math.inf:  # a cancel scope costs 50 µs here
+            await self._capture.read_until(end)
+            return
+        with trio.move_on_after(max(left_s, 0)) as scope:
+            await self._capture.read_until(end)
+        if scope.cancelled_caught:
+            self._killed = "deadline"
+            with trio.CancelScope(shield=True):
+                await self._end_jail()
+            self._capture.close_write_ends()
+            await self._capture.drain()
 
     async def _read_output(self) -> None:
         with self._scope:
@@ -459,6 +536,7 @@ async def run_process(
 
     Cancellation: ends it and everything it started.
     """
+    until_end = on_stdout is None and on_stderr is None
     process = await Process.open(
         keeper,
         command,
@@ -469,7 +547,14 @@ async def run_process(
         on_stderr=on_stderr,
         limit_bytes=limit_bytes,
         deadline_s=deadline_s,
+        until_end=until_end,
     )
+    if until_end:
+        result = await process.run_to_end()
+        await process.leave(keeper, nursery)
+        if result.ended == "sandbox lost" and keeper.closed:
+            raise SandboxClosedError("the sandbox was closed while the process ran")
+        return result
     nursery.start_soon(process.run)
     try:
         return await process.wait()

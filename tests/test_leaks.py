@@ -135,8 +135,9 @@ async def test_a_thousand_sandboxes_leave_nothing(
 async def test_sessions_and_processes_leave_nothing(runtime: Runtime, sandbox: Sandbox) -> None:
     """200 of each in one sandbox, ended in every way."""
     await sandbox.exec("true")
-    await sandbox.run_process("true")
     await sandbox.files.write("file", b"")
+    await sandbox.run_process("true")
+    await sandbox.keeper.settle()
     before = Traces(runtime)
     for number in range(200):
         session = await sandbox.create_session()
@@ -149,6 +150,7 @@ async def test_sessions_and_processes_leave_nothing(runtime: Runtime, sandbox: S
             await sandbox.run_process("sleep 1000", deadline_s=0.01)
             await sandbox.files.write("file", b"x" * 100_000)
             await sandbox.files.read("file")
+    await sandbox.keeper.settle()
     assert Traces(runtime) == before
 
 
@@ -226,6 +228,7 @@ async def test_a_process_without_free_descriptors_leaks_none(runtime: Runtime) -
                     await made.aclose()
                 await session.exec("true")
                 await trio.testing.wait_all_tasks_blocked()
+                await sandbox.keeper.settle()
                 assert descriptors() == before, free
         assert failures > 20
 

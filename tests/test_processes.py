@@ -17,6 +17,7 @@ from sandbox_runtime import (
     SandboxClosedError,
     open_sandbox,
 )
+from sandbox_runtime.jail import wait_process_end
 
 
 def seen_by_the_host(token: str) -> list[int]:
@@ -227,3 +228,45 @@ async def test_a_hundred_processes_run_at_once(sandbox: Sandbox) -> None:
             nursery.start_soon(run, number)
     assert {number: said[0] for number, said in results.items()} == {n: str(n) for n in range(100)}
     assert {said[1] for said in results.values()} == {"2"}
+
+
+async def test_programs_that_follow_one_another_see_nothing_of_each_other(sandbox: Sandbox) -> None:
+    """Also where the jail of the next was made ahead."""
+    seen = "echo $$; echo /proc/[0-9]*; sleep 1000 & echo left"
+    for _ in range(3):
+        assert (await sandbox.run_process(seen)).text == "2\n/proc/1 /proc/2\nleft\n"
+        assert (await sandbox.run_process(["true"])).ok
+
+
+async def test_a_jail_made_ahead_that_has_died_is_not_used(sandbox: Sandbox) -> None:
+    """The next program gets one of its own nevertheless."""
+    assert (await sandbox.run_process(["true"])).ok
+    sandbox.keeper.prepare_jail()
+    await sandbox.keeper.wait_prepared()
+    prepared = sandbox.keeper._prepared
+    assert prepared is not None
+    signal.pidfd_send_signal(prepared._fds[0], signal.SIGKILL)
+    await wait_process_end(prepared._fds[0])
+    assert (await sandbox.run_process(["echo", "ok"])).text == "ok\n"
+
+
+async def test_what_runs_when_its_sandbox_is_closed_is_told(sandbox: Sandbox) -> None:
+    """Instead of a result that it has not."""
+    token = f"close-{uuid.uuid4().hex}"
+    told = []
+
+    opened: list[Sandbox] = []
+
+    async def run() -> None:
+        with pytest.raises(SandboxClosedError) as raised:
+            await opened[0].run_process(f"echo > up; sleep 1000; : {token}")
+        told.append(raised.value)
+
+    async with trio.open_nursery() as nursery, open_sandbox() as closed:
+        opened.append(closed)
+        await closed.exec("mkfifo up")
+        nursery.start_soon(run)
+        await closed.exec("read < up")
+    assert len(told) == 1
+    assert seen_by_the_host(token) == []
+    assert (await sandbox.run_process(["true"])).ok

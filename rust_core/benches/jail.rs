@@ -1,7 +1,7 @@
 //! What a fresh jail costs, measured from a native process, interleaved with its peers.
 //!
 //! Rounds of: `vfork` + `exec` of the program; a jail made on demand with every protection, the
-//! same program in it; the program, and bash's own, as a command of a live session, its output
+//! same program in it; likewise in a jail that was made ahead; the program, and bash's own, as a command of a live session, its output
 //! captured; and in every fourth round `bash -c true` and, where it is installed,
 //! `bwrap --unshare-all`. Prints one JSON object: `series`, with each one's microseconds in order.
 //! `benches/native` builds and runs it, for `sandbox-runtime bench --native`.
@@ -14,7 +14,7 @@ use std::error::Error;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -28,6 +28,7 @@ use rust_core::spec::{
 use rust_core::sys;
 use serde_bytes::ByteBuf;
 
+type Init = Channel<InitReply, InitRequest>;
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const ROUNDS: usize = 200;
@@ -104,18 +105,40 @@ impl Sandbox {
     /// From the request for a jail to the program's exit status; the jail's end comes after.
     fn fresh_jail(&self, program: &str) -> Outcome<f64> {
         let start = Instant::now();
-        let (ours, theirs) = sys::packet_pair()?;
-        let program = Some(execute(program));
-        let request = KeeperRequest::CreateJail { program, namespaces: false };
         let null = self.null.as_fd();
-        self.keeper.send(&request, &[theirs.as_fd(), null, null, null])?;
-        drop(theirs);
-        let init: Channel<InitReply, InitRequest> = Channel::new(ours);
-        let mut jail = None;
+        let init = self.create_jail(Some(execute(program)), &[null, null, null])?;
+        Self::to_the_end(init, start, None)
+    }
+
+    /// As [`Sandbox::fresh_jail`], in one that was made ahead of the request.
+    fn prepared_jail(&self, program: &str) -> Outcome<f64> {
+        let init = self.create_jail(None, &[])?;
+        let jail = match init.receive()?.ok_or("the jail died")? {
+            (InitReply::Ready { .. }, fds) => fds.into_iter().next(),
+            (other, _) => return Err(format!("{other:?}").into()),
+        };
+        let start = Instant::now();
+        let null = self.null.as_fd();
+        init.send(&InitRequest::Start { program: execute(program) }, &[null, null, null])?;
+        Self::to_the_end(init, start, jail)
+    }
+
+    fn create_jail(&self, program: Option<Program>, fds: &[BorrowedFd<'_>]) -> Outcome<Init> {
+        let (ours, theirs) = sys::packet_pair()?;
+        let request = KeeperRequest::CreateJail { program, namespaces: false };
+        let fds: Vec<_> = std::iter::once(theirs.as_fd()).chain(fds.iter().copied()).collect();
+        self.keeper.send(&request, &fds)?;
+        Ok(Channel::new(ours))
+    }
+
+    fn to_the_end(init: Init, start: Instant, mut jail: Option<OwnedFd>) -> Outcome<f64> {
         loop {
             match init.receive()?.ok_or("the jail died")? {
                 (InitReply::Ready { failure: None, .. }, fds) => jail = fds.into_iter().next(),
-                (InitReply::Exited { exit: Some(0), .. }, _) => break,
+                (InitReply::Exited { exit: Some(0), .. }, fds) => {
+                    jail = jail.or(fds.into_iter().next());
+                    break;
+                }
                 (other, _) => return Err(format!("{other:?}").into()),
             }
         }
@@ -133,7 +156,7 @@ struct LiveSession<'a> {
     socket: OwnedFd,
     epoll: OwnedFd,
     sandbox: &'a Sandbox,
-    _init: Channel<InitReply, InitRequest>,
+    _init: Init,
 }
 
 const SETUP: &[u8] = b"enable -f /proc/self/fd/4 sandbox_session; sandbox_session 3 4\n";
@@ -152,6 +175,7 @@ impl<'a> LiveSession<'a> {
             env: vec![bytes("PATH=/usr/local/bin:/usr/bin:/bin")],
             cwd: bytes("/workspace"),
             watch_children: false,
+            until_end: false,
         });
         let request = KeeperRequest::CreateJail { program, namespaces: false };
         let null = sandbox.null.as_fd();
@@ -211,6 +235,7 @@ fn execute(program: &str) -> Program {
         env: vec![],
         cwd: bytes("/workspace"),
         watch_children: false,
+        until_end: true,
     }
 }
 
@@ -224,6 +249,7 @@ fn main() -> Outcome<()> {
     for round in 0..WARM_UP + ROUNDS {
         let raw_took = raw(&[TRUE])?;
         let jail = sandbox.fresh_jail(TRUE)?;
+        let prepared = sandbox.prepared_jail(TRUE)?;
         let command = session.run(TRUE)?;
         let builtin = session.run_text("true")?;
         if round < WARM_UP {
@@ -231,6 +257,7 @@ fn main() -> Outcome<()> {
         }
         note("raw", raw_took);
         note("fresh_jail", jail);
+        note("prepared_jail", prepared);
         note("session_command", command);
         note("session_builtin", builtin);
         if (round - WARM_UP) % 4 == 0 {

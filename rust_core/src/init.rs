@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 
@@ -33,11 +34,18 @@ const SWEEP_LOOKS: usize = 16;
 /// Where a program without a slash is looked for when its environment has no `PATH`.
 const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
 
+/// How many ended processes are taken note of before the socket is looked at again.
+const REAPED_AT_ONCE: usize = 256;
+
 struct Init<'a> {
     socket: &'a Socket,
     prepared: &'a Prepared,
     /// Programs whose end is reported; other children are orphans that were reparented.
     spawned: HashSet<i32>,
+    /// A program of which only the end is to be told, and the pidfd that goes with it.
+    untold: Option<(i32, OwnedFd)>,
+    /// Whether a program was started, or was to be.
+    has_program: bool,
 }
 
 /// Says that the jail could not be made.
@@ -54,13 +62,16 @@ pub fn run(
     namespaces: bool,
 ) -> ! {
     sys::set_name(c"sbx-init");
-    let mut init = Init { socket, prepared, spawned: HashSet::new() };
+    let has_program = program.is_some();
+    let mut init = Init { socket, prepared, spawned: HashSet::new(), untold: None, has_program };
     let result = init.confine(&fds).and_then(|()| {
         // The program first: it is already running while the rest is told.
         let started = program.map(|program| (start(&program, &fds, prepared), program));
         drop(fds);
         init.report_ready(namespaces, started)?;
-        sys::end_burst(); // it may live for long
+        if init.has_program {
+            sys::end_burst(); // it may live for long
+        }
         init.serve()
     });
     if let Err(failure) = result {
@@ -90,6 +101,13 @@ impl Init<'_> {
         started: Option<(Result<i32>, Program)>,
     ) -> Result<()> {
         let pidfd = sys::pidfd_open(sys::pid()).at(Step::OpenDescriptor, "pidfd")?;
+        if let (false, Some((Ok(pid), Program::Execute { until_end: true, .. }))) =
+            (namespaces, &started)
+        {
+            self.spawned.insert(*pid);
+            self.untold = Some((*pid, pidfd));
+            return Ok(());
+        }
         let mut carried = vec![pidfd];
         if namespaces {
             for name in ["pid", "mnt"] {
@@ -127,22 +145,60 @@ impl Init<'_> {
 
     fn serve(&mut self) -> Result<()> {
         let children = self.prepared.children.as_fd();
+        let mut more = false;
         loop {
-            let [request, child] = sys::wait_readable([self.socket.as_fd(), children], None)
+            let timeout = more.then_some(Duration::ZERO);
+            let [request, child] = sys::wait_readable([self.socket.as_fd(), children], timeout)
                 .at(Step::ReceiveMessage, "poll")?;
-            if child {
+            if child || more {
                 sys::drain(children);
-                self.reap()?;
+                more = self.reap()?;
             }
             if request {
-                let Some((request, _)) = self.socket.receive()? else { return Ok(()) };
-                self.obey(request)?;
+                let Some((request, fds)) = self.socket.receive()? else {
+                    return self.tell_start();
+                };
+                self.obey(request, &fds)?;
             }
         }
     }
 
-    fn obey(&mut self, request: InitRequest) -> Result<()> {
+    /// Starts the program of a jail that was made ahead.
+    fn start(&mut self, program: &Program, fds: &[OwnedFd]) -> Result<()> {
+        if std::mem::replace(&mut self.has_program, true) {
+            return Ok(()); // a jail has one
+        }
+        let started = start(program, fds, self.prepared);
+        sys::end_burst();
+        let reply = match started {
+            Ok(pid) if matches!(program, Program::Execute { until_end: true, .. }) => {
+                self.spawned.insert(pid);
+                return Ok(());
+            }
+            Ok(pid) => {
+                let watched = self.adopt(pid, program);
+                let watched: Vec<_> = watched.iter().map(AsFd::as_fd).collect();
+                let reply = InitReply::Started { pid: Some(pid), failure: None };
+                return self.socket.send(&reply, &watched);
+            }
+            Err(failure) => InitReply::Started { pid: None, failure: Some(failure) },
+        };
+        self.socket.send(&reply, &[])
+    }
+
+    /// Tells of the start what was held back, to whoever does not wait for the end any more.
+    fn tell_start(&mut self) -> Result<()> {
+        let Some((pid, pidfd)) = self.untold.take() else { return Ok(()) };
+        self.socket.send(&InitReply::Ready { pid: Some(pid), failure: None }, &[pidfd.as_fd()])
+    }
+
+    fn obey(&mut self, request: InitRequest, fds: &[OwnedFd]) -> Result<()> {
+        if let InitRequest::Start { program } = &request {
+            return self.start(program, fds);
+        }
+        sys::end_burst();
         match request {
+            InitRequest::Start { .. } => Ok(()),
             InitRequest::Signal { pid, signal, group } => {
                 // Whoever is gone needs no signal; 0 would be this process's own group. The kernel
                 // sends to all at one moment, and no fork that is under way escapes it.
@@ -175,6 +231,7 @@ impl Init<'_> {
                 user_us: 0,
                 system_us: 0,
                 max_rss_bytes: 0,
+                alone: false,
             },
             Some(row) => {
                 let refused = why_no_branch(&row, self.prepared.separate_ids);
@@ -190,16 +247,32 @@ impl Init<'_> {
         self.socket.send(&reply, &[])
     }
 
-    fn reap(&mut self) -> Result<()> {
-        while let Ok(Some(ended)) = sys::wait(-1, false) {
-            if self.spawned.remove(&ended.pid) {
-                let sys::Ended { pid, exit, signal, user_us, system_us, max_rss_bytes } = ended;
-                let reply =
-                    InitReply::Exited { pid, exit, signal, user_us, system_us, max_rss_bytes };
-                self.socket.send(&reply, &[])?;
+    /// Takes note of who has ended, and tells of programs. True: there may be more.
+    fn reap(&mut self) -> Result<bool> {
+        let mut programs = Vec::new();
+        let (mut alone, mut more) = (false, true);
+        for _ in 0..REAPED_AT_ONCE {
+            match sys::wait(-1, false) {
+                Ok(Some(ended)) if self.spawned.remove(&ended.pid) => programs.push(ended),
+                Ok(Some(_)) => {}
+                // Whoever lives here is a child of this process or of one that lives here too, but
+                // for who was born into the namespace from outside.
+                result => {
+                    alone = result.is_err();
+                    more = false;
+                    break;
+                }
             }
         }
-        Ok(())
+        for ended in programs {
+            let sys::Ended { pid, exit, signal, user_us, system_us, max_rss_bytes } = ended;
+            let reply =
+                InitReply::Exited { pid, exit, signal, user_us, system_us, max_rss_bytes, alone };
+            let pidfd = self.untold.take_if(|(untold, _)| *untold == pid).map(|(_, pidfd)| pidfd);
+            let carried: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
+            self.socket.send(&reply, &carried)?;
+        }
+        Ok(more)
     }
 
     /// Ends what a command started. Processes are first all stopped, so that none can fork away
@@ -263,7 +336,7 @@ impl Init<'_> {
                 let _ = sys::kill(*pid, libc::SIGCONT);
             }
         }
-        self.reap()?;
+        while self.reap()? {}
         Ok(stopped.len() as u64)
     }
 }

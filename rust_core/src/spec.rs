@@ -154,6 +154,10 @@ pub enum Program {
         /// Return descriptors of the `children` files of init and of this process (proc(5)), and of
         /// this process's own directory there.
         watch_children: bool,
+        /// Say nothing of its start, for whoever waits for its end: if it starts,
+        /// [`InitReply::Exited`] comes first and, unless `Ready` has told it, carries the jail's pidfd.
+        /// Not with `namespaces`.
+        until_end: bool,
     },
     /// The file service, see `files.rs`. The packet has one descriptor, its socket.
     Files,
@@ -263,6 +267,11 @@ pub struct EnterPlan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum InitRequest {
+    /// Start a program in a jail that was made without one, for once. Carries its descriptors.
+    Start {
+        /// What to start.
+        program: Program,
+    },
     /// Send a signal.
     Signal {
         /// To this process of the jail; -1 is all of them, without init.
@@ -319,6 +328,14 @@ pub enum InitReply {
         /// Why.
         failure: Failure,
     },
+    /// The program of a jail that was made without one. Carries what [`Program::Execute`] has
+    /// `watch_children` for.
+    Started {
+        /// Its number in the jail, if it runs.
+        pid: Option<i32>,
+        /// Why it does not.
+        failure: Option<Failure>,
+    },
     /// What was to be adopted is, or was not fit for it.
     Adopted {
         /// Its number in the jail.
@@ -341,6 +358,8 @@ pub enum InitReply {
         system_us: u64,
         /// Largest resident set of any one of these.
         max_rss_bytes: u64,
+        /// Whether init is the only process that the jail has left.
+        alone: bool,
     },
     /// The sweep is over: nothing that it was to end is alive.
     Swept {

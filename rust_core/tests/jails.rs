@@ -99,19 +99,29 @@ struct Jail {
 }
 
 fn jail(keeper: &Keeper, text: &str) -> Jail {
+    jail_with(keeper, Some(shell(text, false)))
+}
+
+/// A program that is a shell's text.
+fn shell(text: &str, until_end: bool) -> Program {
     let bytes = |text: &str| ByteBuf::from(text.as_bytes().to_vec());
-    let program = Program::Execute {
+    Program::Execute {
         argv: vec![bytes("/bin/sh"), bytes("-c"), bytes(text)],
         env: vec![bytes("PATH=/usr/bin:/bin")],
         cwd: bytes("/workspace"),
         watch_children: false,
-    };
+        until_end,
+    }
+}
+
+fn jail_with(keeper: &Keeper, program: Option<Program>) -> Jail {
     let (ours, theirs) = sys::packet_pair().expect("sockets");
     let (reader, writer) = sys::pipe().expect("a pipe");
     let null: OwnedFd = File::open("/dev/null").expect("it is there").into();
-    let request = KeeperRequest::CreateJail { program: Some(program), namespaces: false };
-    let fds = [&theirs, &null, &writer, &writer];
-    keeper.send(&request, &fds.map(AsFd::as_fd)).expect("sent");
+    let count = if program.is_some() { 4 } else { 1 };
+    let request = KeeperRequest::CreateJail { program, namespaces: false };
+    let fds = [&theirs, &null, &writer, &writer].map(AsFd::as_fd);
+    keeper.send(&request, &fds[..count]).expect("sent");
     Jail { init: Channel::new(ours), output: reader.into() }
 }
 
@@ -149,6 +159,57 @@ fn a_program_ends_with_its_status() {
             }
             other => panic!("{other:?}"),
         }
+    }
+}
+
+#[test]
+fn whoever_waits_for_the_end_alone_is_told_once() {
+    let runtime = Runtime::start();
+    let (keeper, _) = runtime.sandbox(1);
+    for (text, left) in [("exit 7", true), ("sleep 1000 & exit 7", false)] {
+        let jail = jail_with(&keeper, Some(shell(text, true)));
+        let (reply, fds) = jail.reply();
+        assert!(matches!(reply, InitReply::Exited { exit: Some(7), alone, .. } if alone == left));
+        drop(jail.init);
+        sys::wait_readable([fds[0].as_fd()], None).expect("init's pidfd");
+    }
+}
+
+#[test]
+fn whoever_waits_for_the_end_no_longer_is_told_of_the_start() {
+    let runtime = Runtime::start();
+    let (keeper, _) = runtime.sandbox(1);
+    let jail = jail_with(&keeper, Some(shell("sleep 1000", true)));
+    let init = std::os::unix::net::UnixDatagram::from(
+        jail.init.as_fd().try_clone_to_owned().expect("a copy"),
+    );
+    init.shutdown(std::net::Shutdown::Write).expect("shut down");
+    let (reply, fds) = jail.reply();
+    assert!(matches!(reply, InitReply::Ready { pid: Some(_), failure: None }));
+    sys::wait_readable([fds[0].as_fd()], None).expect("init's pidfd");
+}
+
+#[test]
+fn a_jail_that_was_made_ahead_runs_one_program() {
+    let runtime = Runtime::start();
+    let (keeper, _) = runtime.sandbox(1);
+    let null: OwnedFd = File::open("/dev/null").expect("it is there").into();
+    for until_end in [false, true] {
+        let jail = jail_with(&keeper, None);
+        assert!(matches!(jail.reply().0, InitReply::Ready { pid: None, failure: None }));
+        for text in ["exit 7", "exit 8"] {
+            let start = InitRequest::Start { program: shell(text, until_end) };
+            jail.init.send(&start, &[null.as_fd(), null.as_fd(), null.as_fd()]).expect("sent");
+        }
+        if !until_end {
+            assert!(matches!(jail.reply().0, InitReply::Started { pid: Some(_), failure: None }));
+        }
+        assert!(matches!(jail.reply().0, InitReply::Exited { exit: Some(7), alone: true, .. }));
+        jail.init
+            .send(&InitRequest::Signal { pid: -1, signal: 9, group: false }, &[])
+            .expect("sent");
+        let quiet = sys::wait_readable([jail.init.as_fd()], Some(Duration::from_millis(20)));
+        assert_eq!(quiet.expect("polled"), [false], "a second one was started");
     }
 }
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SCENARIOS = {
     "native-fresh-jail": "`/bin/true` in a fresh jail, natively",
+    "native-prepared-jail": "`/bin/true` in a fresh jail that was made ahead, natively",
     "native-session-command": "`/bin/true` in a live session, natively, its output captured",
     "native-session-builtin": "`true` in a live session, natively",
 }

@@ -100,6 +100,7 @@ def _fresh(ours: Embedded, e2b: Sequence[E2B]) -> list[Scenario]:
             "`/bin/true` in a fresh jail",
             [
                 ours.fresh_jail(),
+                ours.prepared_jail(),
                 spawned.raw(),
                 spawned.by_subprocess(),
                 *(peer.to_end(true) for peer in quick),
