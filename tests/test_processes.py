@@ -270,3 +270,18 @@ async def test_what_runs_when_its_sandbox_is_closed_is_told(sandbox: Sandbox) ->
     assert len(told) == 1
     assert seen_by_the_host(token) == []
     assert (await sandbox.run_process(["true"])).ok
+
+
+async def test_a_session_may_begin_in_a_jail_made_ahead(sandbox: Sandbox) -> None:
+    """It is as good as any other: what a deadline ends is known, and the shell stays."""
+    assert (await sandbox.run_process(["true"])).ok
+    sandbox.keeper.prepare_jail()
+    await sandbox.keeper.wait_prepared()
+    prepared = sandbox.keeper._prepared
+    session = await sandbox.create_session()
+    assert prepared is not None
+    assert prepared is not sandbox.keeper._prepared
+    await session.exec("cd /tmp; sleep 1000 & x=1")
+    result = await session.exec("sleep 1000", deadline_s=0.05)
+    assert (result.ended, (await session.exec("echo $x $PWD")).text) == ("deadline", "1 /tmp\n")
+    await session.aclose()
