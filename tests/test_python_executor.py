@@ -385,6 +385,22 @@ PLAIN_OR_NOT = [
     "GET_IPYTHON = 1",
     "_, __, ___",
     "'\udc80'",
+    "class Doubled(__import__('ast').NodeTransformer):\n"
+    "    def visit_Constant(self, node):\n"
+    "        node.value = node.value * 2 if isinstance(node.value, int) else node.value\n"
+    "        return node\n"
+    "get_ipython().input_transformers_post.clear()\n"
+    "def transform(*_): get_ipython().ast_transformers = [Doubled()]\n"
+    "get_ipython().events.register('pre_run_cell', transform)",
+    "21",
+    "get_ipython().events.unregister('pre_run_cell', transform)\n"
+    "get_ipython().ast_transformers.clear()",
+    "21",
+    "get_ipython().compile.cache = lambda *_, **__: '<ipython-input-1-0123456789ab>'",
+    "f.__code__.co_filename, 15",
+    "del get_ipython().compile.cache\n16",
+    "get_ipython().run_cell('17', silent=True).result",
+    "get_ipython().run_cell('18', store_history=False).execution_count",
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import os
 import sys
@@ -11,6 +10,7 @@ from typing import NoReturn
 import click
 
 from sandbox_runtime.cli.failures import INTERRUPTED, USAGE, reader_is_gone, say
+from sandbox_runtime.cli.loading import begin_loading
 
 _HOMES = {
     "bench": ("bench", "bench"),
@@ -22,9 +22,6 @@ _HOMES = {
     "run": ("programs", "run"),
     "serve": ("serve", "serve_sandboxes"),
 }
-_OBJECTS_BETWEEN_COLLECTIONS = 50_000
-"""What is imported stays, and looking at it again and again for what can be freed is a tenth of a
-start; the cycles of a running server are few."""
 
 
 class _Commands(click.Group):
@@ -63,7 +60,7 @@ def main() -> NoReturn:
         except OSError:  # closed; a pipe of ours must not become somebody's standard output
             os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, os.fdopen(fd, "w" if fd else "r", closefd=False))
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    begin_loading()
     try:
         status = cli(prog_name="sandbox-runtime", standalone_mode=False)
         sys.stdout.flush()

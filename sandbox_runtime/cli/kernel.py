@@ -10,6 +10,7 @@ import click
 
 from sandbox_runtime.choices import LANGUAGES, Network
 from sandbox_runtime.cli.failures import OWN_FAILURE, say
+from sandbox_runtime.cli.loading import end_loading
 from sandbox_runtime.cli.values import parse_env, parse_memory, parse_timeout
 from sandbox_runtime.errors import InvalidArgumentError, SandboxError
 
@@ -242,6 +243,7 @@ def start(chosen: dict[str, Any], connection_file: Path, language: str) -> int:
     from sandbox_runtime.jupyter.connection import read_connection
     from sandbox_runtime.jupyter.kernel import serve
 
+    end_loading()
     try:
         trio.run(serve, _options(language, chosen), read_connection(connection_file))
     except InvalidArgumentError as error:

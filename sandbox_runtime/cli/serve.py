@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import os
 import re
 import signal
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sandbox_runtime.cli.failures import OWN_FAILURE, USAGE, say
+from sandbox_runtime.cli.loading import end_loading
 from sandbox_runtime.cli.values import (
     parse_domain,
     parse_memory,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from sandbox_runtime.interpreters.pool_sizes import PoolSize
 
 PORT = 3000
-_USUAL_COLLECTIONS = (700, 10, 10)
 _VISIBLE = r"[\x21-\x7e]{16,4096}"
 _WITHOUT_EFFECT = (
     "CLEANUP_INTERVAL_MS",
@@ -355,8 +354,7 @@ def _serve(values: dict[str, Any]) -> int:
 
             settings = _settings(values)
             open_journal(values["log_level"], values["log_format"])
-            gc.freeze()  # what is loaded stays; nobody need look at it again
-            gc.set_threshold(*_USUAL_COLLECTIONS)
+            end_loading()
             trio.run(functools.partial(run_server, settings, launched, descriptors=descriptors))
     except InvalidArgumentError as error:
         say(str(error))

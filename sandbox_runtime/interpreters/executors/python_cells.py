@@ -16,7 +16,8 @@ import codeop
 import importlib
 import linecache
 import re
-from typing import TYPE_CHECKING, Any
+import traceback
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from IPython import version_info
 from IPython.core.autocall import IPyAutocall
@@ -48,21 +49,34 @@ _NOT_PLAIN = re.compile(
 _FIRST_WORD = re.compile(r"[\w.*]*")
 _PATCHABLE = frozenset(
     {"transform_cell", "_run_cell", "run_cell_async", "run_ast_nodes", "run_code", "transform_ast"}
+    | {"cache", "ast_parse", "get_code_name", "store_inputs", "store_output", "log"}
 )
 _FUTURES = 0
 for _feature in codeop._features:  # type: ignore[attr-defined]  # noqa: SLF001 - as `Compile` itself
     _FUTURES |= _feature.compiler_flag
 _NO_PYTHON = (SyntaxError, ValueError, TypeError, OverflowError, MemoryError, RecursionError)
-_NOBODY: dict[str, Any] = {}
+_EMPTY: dict[str, Any] = {}
 _TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 
+CELL_NAME = re.compile(r"<ipython-input-[^>]+>")
+"""What IPython calls the code of a cell."""
 _KNOWN = ((9, 16), (9, 18))
 
 
 def is_known_ipython() -> bool:
     """Whether this IPython is one whose way has been compared with the short one."""
     return _KNOWN[0] <= version_info[:2] <= _KNOWN[1]
+
+
+class _Plan(NamedTuple):
+    """A cell that is plain: its text with an end of its last line, and what that was parsed to."""
+
+    text: str
+    lines: list[str]
+    name: str
+    number: int
+    tree: ast.Module
 
 
 class PlainCells:
@@ -74,20 +88,29 @@ class PlainCells:
         self._shell = shell
         self._transformers = self._all_transformers(manager)
         self._checkers = list(prefilter.checkers)
+        self._hooks = self._hooks_before()
 
     @staticmethod
     def _all_transformers(manager: Any) -> list[Any]:
         return [*manager.cleanup_transforms, *manager.line_transforms, *manager.token_transformers]
 
+    def _hooks_before(self) -> list[Any]:
+        """What runs before a cell, and might change how it is run."""
+        callbacks = self._shell.events.callbacks
+        return [*callbacks["pre_execute"], *callbacks["pre_run_cell"]]
+
     def _is_usual(self) -> bool:
-        """Whether nobody has registered anything that changes cells."""
+        """Whether nobody has registered, replaced or patched anything that changes cells."""
         shell: Any = self._shell
+        parts = (shell, shell.compile, trait(shell, "history_manager"), shell.logger)
         return (
             self._all_transformers(trait(shell, "input_transformer_manager")) == self._transformers
             and not (trait(shell, "input_transformers_post") or trait(shell, "ast_transformers"))
             and trait(shell, "ast_node_interactivity") == "last_expr"
             and not (shell.trio_runner or shell.logger.log_active)
-            and _PATCHABLE.isdisjoint(vars(shell))
+            and self._hooks_before() == self._hooks
+            and shell.compile.__class__ is CachingCompiler
+            and all(_PATCHABLE.isdisjoint(part.__dict__) for part in parts)
         )
 
     def _is_command(self, line: str) -> bool:
@@ -114,46 +137,57 @@ class PlainCells:
             store_history: Whether it is counted and remembered.
             silent: Whether the value of its last expression is no result; nothing is counted then.
         """
+        plan = self._plan(raw_cell)
+        if plan is None:
+            return None
+        return self._execute(
+            raw_cell, plan, store_history=store_history and not silent, silent=silent
+        )
+
+    def _plan(self, raw_cell: str) -> _Plan | None:
+        """What is to be done for a plain cell; None if IPython has to look at it."""
         if _NOT_PLAIN.search(raw_cell) or not raw_cell or not self._is_usual():
             return None
+        text = raw_cell if raw_cell.endswith("\n") else f"{raw_cell}\n"
+        lines = text.splitlines()
+        if len(lines) == 1 and self._is_command(text):
+            return None
         shell: Any = self._shell
-        cell = raw_cell if raw_cell.endswith("\n") else f"{raw_cell}\n"
-        lines = cell.splitlines()
-        if len(lines) == 1 and self._is_command(cell):
-            return None
         number = trait(shell, "execution_count")
-        compiler = shell.compile
         try:
-            name = _code_name(compiler, raw_cell, cell, number)
-            tree = compiler.ast_parse(cell, filename=name)
-        except _NO_PYTHON:  # the usual way tells of it
-            return None
+            name = _code_name(shell.compile, raw_cell, text, number)
+            tree = shell.compile.ast_parse(text, filename=name)
+        except _NO_PYTHON as error:
+            if raised_in_cell(error):
+                raise  # by the handler of a signal that came meanwhile
+            return None  # the usual way tells of it
+        return _Plan(text, lines, name, number, tree)
 
-        store_history = store_history and not silent
+    def _execute(self, raw_cell: str, plan: _Plan, *, store_history: bool, silent: bool) -> Any:
+        shell: Any = self._shell
         info = ExecutionInfo(
-            raw_cell, store_history, silent, True, None, None, transformed_cell=cell
+            raw_cell, store_history, silent, True, None, None, transformed_cell=plan.text
         )
         result = ExecutionResult(info)
         try:
-            result.execution_count = number
+            result.execution_count = plan.number
             if store_history:
-                set_quietly(shell, "execution_count", number + 1)
+                set_quietly(shell, "execution_count", plan.number + 1)
             self._trigger("pre_execute")
             if not silent:
                 self._trigger("pre_run_cell", info)
             if store_history:
-                self._remember(number, cell, raw_cell)
+                self._remember(plan.number, plan.text, raw_cell)
             with trait(shell, "builtin_trap"):
-                compiler._filename_map[name] = number  # noqa: SLF001 - `cache` would hash it again
-                linecache.cache[name] = (len(cell), None, [f"{line}\n" for line in lines], name)
+                self._show_source(plan)
                 with trait(shell, "display_trap"):
                     set_quietly(shell.displayhook, "exec_result", result)
-                    failed = self._run_statements(tree.body, name, result, silent=silent)
+                    failed = self._run_statements(plan.tree.body, plan.name, result, silent=silent)
                     set_quietly(shell, "last_execution_succeeded", not failed)
                     set_quietly(shell, "last_execution_result", result)
                     set_quietly(shell.displayhook, "exec_result", None)
             if store_history:
-                self._remember_end(number, result.error_in_exec)
+                self._remember_end(plan.number, result.error_in_exec)
         except BaseException as error:  # noqa: BLE001 - an interrupt between two statements
             result = ExecutionResult(info)
             result.error_in_exec = error
@@ -162,6 +196,13 @@ class PlainCells:
             if not silent:
                 self._trigger("post_run_cell", result)
         return result
+
+    def _show_source(self, plan: _Plan) -> None:
+        """As `CachingCompiler.cache`, which would hash the text once more."""
+        compiler: Any = self._shell.compile
+        compiler._filename_map[plan.name] = plan.number  # noqa: SLF001
+        lines = [f"{line}\n" for line in plan.lines]
+        linecache.cache[plan.name] = (len(plan.text), None, lines, plan.name)
 
     def _trigger(self, event: str, *told: object) -> None:
         events = self._shell.events
@@ -222,10 +263,18 @@ class PlainCells:
 
 def _code_name(compiler: Any, raw_cell: str, cell: str, number: int) -> str:
     """The name of a cell's code, as the compiler gives it."""
-    if compiler.__class__ is CachingCompiler and _sha1 is not None:
-        digest = _sha1(cell.encode(), usedforsecurity=False).hexdigest()
-        return f"<ipython-input-{number}-{digest[:12]}>"
-    return str(compiler.get_code_name(raw_cell, cell, number))
+    if _sha1 is None:
+        return str(compiler.get_code_name(raw_cell, cell, number))
+    digest = _sha1(cell.encode(), usedforsecurity=False).hexdigest()
+    return f"<ipython-input-{number}-{digest[:12]}>"
+
+
+def raised_in_cell(error: BaseException) -> bool:
+    """Whether an error came through code of a cell, and not from the machinery alone."""
+    return any(
+        CELL_NAME.fullmatch(frame.f_code.co_filename)
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
 
 
 def trait(owner: Any, name: str) -> Any:
@@ -240,7 +289,7 @@ def set_quietly(owner: Any, name: str, value: object) -> None:
     Somebody does: then it is set as usual.
     """
     heard = owner._trait_notifiers  # noqa: SLF001
-    if any(heard.get(name, _NOBODY).values()) or any(heard.get(All, _NOBODY).values()):
+    if any(heard.get(name, _EMPTY).values()) or any(heard.get(All, _EMPTY).values()):
         setattr(owner, name, value)
     else:
         owner._trait_values[name] = value  # noqa: SLF001

@@ -53,7 +53,7 @@ _VEGA_VERSION = re.compile(r"/vega-lite/v(\d+)")
 
 _PLAIN_TYPES = frozenset({bool, bytes, complex, dict, float, int, list, set, str, tuple})
 """What has no format but text, unless somebody has registered one."""
-_NONE: dict[Any, Any] = {}
+_EMPTY: dict[Any, Any] = {}
 _OBJECT, _INT = ("builtins", "object"), ("builtins", "int")
 _SHORT_TYPES = frozenset({bool, int, str})
 _usual_printers: dict[Any, Any] = {}
@@ -91,14 +91,14 @@ class Displays(DisplayFormatter):
                 return False  # of somebody's own making
             if formatter.__class__ is PlainTextFormatter:
                 continue
-            printers = told.get("type_printers", _NONE)
-            deferred = told.get("deferred_printers", _NONE)
+            printers = told.get("type_printers", _EMPTY)
+            deferred = told.get("deferred_printers", _EMPTY)
             if (
                 kind in printers
                 or object in printers
                 or name in deferred
                 or _OBJECT in deferred
-                or number in told.get("singleton_printers", _NONE)
+                or number in told.get("singleton_printers", _EMPTY)
                 or (kind is bool and (int in printers or _INT in deferred))
             ):
                 return False
@@ -111,12 +111,12 @@ def short_text(obj: Any, printer: Any) -> str | None:
     if kind not in _SHORT_TYPES or printer.__class__ is not PlainTextFormatter:
         return None
     told, as_repr = printer._trait_values, _usual_printers[int]  # noqa: SLF001
-    printers = told.get("type_printers", _NONE)
+    printers = told.get("type_printers", _EMPTY)
     if (
         printers.get(kind) is not _usual_printers[kind]
         or printers.get(int) is not as_repr
-        or told.get("singleton_printers", _NONE).get(id(obj), as_repr) is not as_repr
-        or ("builtins", kind.__name__) in told.get("deferred_printers", _NONE)
+        or told.get("singleton_printers", _EMPTY).get(id(obj), as_repr) is not as_repr
+        or ("builtins", kind.__name__) in told.get("deferred_printers", _EMPTY)
     ):
         return None
     try:

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import python_branching as branching
 from .python_branching import use_native as use_native  # noqa: PLC0414 - for the zygote
+from .python_cells import raised_in_cell
 from .python_displays import show_open_figures
 from .python_frames import encode
 from .python_shell import (
@@ -43,7 +44,6 @@ from .python_shell import (
     LoopRunner,
     Shell,
     describe_error,
-    raised_in_cell,
     text_writer,
 )
 from .python_shell import (

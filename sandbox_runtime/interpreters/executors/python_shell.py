@@ -36,7 +36,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets import default
 from traitlets.config import Config
 
-from .python_cells import PlainCells, is_known_ipython, trait
+from .python_cells import CELL_NAME, PlainCells, is_known_ipython, trait
 from .python_displays import adapt_displays
 from .python_frames import cap_error, cap_formats
 
@@ -53,7 +53,6 @@ INTERRUPT_GRACE_S = 0.5
 _INTERNAL_DIRECTORIES = tuple(f"{Path(file).parent}/" for file in (IPython.__file__, __file__))
 _CELL_LOCATION = re.compile(r'File "(<ipython-input-[^"]+>)", line (\d+)(?:, in <module>)?')
 _write = os.write  # user code may replace it
-_CELL_NAME = re.compile(r"<ipython-input-[^>]+>")
 _MAGIC = re.compile(r"[%!?]|^\s*[,;/]")
 """What the transformers of tokens begin with: magics, commands, help, quoted calls."""
 _USUAL_TRANSFORMERS = len(TransformerManager().token_transformers)
@@ -486,14 +485,6 @@ def remember_error(error: BaseException) -> None:
         sys.last_exc = error
 
 
-def raised_in_cell(error: BaseException) -> bool:
-    """Whether an error came through code of a cell, and not from the machinery alone."""
-    return any(
-        _CELL_NAME.fullmatch(frame.f_code.co_filename)
-        for frame, _ in traceback.walk_tb(error.__traceback__)
-    )
-
-
 def describe_error(
     shell: Shell, error: BaseException, style: str = "plain"
 ) -> tuple[str, str, list[str]]:
@@ -514,7 +505,7 @@ def describe_error(
     if isinstance(error, SystemExit):
         value = "0" if error.code is None else value
     if isinstance(error, SyntaxError):
-        value = _CELL_NAME.sub(lambda match: _cell_label(shell, match[0]), value)
+        value = CELL_NAME.sub(lambda match: _cell_label(shell, match[0]), value)
     if isinstance(error, UsageError):
         lines = [f"{name}: {value}"]
     else:
@@ -528,7 +519,7 @@ def describe_error(
 
 def _render(shell: Shell, error: BaseException) -> list[str]:
     rendered = traceback.TracebackException(type(error), error, error.__traceback__)
-    if not any(_CELL_NAME.fullmatch(entry.filename) for entry in rendered.stack):
+    if not any(CELL_NAME.fullmatch(entry.filename) for entry in rendered.stack):
         rendered.stack.clear()  # only machinery was running
     _drop_internal_frames(rendered, set())
     text = "".join(rendered.format())
