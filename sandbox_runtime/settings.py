@@ -39,8 +39,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     tmp_bytes: int = 512 * MIB
     shm_bytes: int = 64 * MIB
 
-    def check(self) -> None:
+    def check(self, *, shells: bool = True) -> None:
         """Refuses what no sandbox can be made with.
+
+        Args:
+            shells: Whether shells are to work with them; a context has none.
 
         Raises:
             InvalidArgumentError: A limit is none, or too small; it names it.
@@ -56,7 +59,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         if self.memory_bytes < MINIMUM_MEMORY_BYTES:
             least = f"must be {MINIMUM_MEMORY_BYTES} or more (1 MiB), not {self.memory_bytes}"
             raise InvalidArgumentError("limits.memory_bytes", least)
-        if self.open_files < MINIMUM_OPEN_FILES:
+        if shells and self.open_files < MINIMUM_OPEN_FILES:
             least = f"must be {MINIMUM_OPEN_FILES} or more for shells to work"
             raise InvalidArgumentError("limits.open_files", f"{least}, not {self.open_files}")
 

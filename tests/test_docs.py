@@ -15,7 +15,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES = [
     pytest.param(example, id=f"{name}-{number}")
-    for name in ("files.md", "processes.md")
+    for name in ("sandboxes.md", "files.md", "processes.md")
     for number, example in enumerate(BLOCK.findall((DOCS / name).read_text()))
 ]
 

@@ -110,7 +110,7 @@ class Contexts:
         if name is not None and not (isinstance(name, str) and 0 < len(name) <= 256):
             raise InvalidArgumentError("name", "must be a text of 1 to 256 characters")
         if limits is not None:
-            limits.check()
+            limits.check(shells=False)
         wanted = Wanted(
             language=known_language(language, self._languages),
             cwd=None if directory == WORKSPACE else directory,
