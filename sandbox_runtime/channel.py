@@ -152,7 +152,7 @@ class Channel(Generic[ReplyT]):
         except BlockingIOError:
             return None
         except ConnectionResetError:
-            packet, fds = b"", []
+            packet, fds = self._receive_last()
         if not packet:
             raise SandboxLostError("the sandbox has died")
         try:
@@ -160,6 +160,16 @@ class Channel(Generic[ReplyT]):
         except msgspec.MsgspecError as error:
             close_all(fds)
             raise SandboxLostError(f"the sandbox speaks nonsense: {error}") from error
+
+    def _receive_last(self) -> tuple[bytes, list[int]]:
+        """What the other end has sent before it died with something of ours unread.
+
+        The kernel tells of that once, ahead of the packets that wait.
+        """
+        try:
+            return _receive_with_descriptors(self._socket)
+        except (BlockingIOError, ConnectionResetError):
+            return b"", []
 
     def fileno(self) -> int:
         """The socket's descriptor."""

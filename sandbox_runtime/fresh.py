@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandbox_runtime.errors import NotStartedError
+from sandbox_runtime.errors import NotStartedError, SandboxLostError
 from sandbox_runtime.messages import HostNetwork, LoopbackNetwork
 from sandbox_runtime.networks import describe
 from sandbox_runtime.settings import DEFAULT_ENV, MIB, WORKSPACE, Limits
@@ -105,9 +106,15 @@ async def make_sandbox(
         )
         fresh = FreshSandbox(keeper, blueprint)
         undo.push_async_callback(fresh.aclose)
+        lost: SandboxLostError | None = None
         if shell:
-            fresh.starting = await begin_shell(keeper, WORKSPACE, DEFAULT_ENV)
-        await keeper.start()
+            try:
+                fresh.starting = await begin_shell(keeper, WORKSPACE, DEFAULT_ENV)
+            except SandboxLostError as error:
+                lost = error
+        await keeper.start()  # says why, if it could not be made
+        if lost is not None:
+            raise lost
         undo.pop_all()
     return fresh
 
@@ -238,7 +245,7 @@ class Shells:
         if shell is None:
             shell = await start_shell(self._keeper, cwd, env)
         else:
-            shell.begins_session = True
+            shell.handed_over_s = time.monotonic()
         if self._asked > 1:
             self._standby.refill()
         return shell

@@ -103,7 +103,12 @@ def _read_table(fd: int) -> bytes:
 
 
 class Keeper:
-    """The native process that holds one sandbox."""
+    """The native process that holds one sandbox.
+
+    Attributes:
+        shell_builtin: `Supervisor.shell_builtin` of the supervisor that made it: asked whenever a
+            shell starts, since the file is made only then and closed with the supervisor.
+    """
 
     def __init__(
         self,

@@ -73,7 +73,8 @@ class Runtime:
     """What sandboxes share. `open_runtime` makes it.
 
     Attributes:
-        work: The commands that run at present, in all sandboxes together.
+        work: The commands of sessions, programs in the foreground and cells that run at present, in
+            all sandboxes together.
     """
 
     def __init__(
@@ -131,7 +132,8 @@ class Runtime:
         """Keeps sandboxes ready from now on, each with a shell; the first call decides.
 
         One is taken by `open_sandbox` if it is what was asked for, and another is made in its
-        place when no command runs. Each takes the memory of a sandbox with an idle session.
+        place when nobody waits for a command, a program or a cell. Each takes the memory of a
+        sandbox with an idle session.
 
         Args:
             count: How many; 0 is none, and leaves it to a later call.
@@ -141,6 +143,8 @@ class Runtime:
         if not 0 <= count <= MOST_READY_SANDBOXES:
             most = f"must be 0 to {MOST_READY_SANDBOXES}, not {count}"
             raise InvalidArgumentError("ready_sandboxes", most)
+        if self.lost:
+            return
         if count and self._ready is None:
             self._ready = ReadySandboxes(
                 self._supervisor,
@@ -320,6 +324,7 @@ class Sandbox:
                 self._pools,
                 self._nursery,
                 closed=self._closed,
+                work=self._runtime.work,
             )
         return self._contexts
 
@@ -460,18 +465,19 @@ class Sandbox:
     ) -> CommandResult:
         """Runs a program in a fresh jail and waits for its end; see `processes.run_process`."""
         self._check_open()
-        return await run_process(
-            self._keeper,
-            self._nursery,
-            command,
-            cwd=cwd,
-            env=env,
-            stdin=stdin,
-            deadline_s=deadline_s,
-            on_stdout=on_stdout,
-            on_stderr=on_stderr,
-            limit_bytes=limit_bytes,
-        )
+        with self._runtime.work:
+            return await run_process(
+                self._keeper,
+                self._nursery,
+                command,
+                cwd=cwd,
+                env=env,
+                stdin=stdin,
+                deadline_s=deadline_s,
+                on_stdout=on_stdout,
+                on_stderr=on_stderr,
+                limit_bytes=limit_bytes,
+            )
 
     async def create_code_context(
         self,

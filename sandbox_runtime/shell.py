@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import time
 from typing import TYPE_CHECKING
 
 import trio
@@ -42,7 +43,8 @@ class Shell:
     """One bash in its jail, from its start to its end; never used again after that.
 
     Attributes:
-        begins_session: Whether its next command is the first of a session that is younger.
+        handed_over_s: When it was given to a session that is younger (`time.monotonic`), until its
+            first command tells it.
     """
 
     def __init__(self, jail: jails.Jail, sock: socket.socket, pid: int) -> None:
@@ -55,7 +57,7 @@ class Shell:
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._seq = 0
         self._end: End | None = None
-        self.begins_session = False
+        self.handed_over_s: float | None = None
         self.jail = jail
         self.pid = pid
         self.lost = False
@@ -104,8 +106,10 @@ class Shell:
     ) -> tuple[bytes, bytes]:
         """The next request; InvalidArgumentError if it is beyond what one can hold."""
         self._seq += 1
-        begins, self.begins_session = self.begins_session, False
-        return encode_request(self._seq, command, cwd, env, begins_session=begins)
+        age_s = None
+        if self.handed_over_s is not None:
+            age_s = int(time.monotonic() - self.handed_over_s)
+        return encode_request(self._seq, command, cwd, env, session_age_s=age_s)
 
     async def send(self, header: bytes, body: bytes, stdin: memoryview) -> jails.Command:
         """Asks the shell to run what `encode` made."""
@@ -120,7 +124,9 @@ class Shell:
                 body_fd = memory_file("command", body)
                 files.append(body_fd)
             packet = header + body if body_fd is None else header
-            return await jails.send_command(self._socket, self.epoll, packet, stdin_fd, body_fd)
+            sent = await jails.send_command(self._socket, self.epoll, packet, stdin_fd, body_fd)
+            self.handed_over_s = None
+            return sent
         finally:
             close_all(files)
 

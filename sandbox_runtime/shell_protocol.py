@@ -28,6 +28,7 @@ _READY, _END = 129, 130
 _INTERRUPTED, _OWN_PEAK = 1, 2
 _MAX_BODY_BYTES = 64 * 1024 * 1024
 _MAX_ENV = 65_535
+_MAX_AGE_S = 2**32 - 1
 _FRESH = "Run it again: the next command gets a fresh shell, without what was set in this one"
 NOT_RUN_DESCRIPTORS = 1
 """The shell could not take the command's descriptors, and will take no others."""
@@ -81,7 +82,7 @@ def encode_request(
     cwd: str | None,
     env: Mapping[str, str],
     *,
-    begins_session: bool = False,
+    session_age_s: int | None = None,
 ) -> tuple[bytes, bytes]:
     """Header and body of a request.
 
@@ -90,13 +91,14 @@ def encode_request(
         command: Shell text, or a program with arguments.
         cwd: Where it runs, if not in the shell's directory.
         env: Variables for it only.
-        begins_session: Whether the shell is older than its session, and `SECONDS` starts now.
+        session_age_s: How old the session is, if the shell is older: `SECONDS` counts from there.
 
     Raises:
         InvalidArgumentError: It is beyond what a request can hold.
     """
     cwd_bytes = b"" if cwd is None else os.fsencode(cwd)
-    parts = [cwd_bytes]
+    age = b"" if session_age_s is None else struct.pack("<I", min(session_age_s, _MAX_AGE_S))
+    parts = [age, cwd_bytes]
     for name, value in env.items():
         name_bytes, value_bytes = os.fsencode(name), os.fsencode(value)
         parts += [struct.pack("<II", len(name_bytes), len(value_bytes)), name_bytes, value_bytes]
@@ -116,7 +118,7 @@ def encode_request(
     flags = (
         (_HAS_CWD if cwd_bytes else 0)
         | (_BODY_IN_MEMFD if len(body) > INLINE_BYTES else 0)
-        | (_SESSION_BEGINS if begins_session else 0)
+        | (_SESSION_BEGINS if age else 0)
     )
     header = _REQUEST.pack(kind, flags, len(env), count, seq, len(cwd_bytes), len(body))
     return header, body

@@ -1,9 +1,9 @@
 """What is made before it is asked for: taken once, never given back, made again when nobody works.
 
 A standby holds a small number of one kind of thing. Whoever takes one owns it. Another is made in
-its place, one at a time, in the background: once nobody has taken one for a moment and no command
-runs, unless that takes too long, for the processor is the users'. What died meanwhile is ended and
-not handed out. If making fails, nothing is tried again until somebody asks: who asks makes one by
+its place, one at a time, in the background: once nobody has taken one for a moment and no work
+is going on, unless that takes too long, for the processor is the users'. What died meanwhile is
+ended and not handed out. When it is closed, or its nursery has ended, none is made any more. If making fails, nothing is tried again until somebody asks: who asks makes one by
 himself then, and is told why it fails.
 """
 
@@ -112,12 +112,26 @@ class Standby(Generic[T]):
         return self._claim()
 
     def _claim(self) -> T | None:
-        while self._ready:
+        while self._ready and not self._closed:
             thing = self._ready.popleft()
             if thing.alive:
                 return thing
-            self._nursery.start_soon(thing.aclose)
+            if not self._start_soon(thing.aclose):
+                self._ready.appendleft(thing)  # `aclose` ends it
         return None
+
+    def _start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> bool:
+        """Begins a task, unless the nursery has ended: then nothing is made any more."""
+        try:
+            self._nursery.start_soon(task, *args)
+        except RuntimeError:  # it is closed to new tasks
+            self._stop()
+            return False
+        return True
+
+    def _stop(self) -> None:
+        self._closed = True
+        self._full.set()
 
     def add(self, thing: T) -> None:
         """Has one wait for its owner that somebody else has made, besides those that are kept."""
@@ -142,7 +156,7 @@ class Standby(Generic[T]):
         alarm_s = min(now_s + _CALM_S, self._missing_since_s + _PATIENCE_S)
         if self._rest is None:
             self._rest = trio.CancelScope(deadline=alarm_s)
-            self._nursery.start_soon(self._keep_full, self._rest)
+            self._start_soon(self._keep_full, self._rest)
         else:
             self._rest.deadline = alarm_s
 
@@ -151,17 +165,20 @@ class Standby(Generic[T]):
         return not self._closed and len(self._ready) + (self._coming is not None) < self._count
 
     async def _keep_full(self, rest: trio.CancelScope) -> None:
-        while True:
-            with rest:
-                await trio.sleep_forever()
-            with trio.move_on_at(self._missing_since_s + _PATIENCE_S):
-                await self._work.wait_quiet()
-            rest = self._rest = trio.CancelScope()
-            while self._missing:
-                self._coming = coming = trio.Event()
-                if not await self._add(self._make, coming):
-                    break
-            self._full.set()
+        try:
+            while True:
+                with rest:
+                    await trio.sleep_forever()
+                with trio.move_on_at(self._missing_since_s + _PATIENCE_S):
+                    await self._work.wait_quiet()
+                rest = self._rest = trio.CancelScope()
+                while self._missing:
+                    self._coming = coming = trio.Event()
+                    if not await self._add(self._make, coming):
+                        break
+                self._full.set()
+        finally:  # with its nursery
+            self._stop()
 
     async def _add(self, make: Callable[[], Awaitable[T]], coming: trio.Event) -> bool:
         try:
@@ -178,13 +195,13 @@ class Standby(Generic[T]):
             coming.set()
 
     async def wait_full(self) -> None:
-        """Waits until those that were asked for are ready, or making one has failed."""
+        """Waits until those that were asked for are ready, or will not be made."""
         if self._coming is not None:
             await self._coming.wait()
         await self._full.wait()
 
     async def aclose(self) -> None:
         """Ends what is ready, and what is being made as soon as it is."""
-        self._closed = True
+        self._stop()
         while self._ready:
             await self._ready.popleft().aclose()

@@ -143,3 +143,24 @@ async def test_a_message_lost_for_want_of_descriptors_names_the_remedy(init: Ini
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
         for fd in held:
             os.close(fd)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_last_words_are_heard_of_one_that_died_with_a_question_unread(
+    init: Init, waits: bool
+) -> None:
+    async def say_and_die() -> None:
+        if waits:
+            await trio.testing.wait_all_tasks_blocked()
+        init.answer(Swept(id=1, killed=7))
+        init.socket.close()
+
+    await init.channel.send(Signal(pid=1, signal=9, group=False))
+    async with trio.open_nursery() as nursery:
+        if waits:
+            nursery.start_soon(say_and_die)
+        else:
+            await say_and_die()
+        assert await init.channel.receive() == (Swept(id=1, killed=7), [])
+    with pytest.raises(SandboxLostError):
+        await init.channel.receive()

@@ -203,16 +203,36 @@ async def test_its_first_session_is_what_any_session_is(ready: Runtime) -> None:
 
 
 async def test_the_clock_of_a_session_starts_with_it(ready: Runtime) -> None:
-    """It counts whole seconds, the first of which may end at any moment."""
+    """However old its shell is; what the user sets it to afterwards stays."""
     shell = shell_of(ready_one(ready))
     async with open_sandbox(runtime=ready) as sandbox:
         session = await sandbox.create_session()
-        assert shell.begins_session
+        assert shell.handed_over_s is not None
+        shell.handed_over_s -= 60  # as if nothing was asked of it for so long
+        assert 60 <= int((await session.exec("echo $SECONDS")).text) < 500
         assert int((await session.exec("SECONDS=1000; echo $SECONDS")).text) >= 1000
-        shell.begins_session = True
-        assert int((await session.exec("echo $SECONDS")).text) < 500
-        assert not shell.begins_session
-        assert int((await session.exec("SECONDS=1000; echo $SECONDS")).text) >= 1000
+        assert int((await session.exec("echo $SECONDS")).text) >= 1000
+
+
+async def test_a_command_that_cannot_be_sent_does_not_take_the_sessions_age(ready: Runtime) -> None:
+    async with open_sandbox(runtime=ready) as sandbox:
+        session = await sandbox.create_session()
+        shell = session._shell
+        assert shell is not None
+        assert shell.handed_over_s is not None
+        shell.handed_over_s -= 60
+        with pytest.raises(InvalidArgumentError, match="env"):
+            await session.exec("true", env={f"A{number}": "" for number in range(70_000)})
+        assert int((await session.exec("echo $SECONDS")).text) >= 60
+
+
+async def test_a_runtime_that_has_ended_keeps_none_ready() -> None:
+    """Who asks for it just then learns that from what he does next."""
+    async with open_runtime() as runtime:
+        pass
+    runtime.keep_ready(1)
+    assert runtime.ready_sandboxes == 0
+    await runtime.wait_ready()
 
 
 async def test_a_session_of_another_kind_is_made_on_demand(ready: Runtime) -> None:
@@ -294,6 +314,15 @@ async def test_a_sandbox_can_be_closed_while_its_shell_starts(runtime: Runtime) 
     assert open_descriptors() == fds
 
 
+async def test_a_server_starts_no_shell_ahead_where_it_would_take_what_was_given() -> None:
+    async with open_host(HostSettings(ready_sandboxes=1)) as host:
+        for processes, has_shell in ((20, False), (100, True)):
+            spec = SandboxSpec(id=f"of-{processes}", limits=Limits(processes=processes))
+            hosted = await host.create(spec)
+            await hosted.sandbox.wait_ready_shell()
+            assert hosted.sandbox.ready_shells == has_shell
+
+
 async def test_a_server_keeps_them_ready_once_a_client_has_made_one() -> None:
     settings = HostSettings(ready_sandboxes=1, limits=Limits(open_files=300))
     async with open_host(settings) as host:
@@ -321,3 +350,28 @@ async def test_a_server_that_keeps_none_starts_nothing_ahead() -> None:
             await made.sandbox.wait_ready_shell()
         assert made.sandbox.ready_shells == 0
         assert cast("Runtime", host._runtime).ready_sandboxes == 0
+
+
+@pytest.mark.parametrize("processes", [3, 4])
+async def test_a_sandbox_of_few_processes_has_them_all_for_its_first_shell(
+    runtime: Runtime, processes: int
+) -> None:
+    """What has checked the sandbox is gone by then."""
+    limits = Limits(processes=processes)
+    for _ in range(10):
+        async with open_sandbox(runtime=runtime, limits=limits, first_shell=True) as sandbox:
+            assert (await sandbox.exec("echo hi")).text == "hi\n"
+
+
+async def test_cells_and_programs_in_the_foreground_are_work(sandbox: Sandbox) -> None:
+    work = sandbox._runtime.work
+    seen: list[int] = []
+
+    def look(_output: bytes) -> None:
+        seen.append(work._pieces)
+
+    await sandbox.run_process(["echo", "hi"], on_stdout=look)
+    await sandbox.run_code("print('hi')", on_stdout=look)
+    assert set(seen) == {1}
+    assert len(seen) >= 2
+    assert not work._pieces

@@ -35,9 +35,13 @@ from sandbox_runtime.report import (
     step_remedy,
 )
 from sandbox_runtime.settings import MINIMUM_OPEN_FILES
+from sandbox_runtime.shell import begin_shell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from sandbox_runtime.jail import Keeper
+    from sandbox_runtime.shell import StartingShell
 
 ROOT = Path(__file__).parent.parent
 
@@ -274,6 +278,26 @@ async def test_limits_too_small_to_start_are_an_error_with_a_step(
         async with open_sandbox(runtime=runtime, limits=Limits(processes=1)):
             pass
     assert (await sandbox.exec("echo alive")).stdout == b"alive\n"
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_that_is_also_told_if_a_shell_was_asked_for_along_with_it(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """Whether the keeper has gone with that request unread, or before it could be sent."""
+    from sandbox_runtime import fresh
+
+    async def begin_late(keeper: Keeper, cwd: str, env: Mapping[str, str]) -> StartingShell:
+        await keeper.wait_gone()
+        return await begin_shell(keeper, cwd, env)
+
+    if late:
+        monkeypatch.setattr(fresh, "begin_shell", begin_late)
+    for _ in range(10):
+        with trio.fail_after(10), pytest.raises(IsolationError) as refused:
+            async with open_sandbox(runtime=runtime, limits=Limits(processes=1), first_shell=True):
+                pass
+        assert refused.value.step != "start"
 
 
 # --- steps -----------------------------------------------------------------------------------

@@ -257,6 +257,55 @@ async def test_its_end_ends_what_waits_and_what_is_being_made(
     assert await standby.take() is None
 
 
+async def test_whoever_waits_for_all_is_let_go_when_it_ends(
+    maker: Maker,
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001 - it makes the time pass
+) -> None:
+    maker.takes_s = 5.0
+    standby = make_standby(maker, nursery, count=2)
+    standby.refill()
+    async with trio.open_nursery() as waiters:
+        waiters.start_soon(standby.wait_full)
+        await trio.sleep(2)
+        await standby.aclose()
+    standby.refill()
+    await standby.wait_full()
+
+
+async def test_after_the_end_of_its_nursery_it_makes_none_and_harms_nobody(
+    maker: Maker,
+    autojump_clock: MockClock,  # noqa: ARG001 - it makes the time pass
+) -> None:
+    async with trio.open_nursery() as nursery:
+        never_asked = make_standby(maker, nursery)
+        filled = make_standby(maker, nursery)
+        filling = make_standby(maker, nursery, count=2)
+        await fill(filled)
+        filling.refill()
+        nursery.cancel_scope.cancel()
+    maker.made[0].alive = False
+    for standby in (never_asked, filled, filling):
+        assert await standby.take() is None
+        await fill(standby)
+        await standby.aclose()
+    assert len(maker.made) == 1
+    assert maker.made[0].closed
+
+
+async def test_one_that_died_unseen_is_ended_with_it_if_its_nursery_has_ended(
+    maker: Maker,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        standby = make_standby(maker, nursery, count=0)
+    standby.add(dead := Standin())
+    dead.alive = False
+    assert await standby.take() is None
+    assert not dead.closed
+    await standby.aclose()
+    assert dead.closed
+
+
 async def test_one_of_somebody_elses_making_is_handed_out_too(
     maker: Maker,
     nursery: trio.Nursery,

@@ -19,6 +19,10 @@ use crate::spec::{
 };
 use crate::sys::{self, Forked};
 
+/// Where fewer are allowed, the first jail could lack the process that a self-check in its last
+/// moments still is, so its end is waited for.
+const FEW_PROCESSES: u64 = 64;
+
 /// The socket to the control process.
 pub type Socket = Channel<KeeperRequest, KeeperReply>;
 
@@ -92,7 +96,7 @@ fn make(sockets: Sockets<'_>, order: Order<'_>) -> Result<(Option<Socket>, Prepa
         (Role::Host(namespace), Some(_)) => Some(namespace.try_clone()), // its socket is closed
         (Role::Alone, _) => None,
     };
-    let mut protections = check(&prepared, namespaces, &of_ids)?;
+    let mut protections = check(&prepared, namespaces, &of_ids, &limits)?;
     cgroup::check_membership(&mut of_groups, &name, &prepared.groups);
     protections.extend(of_groups);
     let open = |name: &str| {
@@ -208,6 +212,7 @@ fn check(
     prepared: &Prepared,
     namespaces: &[(String, String)],
     of_ids: &Protection,
+    limits: &Limits,
 ) -> Result<Vec<Protection>> {
     let (ours, theirs) = sys::packet_pair().at(Step::SelfCheck, "socket")?;
     let (reader, writer) = sys::pipe().at(Step::SelfCheck, "pipe")?;
@@ -217,12 +222,15 @@ fn check(
             let socket = init::Socket::new(theirs);
             init::run(&socket, prepared, Some(Program::Check), vec![writer], false)
         }
-        Forked::Parent(_) => {
+        Forked::Parent(pid) => {
             drop((theirs, writer));
             let mut found = Vec::new();
             fs::File::from(reader).read_to_end(&mut found).at(Step::SelfCheck, "pipe")?;
             let rows = channel::decode(&found).map_err(|_| why_no_findings(&ours));
-            drop(ours); // ends the jail, which `serve` reaps: nobody waits for that
+            drop(ours); // ends the jail, which `serve` reaps
+            if limits.processes < FEW_PROCESSES {
+                let _ = sys::wait(pid, true); // fails only if it is gone already
+            }
             Ok(probe::report(rows?, prepared, namespaces, of_ids))
         }
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, get_args
 
 import trio
@@ -17,6 +18,7 @@ from sandbox_runtime.settings import OUTPUT_LIMIT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractContextManager
 
     from sandbox_runtime.capture import OutputHandler
     from sandbox_runtime.interpreters.execution import Execution
@@ -39,6 +41,7 @@ class Context:
         used_s: When it was made or its last run began, likewise.
         on_fork: Makes its branches.
         on_closed: Called once nothing of it is left, for its owner to forget it.
+        work: Entered for each run, which is not to be disturbed.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Context:
         self.created_s = self.used_s = time.time()
         self.on_fork: Callable[[Interpreter, Context, int], Awaitable[list[Context]]]
         self.on_closed: Callable[[Context], object] = lambda _: None
+        self.work: AbstractContextManager[object] = nullcontext()
 
     @property
     def language(self) -> str:
@@ -155,7 +159,7 @@ class Context:
             self.used_s = time.time()
             self._idle = trio.Event()
             try:
-                with Capture(limit_bytes, on_stdout, on_stderr) as capture:
+                with self.work, Capture(limit_bytes, on_stdout, on_stderr) as capture:
                     run = Run(on_result, limit_bytes, on_clear, silent=silent, history=history)
                     return await self._interpreter.execute(
                         code, capture, run, timeout_s, traceback=traceback

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,6 +23,7 @@ from sandbox_runtime.settings import WORKSPACE, ContextNetwork, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     import trio
 
@@ -44,6 +46,7 @@ class Contexts:
         pool_sizes: How many of a language to keep ready; none of those that are not named.
         nursery: Fills the pools.
         closed: Whether the sandbox has ended, so that none can be made any more.
+        work: Entered for each run of a context.
     """
 
     def __init__(
@@ -54,7 +57,9 @@ class Contexts:
         nursery: trio.Nursery,
         *,
         closed: bool = False,
+        work: AbstractContextManager[object] | None = None,
     ) -> None:
+        self._work = work or nullcontext()
         self._keeper = keeper
         self._languages = languages
         self._contexts: dict[str, Context] = {}
@@ -135,6 +140,7 @@ class Contexts:
     def _enter(self, context: Context) -> Context:
         self._contexts[context.id] = context
         context.on_closed = self._forget
+        context.work = self._work
         context.on_fork = self._fork
         return context
 

@@ -374,10 +374,18 @@ def _query(raw: str) -> dict[str, str]:
 
 
 async def _load_when_idle(host: Host) -> None:
-    """Loads what the first command did not need, with a pause for requests behind each topic."""
-    await (await host.default()).wait_idle(_REST_S)
+    """Loads what the first command did not need, with a pause for requests behind each topic.
+
+    What cannot be loaded is left to the request that asks for it.
+    """
+    for hosted in host.sandboxes:
+        await hosted.wait_idle(_REST_S)
     while _LATER:
-        _load_topic()
+        try:
+            _load_topic()
+        except Exception:  # noqa: BLE001 - it goes into the log, and the server goes on
+            _LOG.exception("the endpoints of %s cannot be loaded", _LATER[0])
+            return
         await trio.lowlevel.checkpoint()
 
 

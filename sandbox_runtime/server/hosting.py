@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 import trio
 
+from sandbox_runtime.fresh import has_room_for_shell
 from sandbox_runtime.logs import LogSpace
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.sandbox import open_runtime, open_sandbox
@@ -356,6 +357,7 @@ class Host:
     async def _open(self, spec: SandboxSpec) -> AsyncIterator[Sandbox]:
         settings = self.settings
         ahead = settings.ready_sandboxes > 0
+        first_shell = ahead and has_room_for_shell(spec.limits)
         if spec.mounts:  # a runtime of its own, since what is mounted is the runtime's
             async with open_sandbox(
                 limits=spec.limits,
@@ -364,7 +366,7 @@ class Host:
                 read_only=spec.mounts,
                 pools=settings.pools,
                 log_space=self._log_space,
-                first_shell=ahead,
+                first_shell=first_shell,
                 ready_shell=ahead,
             ) as sandbox:
                 yield sandbox
@@ -376,7 +378,7 @@ class Host:
             require=settings.require,
             pools=settings.pools,
             log_space=self._log_space,
-            first_shell=ahead,
+            first_shell=first_shell,
             ready_shell=ahead,
         ) as sandbox:
             yield sandbox

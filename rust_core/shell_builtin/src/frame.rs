@@ -9,7 +9,7 @@
 //! at  type  field      meaning
 //!  0  u8    kind       1 = shell text, 2 = argument list
 //!  1  u8    flags      1 = BODY_IN_MEMFD: the body is the start of descriptor 4; 2 = HAS_CWD;
-//!                      4 = SESSION_BEGINS: `SECONDS` counts from here
+//!                      4 = SESSION_BEGINS: the body begins with the session's age
 //!  2  u16   env_count  assignments in the body
 //!  4  u32   arg_count  arguments in the body, at least 1 for kind 2, 0 for kind 1
 //!  8  u64   seq        comes back in the END frame
@@ -17,7 +17,7 @@
 //! 20  u32   body_len   at most MAX_BODY
 //! ```
 //!
-//! Body: `cwd`; then `env_count` times `{u32 name_len, u32 value_len, name, value}`; then for kind 1 the
+//! Body: with `SESSION_BEGINS` `u32` seconds, from which `SECONDS` counts on; `cwd`; then `env_count` times `{u32 name_len, u32 value_len, name, value}`; then for kind 1 the
 //! text up to the end, for kind 2 `arg_count` times `{u32 len, bytes}` and nothing after. No NUL
 //! anywhere but in the lengths; names are not empty and hold no `=`.
 //!
@@ -69,8 +69,8 @@ pub(crate) struct Malformed;
 pub(crate) struct Header {
     pub(crate) seq: u64,
     pub(crate) body_in_memfd: bool,
-    pub(crate) session_begins: bool,
     pub(crate) body_len: usize,
+    session_begins: bool,
     has_cwd: bool,
     cwd_len: usize,
     env_count: u16,
@@ -87,6 +87,7 @@ pub(crate) enum Action<'a> {
 /// A request, as borrowed pieces of its body.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Request<'a> {
+    pub(crate) session_age_s: Option<u32>,
     pub(crate) cwd: Option<&'a [u8]>,
     pub(crate) env: Vec<(&'a [u8], &'a [u8])>,
     pub(crate) action: Action<'a>,
@@ -177,8 +178,8 @@ impl Header {
         Ok(Self {
             seq,
             body_in_memfd,
-            session_begins,
             body_len,
+            session_begins,
             has_cwd,
             cwd_len,
             env_count,
@@ -189,6 +190,8 @@ impl Header {
     /// Reads `body`, which has the length the header told.
     pub(crate) fn decode_body<'a>(&self, body: &'a [u8]) -> Result<Request<'a>, Malformed> {
         let mut reader = Reader(body);
+        let session_age_s =
+            if self.session_begins { Some(u32::from_le_bytes(reader.array()?)) } else { None };
         let cwd = reader.text(self.cwd_len)?;
         let mut env = Vec::new();
         for _ in 0..self.env_count {
@@ -215,7 +218,7 @@ impl Header {
                 Action::Argv(arguments)
             }
         };
-        Ok(Request { cwd: self.has_cwd.then_some(cwd), env, action })
+        Ok(Request { session_age_s, cwd: self.has_cwd.then_some(cwd), env, action })
     }
 }
 
@@ -306,7 +309,8 @@ mod tests {
         let header = Header::decode(&inline(1, 0, (0, 0), 0, b"echo hi")).expect("a header");
         assert_eq!(header.seq, 7);
         let request = header.decode_body(b"echo hi").expect("a request");
-        let expected = Request { cwd: None, env: vec![], action: Action::Text(b"echo hi") };
+        let action = Action::Text(b"echo hi");
+        let expected = Request { session_age_s: None, cwd: None, env: vec![], action };
         assert_eq!(request, expected);
     }
 
@@ -321,13 +325,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_request_of_a_session_can_say_so() {
-        let begins = |flags| {
-            let header = Header::decode(&inline(1, flags, (0, 0), 0, b"x")).expect("a header");
-            header.session_begins
-        };
-        assert!(begins(4));
-        assert!(!begins(0));
+    fn the_first_request_of_a_session_can_tell_its_age() {
+        let body = b"\x02\x01\0\0/tmpx";
+        let header = Header::decode(&inline(1, 4 | 2, (0, 0), 4, body)).expect("a header");
+        let request = header.decode_body(body).expect("a request");
+        let (cwd, action) = (Some(&b"/tmp"[..]), Action::Text(b"x"));
+        assert_eq!(request, Request { session_age_s: Some(258), cwd, env: vec![], action });
+        let short = Header::decode(&inline(1, 4, (0, 0), 0, b"x")).expect("a header");
+        assert_eq!(short.decode_body(b"x"), Err(Malformed));
     }
 
     #[test]

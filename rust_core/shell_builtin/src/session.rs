@@ -131,8 +131,8 @@ fn next() -> Step {
     let Ok(request) = header.decode_body(body) else {
         return Step::Close;
     };
-    if header.session_begins {
-        sys::restart_seconds();
+    if let Some(age_s) = request.session_age_s {
+        sys::set_seconds(&c_string(age_s.to_string().as_bytes()));
     }
     let pipes = [stdin, stdout, stderr];
     match &request.action {

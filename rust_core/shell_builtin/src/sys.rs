@@ -737,10 +737,10 @@ fn tell_directory(internal: &CStr, pwd: Option<&CStr>) {
     }
 }
 
-/// Has `$SECONDS` count from now: a shell that was kept ready is older than its session.
-pub(crate) fn restart_seconds() {
-    // SAFETY: constant strings, which bash copies.
-    unsafe { bind_variable(c"SECONDS".as_ptr(), c"0".as_ptr(), 0) };
+/// Has `$SECONDS` count from `age_s`: a shell that was kept ready is older than its session.
+pub(crate) fn set_seconds(age_s: &CStr) {
+    // SAFETY: bash copies both strings.
+    unsafe { bind_variable(c"SECONDS".as_ptr(), age_s.as_ptr(), 0) };
 }
 
 // ---------------------------------------------------------------------------------- programs
