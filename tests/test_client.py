@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio  # noqa: TID251 - the client runs on it as well
+import gc
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from sandbox_runtime.client import (
     ApiError,
     AsyncSandbox,
     ConflictError,
+    DeadlineError,
     InvalidRequestError,
     NotFoundError,
     RefusedError,
@@ -72,10 +75,23 @@ def test_output_is_handed_on_while_the_command_runs(sandbox: Sandbox) -> None:
 
 
 def test_a_deadline_is_an_error_with_the_output_so_far(sandbox: Sandbox) -> None:
-    with pytest.raises(ApiError, match=r"0\.2 s") as caught:
+    with pytest.raises(DeadlineError, match=r"0\.2 s.*deadline_s") as caught:
         sandbox.exec("echo before; sleep 60", deadline_s=0.2)
     assert caught.value.context["stdout"] == "before\n"
+    assert (caught.value.code, isinstance(caught.value, ApiError)) == ("deadline", True)
+    with pytest.raises(DeadlineError, match="deadline_s") as caught:
+        sandbox.exec("echo before; sleep 60", deadline_s=0.2, on_stdout=print)
+    assert caught.value.context["stdout"] == "before\n"
     assert sandbox.exec("echo after").stdout == "after\n"
+
+
+@pytest.mark.parametrize("deadline_s", [0, -1, float("nan"), float("inf"), "5", True])
+def test_a_deadline_that_means_nothing_is_refused_by_its_name(
+    sandbox: Sandbox, deadline_s: Any
+) -> None:
+    for call in (sandbox.exec, sandbox.run_code, sandbox.start_process, sandbox.clone):
+        with pytest.raises(InvalidArgumentError, match="deadline_s: must be a number of seconds"):
+            call("true", deadline_s=deadline_s)
 
 
 def test_sessions_are_apart(sandbox: Sandbox) -> None:
@@ -196,8 +212,11 @@ def test_an_argument_that_means_nothing_is_refused(sandbox: Sandbox) -> None:
 # The HTTP library leaves a socket to the collector when a connection to a path fails.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UnreachableError), Sandbox(f"unix:{tmp_path / 'nothing'}"):
+    address = f"unix:{tmp_path / 'nothing'}"
+    named = f"{re.escape(address)} .*`sandbox-runtime serve`"
+    with pytest.raises(UnreachableError, match=named), Sandbox(address):
         pass
+    gc.collect()
 
 
 async def _use(address: str | None) -> list[Any]:

@@ -72,6 +72,12 @@ class ConflictError(ApiError):
     code = "conflict"
 
 
+class DeadlineError(ApiError):
+    """The deadline passed; everything that was started is gone. `context` has the output so far."""
+
+    code = "deadline"
+
+
 class SessionEndedError(ApiError):
     """The session's shell has ended, or its sandbox. A session heals with its next command."""
 
@@ -110,6 +116,16 @@ class _Body(msgspec.Struct, rename="camel"):
     suggestion: str = ""
 
 
+_COMMAND_DEADLINE = "COMMAND_EXECUTION_ERROR"
+"""So the wire names that the time of a command was up, and nothing else."""
+
+
+def _class_of(status: int, code: str, context: dict[str, Any]) -> type[ApiError]:
+    if code == _COMMAND_DEADLINE or context.get("reason") == "deadline":
+        return DeadlineError
+    return _CLASSES.get(status, ApiError)
+
+
 def error_of(status: int, body: bytes, retry_after: str | None) -> ApiError:
     """The exception for an error answer."""
     try:
@@ -118,11 +134,18 @@ def error_of(status: int, body: bytes, retry_after: str | None) -> ApiError:
         told = _Body(error=body[:200].decode(errors="replace"))
     general, reason = told.error, told.message
     message = f"{general}: {reason}" if general and reason not in {"", general} else general
-    return _CLASSES.get(status, ApiError)(
+    return _class_of(status, told.code, told.context)(
         message or f"the server answered {status}",
         status=status,
         error_code=told.code,
         context=told.context,
-        remedy=told.suggestion,
+        remedy=told.suggestion.replace("timeoutMs", "deadline_s"),  # as it is called here
         retry_after_s=float(retry_after) if retry_after and retry_after.isdigit() else None,
     )
+
+
+def stream_error_of(code: str, message: str, context: dict[str, Any]) -> ApiError:
+    """The exception for a stream whose last event is an error."""
+    kind = DeadlineError if code == _COMMAND_DEADLINE else ApiError
+    remedy = "Give it more with deadline_s" if kind is DeadlineError else ""
+    return kind(message, status=200, error_code=code, context=context, remedy=remedy)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno as errno_names
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -193,6 +194,8 @@ def context_of(error: Exception) -> dict[str, Any]:
             context = {f"{error.what}Id": error.id}
         case errors.ContextNotFoundError():
             context = {"contextId": error.context_id}
+        case errors.GitError():
+            context = {"reason": error.reason}
         case errors.IsolationError():
             context = {"step": error.step}
     return context
@@ -215,7 +218,8 @@ def error_body(error: Exception, route: Route[Any] | None, *, modern: bool) -> E
     reason = reason_of(error)
     general = route.failure if route is not None else "Internal server error"
     if isinstance(error, faults.FieldError) and route is not None:
-        text = reason if error.said else route.required.get(error.field, general)
+        whole = re.split(r"[.\[]", error.field)[0]
+        text = reason if error.said else route.required.get(whole, general)
     else:
         text = row.error or general
     if text == REASON:

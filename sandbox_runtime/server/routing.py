@@ -5,13 +5,13 @@ The dispatcher and the OpenAPI document both read the same `Route`s.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from sandbox_runtime.server.faults import BodyError, FieldError
+from sandbox_runtime.server.faults import BodyError
+from sandbox_runtime.server.misfits import misfit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -186,7 +186,6 @@ def decode_segment(segment: str) -> str:
     return unquote_to_bytes(segment).decode(errors="replace")
 
 
-_FIELD = re.compile(r"`\$\.?([A-Za-z_]\w*)|required field `([^`]+)`|unknown field `([^`]+)`")
 _DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {}
 
 
@@ -203,9 +202,7 @@ def decode_body(body: bytes, kind: type[BodyT]) -> BodyT:
     try:
         decoded: BodyT = decoder.decode(body)
     except msgspec.ValidationError as error:
-        found = _FIELD.search(str(error))
-        name = next((group for group in found.groups() if group), "") if found else ""
-        raise FieldError(name, str(error)) from None
+        raise misfit(error, kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BodyError(f"Failed to parse JSON: {error}") from None
     except RecursionError:

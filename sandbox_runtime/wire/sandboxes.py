@@ -32,7 +32,13 @@ class Mount(OwnMessage, frozen=True, kw_only=True):
     read_only: Literal[True] = True
 
 
-SandboxId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")]
+SandboxId = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$",
+        description="1 to 63 letters, digits and hyphens, no hyphen first or last, as in `build-7`",
+    ),
+]
 """What can be a label of a host name, so that previews can name it."""
 
 

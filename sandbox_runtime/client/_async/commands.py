@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sandbox_runtime.client.errors import ApiError
+from sandbox_runtime.client.deadlines import milliseconds_of
+from sandbox_runtime.client.errors import ApiError, stream_error_of
 from sandbox_runtime.client.models import CommandResult
 from sandbox_runtime.wire import commands as wire
 
@@ -32,7 +33,7 @@ async def execute(
         command=command,
         cwd=cwd,
         env=dict(env) if env else None,
-        timeout_ms=deadline_s * 1000 if deadline_s is not None else None,
+        timeout_ms=milliseconds_of("deadline_s", deadline_s),
     )
     if on_stdout is None and on_stderr is None:
         done = await transport.call("POST", f"{prefix}/api/execute", wire.Executed, body=body)
@@ -79,5 +80,5 @@ async def _stream(
                 stdout=stdout, stderr=stderr, exit_code=exit_code, duration_s=duration / 1000
             )
         case wire.CommandError(message=message, code=code):
-            raise ApiError(message, status=200, error_code=code, context=context)
+            raise stream_error_of(code, message, context)
     raise ApiError("the stream ended early", status=200, error_code="", context=context)

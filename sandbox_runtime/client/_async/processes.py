@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from sandbox_runtime.client.deadlines import milliseconds_of
 from sandbox_runtime.wire import processes as wire
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ async def start(
         process_id=process_id,
         cwd=cwd,
         env=dict(env) if env else None,
-        timeout_ms=deadline_s * 1000 if deadline_s is not None else None,
+        timeout_ms=milliseconds_of("deadline_s", deadline_s),
     )
     path = f"{prefix}/api/process/start"
     started = await transport.call("POST", path, wire.ProcessStarted, body=body)

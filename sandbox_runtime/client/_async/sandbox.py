@@ -14,6 +14,7 @@ from sandbox_runtime.client._async.files import AsyncFiles
 from sandbox_runtime.client._async.processes import AsyncProcess, start
 from sandbox_runtime.client._async.sessions import AsyncSession
 from sandbox_runtime.client._async.transport import AsyncTransport
+from sandbox_runtime.client.deadlines import milliseconds_of
 from sandbox_runtime.client.local import LocalServer
 from sandbox_runtime.client.models import Clone, ExposedPort
 from sandbox_runtime.wire import code as code_wire
@@ -79,7 +80,7 @@ class AsyncSandbox:
             limits=limits,
             network=network,
             mounts=tuple(wire.Mount(path=path) for path in read_only),
-            idle_ms=idle_s * 1000 if idle_s is not None else None,
+            idle_ms=milliseconds_of("idle_s", idle_s),
         )
         self._server: LocalServer | None = None
         self._transport: AsyncTransport
@@ -157,7 +158,9 @@ class AsyncSandbox:
             How it ended, whatever its exit code.
 
         Raises:
-            ApiError: It did not end by itself: a deadline, or its shell was lost.
+            DeadlineError: The deadline passed; its `context` has the output so far.
+            ApiError: It did not end by itself for another reason, as that its shell was lost.
+            InvalidArgumentError: `deadline_s` cannot mean anything.
             UnreachableError: The server cannot be reached.
         """
         return await execute(
@@ -276,7 +279,7 @@ class AsyncSandbox:
             branch=branch,
             target_dir=directory,
             depth=depth,
-            timeout_ms=deadline_s * 1000 if deadline_s is not None else None,
+            timeout_ms=milliseconds_of("deadline_s", deadline_s),
         )
         path = f"{self._prefix}/api/git/checkout"
         done = await self._transport.call("POST", path, git_wire.CheckedOut, body=body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +33,7 @@ class AsyncTransport:
         headers = dict([_MODERN])
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
+        self._address = address
         socket = address.removeprefix("unix:") if address.startswith("unix:") else None
         self._client = httpx2.AsyncClient(
             base_url="http://sandbox" if socket else address.rstrip("/"),
@@ -62,7 +64,7 @@ class AsyncTransport:
                 method, path, content=_encode(body), headers=_headers(body), params=query
             )
         except httpx2.TransportError as error:
-            raise _unreachable(error) from error
+            raise _unreachable(self._address, error) from error
         if answer.status_code >= 400:
             raise error_of(answer.status_code, answer.content, answer.headers.get("Retry-After"))
         decoded: T = _decode(answer.content, reply)
@@ -88,7 +90,7 @@ class AsyncTransport:
                     raise error_of(answer.status_code, content, retry_after)
                 yield AsyncEvents(answer.aiter_lines(), event)
         except httpx2.TransportError as error:
-            raise _unreachable(error) from error
+            raise _unreachable(self._address, error) from error
 
     async def aclose(self) -> None:
         """Closes its connections."""
@@ -137,5 +139,12 @@ def _decode(content: bytes, kind: Any) -> Any:
         raise UnknownEventError(message, status=200, error_code="", context={}) from error
 
 
-def _unreachable(error: Exception) -> UnreachableError:
-    return UnreachableError(f"the server cannot be reached: {error or type(error).__name__}")
+def _unreachable(address: str, error: Exception) -> UnreachableError:
+    shown = re.sub(r"://[^/@]*@", "://***@", address)
+    why = str(error) or type(error).__name__
+    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        remedy = (
+            "Start it with `sandbox-runtime serve`, or leave the address out to have one started"
+        )
+        return UnreachableError(f"the server at {shown} cannot be reached: {why}", remedy=remedy)
+    return UnreachableError(f"the connection to the server at {shown} broke off: {why}")

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from sandbox_runtime.client.deadlines import milliseconds_of
 from sandbox_runtime.client.errors import ApiError
 from sandbox_runtime.client.models import Execution, ExecutionError, Result
 from sandbox_runtime.wire import code as wire
@@ -61,7 +62,7 @@ class Context:
         body = wire.RunCode(
             context_id=self.id,
             code=code,
-            timeout_ms=deadline_s * 1000 if deadline_s is not None else None,
+            timeout_ms=milliseconds_of("deadline_s", deadline_s),
         )
         out: list[str] = []
         err: list[str] = []

@@ -13,6 +13,7 @@ from sandbox_runtime.client._sync.files import Files
 from sandbox_runtime.client._sync.processes import Process, start
 from sandbox_runtime.client._sync.sessions import Session
 from sandbox_runtime.client._sync.transport import Transport
+from sandbox_runtime.client.deadlines import milliseconds_of
 from sandbox_runtime.client.local import LocalServer
 from sandbox_runtime.client.models import Clone, ExposedPort
 from sandbox_runtime.wire import code as code_wire
@@ -78,7 +79,7 @@ class Sandbox:
             limits=limits,
             network=network,
             mounts=tuple(wire.Mount(path=path) for path in read_only),
-            idle_ms=idle_s * 1000 if idle_s is not None else None,
+            idle_ms=milliseconds_of("idle_s", idle_s),
         )
         self._server: LocalServer | None = None
         self._transport: Transport
@@ -154,7 +155,9 @@ class Sandbox:
             How it ended, whatever its exit code.
 
         Raises:
-            ApiError: It did not end by itself: a deadline, or its shell was lost.
+            DeadlineError: The deadline passed; its `context` has the output so far.
+            ApiError: It did not end by itself for another reason, as that its shell was lost.
+            InvalidArgumentError: `deadline_s` cannot mean anything.
             UnreachableError: The server cannot be reached.
         """
         return execute(
@@ -273,7 +276,7 @@ class Sandbox:
             branch=branch,
             target_dir=directory,
             depth=depth,
-            timeout_ms=deadline_s * 1000 if deadline_s is not None else None,
+            timeout_ms=milliseconds_of("deadline_s", deadline_s),
         )
         path = f"{self._prefix}/api/git/checkout"
         done = self._transport.call("POST", path, git_wire.CheckedOut, body=body)
