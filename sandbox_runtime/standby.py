@@ -3,8 +3,9 @@
 A standby holds a small number of one kind of thing. Whoever takes one owns it. Another is made in
 its place, one at a time, in the background: once nobody has taken one for a moment and no work
 is going on, unless that takes too long, for the processor is the users'. What died meanwhile is
-ended and not handed out. When it is closed, or its nursery has ended, none is made any more. If making fails, nothing is tried again until somebody asks: who asks makes one by
-himself then, and is told why it fails.
+ended and not handed out. When it is closed, or its nursery has ended, none is made any more. If
+making fails, nothing is tried again until somebody asks: who asks makes one by himself then, and is
+told why it fails.
 """
 
 from __future__ import annotations
