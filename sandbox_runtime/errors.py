@@ -75,13 +75,15 @@ class NotStartedError(SandboxError):
         what = "change to directory" if step == "change_directory" else "start"
         why = why or (os.strerror(errno) if errno else "refused")
         remedy = remedy or _START_REMEDIES.get(errno, "")
-        super().__init__(f"cannot {what} {subject!r}: {why}", remedy=remedy)
+        named = repr(subject) if subject else "the program"
+        super().__init__(f"cannot {what} {named}: {why}", remedy=remedy)
         self.step = step
         self.errno = errno
         self.subject = subject
 
 
 _START_REMEDIES = {
+    errno_names.EAGAIN: "As many processes run as may (limits.processes): end some, or allow more",
     errno_names.ENOENT: "Check the name, and that it lies in a directory the sandbox shows",
     errno_names.EACCES: "Check that it is executable",
     errno_names.E2BIG: "Pass long arguments in a file or on standard input",

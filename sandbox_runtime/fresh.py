@@ -11,7 +11,7 @@ import msgspec
 from sandbox_runtime.errors import NotStartedError, SandboxLostError
 from sandbox_runtime.messages import HostNetwork, LoopbackNetwork
 from sandbox_runtime.networks import describe
-from sandbox_runtime.settings import DEFAULT_ENV, MIB, WORKSPACE, Limits
+from sandbox_runtime.settings import DEFAULT_ENV, FEW_PROCESSES, MIB, WORKSPACE, Limits
 from sandbox_runtime.shell import begin_shell, start_shell
 from sandbox_runtime.standby import Standby
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from sandbox_runtime.standby import Work
     from sandbox_runtime.supervisor import Supervisor
 
-_LEAST_PROCESSES = 64
 _LEAST_MEMORY_BYTES = 64 * MIB
 
 
@@ -261,4 +260,4 @@ class Shells:
 
 def has_room_for_shell(limits: Limits) -> bool:
     """Whether a shell that waits takes next to nothing of what a sandbox may use."""
-    return limits.processes >= _LEAST_PROCESSES and limits.memory_bytes >= _LEAST_MEMORY_BYTES
+    return limits.processes >= FEW_PROCESSES and limits.memory_bytes >= _LEAST_MEMORY_BYTES

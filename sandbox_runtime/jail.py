@@ -43,7 +43,7 @@ from sandbox_runtime.messages import (
     Swept,
 )
 from sandbox_runtime.report import step_remedy
-from sandbox_runtime.settings import Limits
+from sandbox_runtime.settings import FEW_PROCESSES, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -172,6 +172,11 @@ class Keeper:
         return self._enter.limits
 
     @property
+    def _has_few_processes(self) -> bool:
+        """Whether none can be spared for a jail that waits, or for one that is about to end."""
+        return self._enter is not None and self.limits.processes < FEW_PROCESSES
+
+    @property
     def has_host_network(self) -> bool:
         """Whether its sessions and processes share this process's network."""
         return self._inner is not None
@@ -231,6 +236,8 @@ class Keeper:
             inner_network: Whether it is to have a loopback device only where the sandbox has
                 the host's network; where it has not, there is no difference.
         """
+        if self._has_few_processes:
+            await self.settle()
         channel = self._inner if inner_network and self._inner else self._channel
         if channel is self._channel and not namespaces and isinstance(program, Execute):
             prepared, self._prepared = self._prepared, None
@@ -253,7 +260,7 @@ class Keeper:
         Nothing has run in it but init. It ends with the sandbox, or with its only program. Where it
         cannot be asked for at once, the next program's is made when that comes.
         """
-        if self._prepared is not None or self._closed:
+        if self._prepared is not None or self._closed or self._has_few_processes:
             return
         with contextlib.suppress(OSError, SandboxLostError, SandboxClosedError):
             ours, theirs = packet_pair()
@@ -409,9 +416,18 @@ class Jail:
                 try:
                     reply, fds = await self._channel.receive()
                 except SandboxLostError as error:
-                    self._lost = error
+                    self._lost = self._explain(error)
                     continue
                 self._note(reply, fds)
+
+    def _explain(self, error: SandboxLostError) -> SandboxLostError:
+        """The same, or that it may be for want of memory, which a sandbox survives."""
+        if not self.count_memory_kills():
+            return error
+        return SandboxLostError(
+            "the jail has died, as has a process of this sandbox before for want of memory: give it"
+            " more (limits.memory_bytes), or smaller files, which count as well"
+        )
 
     def _note(self, reply: InitReply, fds: list[int]) -> None:
         match reply:

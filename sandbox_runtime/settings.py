@@ -137,3 +137,6 @@ LIST_LIMIT = 100_000
 
 ZYGOTE_START_S = 120.0
 """How long the warmed Python may take to start: it imports large libraries from a cold disk."""
+
+FEW_PROCESSES = 64
+"""Where a sandbox may have fewer than these, nothing that waits takes one of them."""

@@ -219,6 +219,13 @@ async def test_a_fork_bomb_is_bounded(runtime: Runtime) -> None:
         assert (await sandbox.run_process(["echo", "ok"])).text == "ok\n"
 
 
+async def test_few_processes_are_enough_for_one_program_after_another(runtime: Runtime) -> None:
+    """Nothing that waits, and nothing that is about to end, takes one of them."""
+    async with open_sandbox(runtime=runtime, limits=Limits(processes=3)) as sandbox:
+        for _ in range(10):
+            assert (await sandbox.run_process(["true"])).exit_code == 0
+
+
 async def test_no_more_processes_than_agreed_run(runtime: Runtime) -> None:
     """However many are asked for; other sandboxes have their own number."""
     async with (
