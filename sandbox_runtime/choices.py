@@ -14,5 +14,8 @@ LANGUAGES = {"python": "Python", "javascript": "JavaScript", "typescript": "Type
 MOST_BRANCHES = 64
 """How many branches may be made at once."""
 
+PYTHON_MEMORY_BYTES = 16 << 20
+"""With less of `Limits.memory_bytes` a Python context may die while it starts."""
+
 MINIMUM_MEMORY_BYTES = 1 << 20
 """The least `Limits.memory_bytes`: with less, no process of a sandbox starts."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import re
 import socket
 import sys
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from sandbox_runtime.jail import Keeper
 
+_LONGEST_HOST_NAME = 64  # of utsname, see uname(2)
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?")
 _NAME_SERVICE = (Path("/etc/resolv.conf"), Path("/etc/hosts"))
 _NAME_SERVICE_BYTES = 16 * 1024 * 1024
 _OWN_NAME = b"\n127.0.0.1 sandbox\n"
@@ -173,3 +176,17 @@ def read_address(field: bytes) -> tuple[str, int]:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         return f"::ffff:{address.ipv4_mapped}", int(port, 16)
     return str(address), int(port, 16)
+
+
+def check_host_name(name: str) -> None:
+    """Refuses what no program would take for the name of a machine.
+
+    Raises:
+        InvalidArgumentError: It is no such name.
+    """
+    is_name = isinstance(name, str) and len(name) <= _LONGEST_HOST_NAME
+    if not is_name or not all(map(_LABEL.fullmatch, name.split("."))):
+        what = "must be 1 to 64 letters, digits and hyphens, in parts between dots, none of which"
+        raise InvalidArgumentError(
+            "host_name", f"{what} begins or ends with a hyphen, not {name!r}"
+        )

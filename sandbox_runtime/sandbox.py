@@ -28,7 +28,7 @@ from sandbox_runtime.interpreters.languages import known_language
 from sandbox_runtime.interpreters.pool_sizes import PoolSize
 from sandbox_runtime.interpreters.preloads import PRELOADS, USUAL_PRELOAD, check_preloads
 from sandbox_runtime.launching import launch
-from sandbox_runtime.networks import check_network
+from sandbox_runtime.networks import check_host_name, check_network
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.ports import Ports
 from sandbox_runtime.processes import run_process
@@ -628,8 +628,7 @@ async def open_sandbox(
         if name not in PROTECTIONS:
             known = ", ".join(PROTECTIONS)
             raise InvalidArgumentError("require", f"{name!r} is no protection; known: {known}")
-    if not 0 < len(host_name.encode()) <= 64 or "\0" in host_name:
-        raise InvalidArgumentError("host_name", "must have 1 to 64 bytes and no NUL")
+    check_host_name(host_name)
     if limits is not None and not isinstance(limits, Limits):
         raise InvalidArgumentError("limits", f"must be Limits, not {type(limits).__name__}")
     if limits is not None:
@@ -677,6 +676,10 @@ def _pool_sizes(
             raise InvalidArgumentError(field, "must not be negative")
     usual = {"python": python_pool, "javascript": node_pool, "typescript": 0}  # one pool for both
     sizes = {language: PoolSize(min=count) for language, count in usual.items()}
+    for language in pools:
+        if language not in usual:
+            known = ", ".join(usual)
+            raise InvalidArgumentError("pools", f"{language!r} is not known; known: {known}")
     sizes |= pools
     for language, size in sizes.items():
         size.check(f"pools[{language}]")

@@ -443,6 +443,23 @@ def test_json_of_what_did_not_run(tmp_path: Path) -> None:
     assert (record["ended"], record["failure"]["code"]) == ("not run", "not_started")
 
 
+def test_shell_text_that_is_taken_for_a_name_is_told_how_to_run(tmp_path: Path) -> None:
+    done = run("exec", "echo hi", cwd=tmp_path)
+    assert done.returncode == 127
+    assert b"-c 'echo hi'" in done.stderr
+
+
+@pytest.mark.parametrize("size", ["1M", "4M"])
+def test_an_interpreter_without_memory_to_start_says_how_much_it_needs(
+    tmp_path: Path, size: str
+) -> None:
+    (tmp_path / "one.py").write_text("print(1)")
+    done = run("run", "one.py", "--memory", size, cwd=tmp_path)
+    assert done.returncode == 125
+    assert b"probably for want of memory" in done.stderr
+    assert b"--memory 16M" in done.stderr
+
+
 # --- mistakes --------------------------------------------------------------------------------
 
 
@@ -467,11 +484,15 @@ def test_json_of_what_did_not_run(tmp_path: Path) -> None:
         (["exec", "--env", "NAME", "--", "true"], "NAME=VALUE"),
         (["exec", "--memory", "much", "--", "true"], "512M"),
         (["exec", "--timeout", "0", "--", "true"], "--timeout"),
+        (["exec", "--timeout", "abc", "--", "true"], "'abc' is not a number of seconds"),
         (["exec", "--timeout", "nan", "--", "true"], "--timeout"),
         (["exec", "--require", "magic", "--", "true"], "magic"),
         (["exec", "--cwd", "", "--", "true"], "cwd"),
         (["exec", "--unknown", "--", "true"], "--unknown"),
         (["unknown"], "unknown"),
+        (["cod"], "did you mean 'code'?"),
+        (["exce", "--", "true"], "did you mean 'exec'?"),
+        (["run", "a b.ts"], "TypeScript runs with `sandbox-runtime code 'a b.ts'`"),
     ],
 )
 def test_mistakes_are_answered_in_a_line(tmp_path: Path, arguments: list[str], named: str) -> None:
@@ -479,6 +500,7 @@ def test_mistakes_are_answered_in_a_line(tmp_path: Path, arguments: list[str], n
     (tmp_path / "directory").mkdir()
     (tmp_path / "latin.py").write_bytes(b"x = '\xe9'\n")
     (tmp_path / "unknown").write_text("?")
+    (tmp_path / "a b.ts").write_text("1")
     done = run(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, b"")
     (line,) = done.stderr.decode().splitlines()

@@ -480,6 +480,19 @@ def test_d54_a_variable_that_means_nothing_is_refused_by_name(
     assert value in message
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--python-pool", "x", "'x' must be a whole number from 0 to 1000"),
+        ("--grace", "abc", "'abc' must be a number of seconds from 0 to 3600"),
+        ("--max-sandboxes", "0", "'0' must be a whole number, 1 or more"),
+    ],
+)
+def test_what_is_no_number_is_told_with_the_range(option: str, value: str, words: str) -> None:
+    status, message = refusal(option, value)
+    assert (status, option in message, words in message) == (2, True, True), message
+
+
 @pytest.mark.parametrize("port", ["abc", "65536", "-1", "1.5"])
 def test_what_is_no_port_is_told_in_words(port: str) -> None:
     status, message = refusal("--port", port)

@@ -38,6 +38,18 @@ class _Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in _HOMES and not name.startswith("-"):
+            import difflib  # only for who mistyped
+
+            guesses = difflib.get_close_matches(name, _HOMES, n=1)
+            what = f"did you mean {guesses[0]!r}?" if guesses else f"there are {', '.join(_HOMES)}"
+            ctx.fail(f"no such command {name!r}; {what}")
+        return super().resolve_command(ctx, args)
+
 
 _HELP = """Run untrusted code in a real sandbox: no network, no host files, no rights.
 

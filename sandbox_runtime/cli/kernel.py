@@ -11,7 +11,7 @@ import click
 from sandbox_runtime.choices import LANGUAGES, Network
 from sandbox_runtime.cli.failures import OWN_FAILURE, say
 from sandbox_runtime.cli.loading import end_loading
-from sandbox_runtime.cli.values import parse_env, parse_memory, parse_timeout
+from sandbox_runtime.cli.values import Seconds, parse_env, parse_memory, parse_timeout
 from sandbox_runtime.errors import InvalidArgumentError, SandboxError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _sandbox_options(command: Callable[..., int]) -> Callable[..., int]:
         "--cell-timeout",
         "cell_timeout_s",
         metavar="SECONDS",
-        type=float,
+        type=Seconds(),
         callback=parse_timeout,
         help="Interrupt each cell after this time; never by default.",
     )

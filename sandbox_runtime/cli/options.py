@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sandbox_runtime.cli.copies import parse_in, parse_out
-from sandbox_runtime.cli.values import make_figures, parse_env, parse_memory, parse_timeout
+from sandbox_runtime.cli.values import Seconds, make_figures, parse_env, parse_memory, parse_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ def sandbox_options(command: Callable[..., int]) -> Callable[..., int]:
         "--timeout",
         "deadline_s",
         metavar="SECONDS",
-        type=float,
+        type=Seconds(),
         callback=parse_timeout,
         help="End the program and all it started after this time.",
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +13,7 @@ from sandbox_runtime.choices import LANGUAGES, MOST_BRANCHES
 from sandbox_runtime.cli.options import figures_option, sandbox_options, shared_options
 from sandbox_runtime.cli.script import language_of, load_code, load_script
 from sandbox_runtime.cli.standard_input import piped_input
-from sandbox_runtime.errors import InvalidArgumentError
+from sandbox_runtime.errors import InvalidArgumentError, NotStartedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,7 +112,13 @@ def execute(options: Options, command: tuple[str, ...], text: str | None) -> int
     from sandbox_runtime.cli.run import run_process, supervise
 
     async def start(sandbox: Sandbox, streams: Streams) -> Outcome:
-        return await run_process(sandbox, argv, options, stdin, streams)
+        try:
+            return await run_process(sandbox, argv, options, stdin, streams)
+        except NotStartedError as error:
+            if error.errno != errno.ENOENT or error.subject != argv[0] or " " not in argv[0]:
+                raise
+            remedy = f"It is one name with its blanks; for shell text say -c {shlex.quote(argv[0])}"
+            raise NotStartedError(error.step, error.errno, error.subject, remedy=remedy) from None
 
     return supervise(options, start)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from sandbox_runtime.choices import LANGUAGES
 from sandbox_runtime.cli.copies import inside
 from sandbox_runtime.cli.standard_input import read_to_end
 
@@ -49,6 +51,9 @@ def load_script(file: str, language: str | None, *, plain: bool) -> Script:
         return Script(path, content)
     if language == "shell" or suffix in {".sh", ".bash"}:
         return Script(path, content, interpreter=("bash",))
+    if (found := _LANGUAGE_OF_ENDING.get(suffix)) is not None:
+        run_it = shlex.join(["sandbox-runtime", "code", file])
+        raise _bad_file(f"{shown}: {LANGUAGES[found]} runs with `{run_it}`")
     raise _bad_file(
         f"{shown} has neither a known ending nor a #! line; say --language python or shell"
     )

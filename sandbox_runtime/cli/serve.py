@@ -16,6 +16,8 @@ import click
 from sandbox_runtime.cli.failures import OWN_FAILURE, USAGE, say
 from sandbox_runtime.cli.loading import end_loading
 from sandbox_runtime.cli.values import (
+    SecondsRange,
+    Whole,
     parse_domain,
     parse_memory,
     parse_mode,
@@ -42,16 +44,6 @@ def _option(*names: str, variable: str, help: str, **more: Any) -> Any:  # noqa:
     return click.option(*names, envvar=variable.split(), show_envvar=True, help=help, **more)
 
 
-class _Port(click.IntRange):
-    """A port; what is none is told in words."""
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int:
-        try:
-            return int(super().convert(value, param, ctx))
-        except click.BadParameter:
-            self.fail(f"{value!r} must be a whole number from 0 to 65535", param, ctx)
-
-
 _OPTIONS = [
     _option(
         "--host",
@@ -63,7 +55,7 @@ _OPTIONS = [
     _option(
         "--port",
         variable="SANDBOX_PORT",
-        type=_Port(0, 65535),
+        type=Whole(0, 65535),
         help=f"The TCP port, 0 for any; {PORT} by default, or none if --unix is given.",
     ),
     _option("--unix", variable="SANDBOX_UNIX", metavar="PATH", help="Listen on a Unix socket."),
@@ -134,7 +126,7 @@ _OPTIONS = [
     _option(
         "--cpu-percent",
         variable="SANDBOX_CPU_PERCENT",
-        type=click.IntRange(1, 100_000),
+        type=Whole(1, 100_000),
         help="How much processor time a sandbox may use, in hundredths of one processor; needs "
         "control groups. No bound by default.",
     ),
@@ -164,7 +156,7 @@ _OPTIONS = [
     _option(
         "--max-sandboxes",
         variable="SANDBOX_MAX_SANDBOXES",
-        type=click.IntRange(1),
+        type=Whole(1),
         default=100,
         show_default=True,
         help="How many sandboxes there may be.",
@@ -172,7 +164,7 @@ _OPTIONS = [
     _option(
         "--max-sessions",
         variable="SANDBOX_MAX_SESSIONS",
-        type=click.IntRange(1),
+        type=Whole(1),
         default=256,
         show_default=True,
         help="How many sessions a sandbox may have.",
@@ -180,7 +172,7 @@ _OPTIONS = [
     _option(
         "--max-processes",
         variable="SANDBOX_MAX_PROCESSES",
-        type=click.IntRange(1),
+        type=Whole(1),
         default=128,
         show_default=True,
         help="How many background processes of a sandbox may run.",
@@ -188,7 +180,7 @@ _OPTIONS = [
     _option(
         "--max-contexts",
         variable="SANDBOX_MAX_CONTEXTS",
-        type=click.IntRange(1),
+        type=Whole(1),
         default=64,
         show_default=True,
         help="How many contexts a sandbox may have.",
@@ -196,7 +188,7 @@ _OPTIONS = [
     _option(
         "--python-pool",
         variable="SANDBOX_PYTHON_POOL PYTHON_POOL_MIN_SIZE",
-        type=click.IntRange(0, 1000),
+        type=Whole(0, 1000),
         default=1,
         show_default=True,
         help="How many Python contexts each sandbox keeps ready.",
@@ -204,7 +196,7 @@ _OPTIONS = [
     _option(
         "--node-pool",
         variable="SANDBOX_NODE_POOL JAVASCRIPT_POOL_MIN_SIZE",
-        type=click.IntRange(0, 1000),
+        type=Whole(0, 1000),
         default=1,
         show_default=True,
         help="How many for JavaScript and TypeScript together.",
@@ -212,7 +204,7 @@ _OPTIONS = [
     _option(
         "--ready-sandboxes",
         variable="SANDBOX_READY_SANDBOXES",
-        type=click.IntRange(0, 64),
+        type=Whole(0, 64),
         default=1,
         show_default=True,
         help="How many sandboxes to keep ready, each with a shell, once a client has made one. "
@@ -221,14 +213,14 @@ _OPTIONS = [
     _option(
         "--command-timeout-ms",
         variable="SANDBOX_COMMAND_TIMEOUT_MS COMMAND_TIMEOUT_MS",
-        type=click.IntRange(1),
+        type=Whole(1),
         help="The time limit of commands that state none; by default what clients of each "
         "generation expect.",
     ),
     _option(
         "--code-timeout-ms",
         variable="SANDBOX_CODE_TIMEOUT_MS INTERPRETER_EXECUTION_TIMEOUT_MS",
-        type=click.IntRange(1),
+        type=Whole(1),
         help="Likewise, of runs of code.",
     ),
     _option(
@@ -272,7 +264,7 @@ _OPTIONS = [
         "grace_s",
         variable="SANDBOX_GRACE_S",
         metavar="SECONDS",
-        type=click.FloatRange(0, 3600),
+        type=SecondsRange(0, 3600),
         default=5.0,
         show_default=True,
         help="How long requests may go on when the server is told to end.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,40 @@ _DOMAIN = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)*"
 _ORIGIN = r"[a-z][a-z0-9+.-]*://[^/?#@\s]+|null|\*"
 _MODE = r"0?[0-7]{3}"
 _SIZE = r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?"
+
+
+class Whole(click.IntRange):
+    """A whole number; what is none, or out of range, is told in words."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            range_ = (
+                f", {self.min} or more" if self.max is None else f" from {self.min} to {self.max}"
+            )
+            self.fail(f"{value!r} must be a whole number{range_}", param, ctx)
+
+
+class SecondsRange(click.FloatRange):
+    """A number of seconds; what is none, or out of range, is told in words."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        try:
+            return float(super().convert(value, param, ctx))
+        except click.BadParameter:
+            what = f"{value!r} must be a number of seconds from {self.min} to {self.max}"
+            self.fail(what, param, ctx)
+
+
+class Seconds(click.types.FloatParamType):
+    """A number of seconds; what is none is told in words."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number of seconds; write it as 30 or 0.5", param, ctx)
 
 
 def make_figures(_context: object, _option: object, value: Path | None) -> Path | None:

@@ -163,7 +163,8 @@ class Node:
         data_bytes = keeper.limits.memory_bytes
         if data_bytes < _LEAST_DATA_BYTES:
             message = f"Node does not start in a sandbox of {data_bytes // MIB} MiB"
-            least = f"Give it {_LEAST_DATA_BYTES // MIB} MiB (Limits.memory_bytes)"
+            mib = _LEAST_DATA_BYTES // MIB
+            least = f"Give it {mib} MiB (limits.memory_bytes, or --memory {mib}M)"
             raise InterpreterUnavailableError(message, remedy=f"{least}: V8 reserves 512 for code")
         node = await self._find()
         beginning = await self._beginning(wanted, prime=prime)

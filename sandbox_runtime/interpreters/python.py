@@ -6,10 +6,12 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
 
+from sandbox_runtime.choices import PYTHON_MEMORY_BYTES
+from sandbox_runtime.errors import InterpreterUnavailableError
 from sandbox_runtime.interpreters.interpreter import Interpreter
 from sandbox_runtime.interpreters.preloads import known_preload
 from sandbox_runtime.programs import check_cwd, check_env
-from sandbox_runtime.settings import DEFAULT_ENV, WORKSPACE
+from sandbox_runtime.settings import DEFAULT_ENV, MIB, WORKSPACE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -61,6 +63,21 @@ class Python:
 
     async def open(self, keeper: jails.Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
         """Forks one into a fresh jail."""
+        try:
+            return await self._open(keeper, wanted, prime=prime)
+        except InterpreterUnavailableError as error:
+            allowed = (keeper.limits, wanted.limits or keeper.limits)
+            limit_bytes = min(limits.memory_bytes for limits in allowed)
+            if limit_bytes >= PYTHON_MEMORY_BYTES or error.remedy:
+                raise
+            few = f"{error} while it started, probably for want of memory: it may use"
+            mib = PYTHON_MEMORY_BYTES // MIB
+            raise InterpreterUnavailableError(
+                f"{few} {limit_bytes / MIB:.3g} MiB",
+                remedy=f"Give it {mib} MiB or more (limits.memory_bytes, or --memory {mib}M)",
+            ) from error
+
+    async def _open(self, keeper: jails.Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
         preload = known_preload(wanted.preload, self._preloads)
         inner_network = wanted.network == "loopback"
         host_network = keeper.has_host_network and not inner_network
