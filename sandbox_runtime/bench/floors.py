@@ -69,6 +69,21 @@ def wake_up() -> Candidate | Missing:
     return Candidate(name=name, open=open_it)
 
 
+def python_start() -> Candidate:
+    """A Python that has imported the libraries a server stands on, from its start to its end."""
+    argv = [sys.executable, "-I", "-c", "import trio, msgspec, click"]
+
+    @asynccontextmanager
+    async def open_it() -> AsyncIterator[Once]:
+        async def once(stopwatch: Stopwatch) -> None:
+            with stopwatch:
+                await trio.run_process(argv)
+
+        yield once
+
+    return Candidate(name="python -c 'import trio, msgspec, click'", open=open_it)
+
+
 def page_fault() -> Candidate:
     """The first touch of a page of memory: the mean of many."""
 

@@ -77,6 +77,13 @@ def _machine() -> list[Scenario]:
         ),
         scenario("floor-fault", "the machine: a page touched", [floors.page_fault()], rounds=30),
         scenario(
+            "floor-python",
+            "the machine: a Python started, with the libraries a server stands on",
+            [floors.python_start()],
+            rounds=10,
+            quick_rounds=3,
+        ),
+        scenario(
             "cgroup-join",
             "a control group joined, one every 50 ms",
             cgroups.joins(),
