@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from sandbox_runtime.sandbox import Runtime, Sandbox
 
 PROTECTIONS = "every row of our report"
-_SETTLE_S = 0.02
-"""What has just been put into a pool still works for a moment; nobody asks so soon in earnest."""
+_SETTLE_S = 0.15
+"""What was just put into a pool still warms up, Node for 50 ms; nobody asks so soon in earnest."""
 
 
 def _check(result: CommandResult) -> None:
