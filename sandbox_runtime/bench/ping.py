@@ -152,7 +152,9 @@ def _run_uvicorn() -> None:
 
     import uvicorn
 
-    sock = socket.create_server(("127.0.0.1", 0))
+    # asyncio sends at once only on a socket that says it is TCP, which `create_server` does not.
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    sock.bind(("127.0.0.1", 0))
     sys.stdout.write(f"{sock.getsockname()[1]}\n")
     sys.stdout.flush()
     config = uvicorn.Config(_application, log_level="critical", lifespan="off")
