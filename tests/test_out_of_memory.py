@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_runtime import Death, Limits, Runtime, Sandbox, open_sandbox
+from sandbox_runtime import Death, Limits, Runtime, Sandbox, SandboxLostError, open_sandbox
+from sandbox_runtime.interpreters.languages import Wanted
+from sandbox_runtime.interpreters.preloads import Preload
+from sandbox_runtime.interpreters.python import Python
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from sandbox_runtime.interpreters.zygote import Zygote
 
 MEMORY_BYTES = 256 << 20
 FILL = """
@@ -63,3 +68,21 @@ async def test_a_command_and_a_process_say_it(sandbox: Sandbox) -> None:
     assert (result.signal, result.ended, result.out_of_memory) == (9, "signal", True)
     result = await (await sandbox.start_process("kill -9 $$")).wait()
     assert (result.signal, result.out_of_memory) == (9, False)
+
+
+async def test_a_sandbox_that_dies_under_a_starting_interpreter_had_perhaps_too_little(
+    runtime: Runtime,
+) -> None:
+    """The kernel may choose any process, so also one that holds the sandbox or the jail."""
+
+    async def zygote_that_finds_no_sandbox(_: tuple[str, ...], __: bool) -> Zygote:
+        raise SandboxLostError("the sandbox has died")
+
+    language = Python(zygote_that_finds_no_sandbox, {"bare": Preload(modules=())})
+    async with open_sandbox(
+        runtime=runtime, limits=Limits(memory_bytes=8 << 20), python_pool=0
+    ) as sandbox:
+        with pytest.raises(SandboxLostError, match=r"want of memory.* 8 MiB\. Give it 16 MiB"):
+            await language.open(
+                sandbox.keeper, Wanted(language="python", preload="bare"), prime=False
+            )
