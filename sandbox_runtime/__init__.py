@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from sandbox_runtime.processes import Process
     from sandbox_runtime.receipts import CommandResult, Receipt
     from sandbox_runtime.report import Protection, SandboxReport
-    from sandbox_runtime.sandbox import Runtime, Sandbox, open_runtime, open_sandbox
+    from sandbox_runtime.runtime import Runtime, open_runtime
+    from sandbox_runtime.sandbox import Sandbox, open_sandbox
     from sandbox_runtime.sessions import Session
     from sandbox_runtime.settings import Limits
 
@@ -79,7 +80,8 @@ _HOMES = {
     "processes": ("Process",),
     "receipts": ("CommandResult", "Receipt"),
     "report": ("Protection", "SandboxReport"),
-    "sandbox": ("Runtime", "Sandbox", "open_runtime", "open_sandbox"),
+    "runtime": ("Runtime", "open_runtime"),
+    "sandbox": ("Sandbox", "open_sandbox"),
     "sessions": ("Session",),
     "settings": ("Limits",),
 }

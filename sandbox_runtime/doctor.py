@@ -19,7 +19,7 @@ from sandbox_runtime.errors import IsolationError, SandboxError
 from sandbox_runtime.interpreters.registry import Contexts
 from sandbox_runtime.processes import Process
 from sandbox_runtime.report import SandboxReport, build_report, enforce
-from sandbox_runtime.sandbox import Runtime, open_runtime
+from sandbox_runtime.runtime import Runtime, open_runtime
 from sandbox_runtime.settings import Limits
 
 _LEVELS = {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from sandbox_runtime.errors import IsolationError
+from sandbox_runtime.errors import InvalidArgumentError, IsolationError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -164,6 +164,18 @@ def build_report(
             if name not in not_asked
         ),
     )
+
+
+def check_required(require: Collection[str]) -> None:
+    """Refuses what is not the name of a protection.
+
+    Raises:
+        InvalidArgumentError: It names the first that is not.
+    """
+    for name in require:
+        if name not in PROTECTIONS:
+            known = ", ".join(PROTECTIONS)
+            raise InvalidArgumentError("require", f"{name!r} is no protection; known: {known}")
 
 
 def enforce(report: SandboxReport, require: Collection[str]) -> None:

@@ -1,14 +1,11 @@
-"""Runtimes and sandboxes: what users open, and what owns everything below.
+"""Sandboxes: what users open, and what owns everything in it.
 
-A runtime is one supervisor and its zygotes; any number of sandboxes share it. Whoever opens a
-single sandbox gets a runtime of its own with it. Both end with their blocks.
+Whoever opens a single sandbox gets a runtime of its own with it. Both end with their blocks.
 """
 
 from __future__ import annotations
 
-import sys
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import trio
@@ -17,34 +14,24 @@ from sandbox_runtime.background import Processes
 from sandbox_runtime.budget import Budget
 from sandbox_runtime.errors import AlreadyExistsError, InvalidArgumentError, SandboxClosedError
 from sandbox_runtime.files import Files
-from sandbox_runtime.fresh import (
-    FreshSandbox,
-    ReadySandboxes,
-    Shells,
-    blueprint_of,
-    make_sandbox,
-)
+from sandbox_runtime.fresh import Shells, blueprint_of
 from sandbox_runtime.interpreters.languages import known_language
-from sandbox_runtime.interpreters.pool_sizes import PoolSize
-from sandbox_runtime.interpreters.preloads import PRELOADS, USUAL_PRELOAD, check_preloads
-from sandbox_runtime.launching import launch
+from sandbox_runtime.interpreters.pool_sizes import pool_sizes
 from sandbox_runtime.networks import check_host_name, check_network
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.ports import Ports
 from sandbox_runtime.processes import run_process
-from sandbox_runtime.report import PROTECTIONS, SandboxReport, build_report, enforce
+from sandbox_runtime.report import build_report, check_required, enforce
+from sandbox_runtime.runtime import open_runtime
 from sandbox_runtime.sessions import Session
 from sandbox_runtime.settings import (
     BACKGROUND_TOTAL_BYTES,
     HOST_NAME,
     LOG_LIMIT_BYTES,
-    MOST_READY_SANDBOXES,
     OUTPUT_LIMIT_BYTES,
     ContextNetwork,
     Limits,
 )
-from sandbox_runtime.shown import check_read_only
-from sandbox_runtime.standby import Work
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -52,213 +39,16 @@ if TYPE_CHECKING:
     from sandbox_runtime import jail as jails
     from sandbox_runtime.capture import OutputHandler
     from sandbox_runtime.choices import Network
-    from sandbox_runtime.fresh import Blueprint
+    from sandbox_runtime.fresh import FreshSandbox
     from sandbox_runtime.interpreters.contexts import Context
     from sandbox_runtime.interpreters.execution import Execution
-    from sandbox_runtime.interpreters.languages import Language
-    from sandbox_runtime.interpreters.preloads import Preload
+    from sandbox_runtime.interpreters.pool_sizes import PoolSize
     from sandbox_runtime.interpreters.registry import Contexts
     from sandbox_runtime.interpreters.runs import ResultHandler
-    from sandbox_runtime.interpreters.zygote import Zygote
-    from sandbox_runtime.launching import Launch
     from sandbox_runtime.processes import Process
     from sandbox_runtime.receipts import CommandResult
-    from sandbox_runtime.supervisor import Supervisor
-
-
-_USUAL_MODULES = PRELOADS[USUAL_PRELOAD].modules
-
-
-class Runtime:
-    """What sandboxes share. `open_runtime` makes it.
-
-    Attributes:
-        work: The commands of sessions, programs in the foreground and cells that run at present, in
-            all sandboxes together.
-    """
-
-    def __init__(
-        self,
-        supervisor: Supervisor,
-        nursery: trio.Nursery,
-        python: str,
-        preloads: Mapping[str, Preload],
-        nodes: Sequence[str],
-    ) -> None:
-        self._supervisor = supervisor
-        self._nursery = nursery
-        self._ready: ReadySandboxes | None = None
-        self._python = python
-        self._zygotes: dict[tuple[tuple[str, ...], bool], Zygote] = {}
-        self._starting = trio.Lock()
-        self.work = Work()
-        self._preloads = preloads
-        self._nodes = nodes
-
-    @cached_property
-    def languages(self) -> dict[str, Language]:
-        """Who makes interpreters, by the language's one name; loaded for the first of them."""
-        from sandbox_runtime.interpreters.node import NODE_LANGUAGES, Node, NodeFinder
-        from sandbox_runtime.interpreters.python import Python
-
-        node = Node(NodeFinder(self._nodes).find)
-        return {
-            "python": Python(self.python_zygote, self._preloads),
-            **dict.fromkeys(NODE_LANGUAGES, node),
-        }
-
-    @property
-    def supervisor(self) -> Supervisor:
-        """The native process below."""
-        return self._supervisor
-
-    @property
-    def lost(self) -> bool:
-        """Whether it has died with all its sandboxes; a new one is needed then."""
-        return self._supervisor.gone
-
-    async def wait_lost(self) -> None:
-        """Waits until it has died."""
-        await self._supervisor.wait_gone()
-
-    @property
-    def ready_sandboxes(self) -> int:
-        """How many sandboxes wait to be opened."""
-        return 0 if self._ready is None else self._ready.ready
-
-    def keep_ready(
-        self, count: int, *, limits: Limits | None = None, network: Network = "loopback"
-    ) -> None:
-        """Keeps sandboxes ready from now on, each with a shell; the first call decides.
-
-        One is taken by `open_sandbox` if it is what was asked for, and another is made in its
-        place when nobody waits for a command, a program or a cell. Each takes the memory of a
-        sandbox with an idle session.
-
-        Args:
-            count: How many; 0 is none, and leaves it to a later call.
-            limits: What they may use.
-            network: What they may reach.
-        """
-        if not 0 <= count <= MOST_READY_SANDBOXES:
-            most = f"must be 0 to {MOST_READY_SANDBOXES}, not {count}"
-            raise InvalidArgumentError("ready_sandboxes", most)
-        if self.lost:
-            return
-        if count and self._ready is None:
-            self._ready = ReadySandboxes(
-                self._supervisor,
-                count=count,
-                host_name=HOST_NAME,
-                limits=limits or Limits(),
-                network=network,
-                nursery=self._nursery,
-                work=self.work,
-            )
-        if self._ready is not None:
-            self._ready.refill()
-
-    async def wait_ready(self) -> None:
-        """Waits until all sandboxes are there that are to be kept ready, or one cannot be made."""
-        if self._ready is not None:
-            await self._ready.wait_full()
-
-    async def take_sandbox(self, blueprint: Blueprint, *, shell: bool) -> FreshSandbox:
-        """One that is ready, if it is what is wanted, and else one that is made now.
-
-        Args:
-            blueprint: What is wanted.
-            shell: Whether to start a shell along with it.
-
-        Raises:
-            IsolationError: It cannot be made.
-            SandboxLostError: The runtime has died.
-        """
-        fresh = None if self._ready is None else await self._ready.take(blueprint)
-        if fresh is None:
-            with self.work:
-                fresh = await make_sandbox(self._supervisor, blueprint, shell=shell)
-        if self._ready is not None:
-            self._ready.refill()
-        return fresh
-
-    async def aclose(self) -> None:
-        """Lets go of the sandboxes that nobody has opened, once the supervisor has ended."""
-        if self._ready is not None:
-            await self._ready.aclose()
-
-    async def python_zygote(
-        self,
-        modules: tuple[str, ...] = _USUAL_MODULES,
-        host_network: bool = False,  # noqa: FBT001, FBT002
-    ) -> Zygote:
-        """The warmed Python that contexts are forked from; the first call starts it (about 1 s).
-
-        Args:
-            modules: What it has imported.
-            host_network: Whether its contexts are to keep the network of this process.
-
-        Raises:
-            InterpreterUnavailableError: It cannot start; the message says what is missing.
-        """
-        from sandbox_runtime.interpreters.zygote import Zygote
-
-        async with self._starting:
-            zygote = self._zygotes.get((modules, host_network))
-            if zygote is None or zygote.lost:
-                zygote = await Zygote.open(
-                    self._supervisor, self._python, modules, host_network=host_network
-                )
-                self._zygotes[modules, host_network] = zygote
-                self._nursery.start_soon(zygote.run)
-            return zygote
-
-
-@asynccontextmanager
-async def open_runtime(
-    *,
-    read_only: Sequence[str] = (),
-    python: str = sys.executable,
-    preloads: Mapping[str, Preload] | None = None,
-    node: str | None = None,
-    launched: Launch | None = None,
-    ready_sandboxes: int = 0,
-) -> AsyncIterator[Runtime]:
-    """Starts what sandboxes share, and ends it and all of them with the block.
-
-    Args:
-        read_only: Directories of the host that every sandbox shows at the same path, read-only,
-            beside `/usr` and the interpreter's own. A path through symlinks is there under its
-            name too.
-        python: The interpreter of Python contexts.
-        preloads: Further sets of modules to import ahead, by name (`preloads.PRELOADS`).
-        node: The Node of JavaScript and TypeScript contexts; by default the one on `PATH`, or that
-            of the extra `javascript` if that one is too old.
-        launched: What was launched for it already, with the first three of these arguments.
-        ready_sandboxes: How many sandboxes of the usual kind to keep ready, each with a shell,
-            see `Runtime.keep_ready`.
-
-    Raises:
-        InvalidArgumentError: A path of `read_only` is missing, or would hide what is a sandbox's
-            own.
-        IsolationError: No sandbox can be made here; it says why and what to do.
-    """
-    sets = check_preloads(preloads or {})
-    launched = launched or launch(check_read_only(read_only), python, node)
-    supervisor = launched.take()
-    runtime: Runtime | None = None
-    try:
-        await supervisor.start()
-        async with open_serving_nursery() as nursery:
-            nursery.start_soon(supervisor.run)
-            runtime = Runtime(supervisor, nursery, launched.python, sets, launched.nodes)
-            runtime.keep_ready(ready_sandboxes)
-            yield runtime
-    finally:
-        with trio.CancelScope(shield=True):
-            await supervisor.aclose()
-            if runtime is not None:
-                await runtime.aclose()
+    from sandbox_runtime.report import SandboxReport
+    from sandbox_runtime.runtime import Runtime
 
 
 class Sandbox:
@@ -624,10 +414,7 @@ async def open_sandbox(
         IsolationError: A protection cannot be had; it names it and says how to get it.
         InvalidArgumentError: An argument cannot mean anything.
     """
-    for name in require:
-        if name not in PROTECTIONS:
-            known = ", ".join(PROTECTIONS)
-            raise InvalidArgumentError("require", f"{name!r} is no protection; known: {known}")
+    check_required(require)
     check_host_name(host_name)
     if limits is not None and not isinstance(limits, Limits):
         raise InvalidArgumentError("limits", f"must be Limits, not {type(limits).__name__}")
@@ -636,7 +423,7 @@ async def open_sandbox(
     if "cgroup_cpu" in require and (limits is None or limits.cpu_percent is None):
         raise InvalidArgumentError("require", "'cgroup_cpu' needs a limit: give limits.cpu_percent")
     check_network(network, require)
-    sizes = _pool_sizes(python_pool, node_pool, pools or {})
+    sizes = pool_sizes(python_pool, node_pool, pools or {})
     if runtime is not None and read_only:
         raise InvalidArgumentError("read_only", "is the runtime's; give it to open_runtime")
     async with AsyncExitStack() as own:
@@ -666,21 +453,3 @@ async def open_sandbox(
 async def _end(fresh: FreshSandbox) -> None:
     with trio.CancelScope(shield=True):
         await fresh.aclose()
-
-
-def _pool_sizes(
-    python_pool: int, node_pool: int, pools: Mapping[str, PoolSize]
-) -> dict[str, PoolSize]:
-    for field, count in (("python_pool", python_pool), ("node_pool", node_pool)):
-        if count < 0:
-            raise InvalidArgumentError(field, "must not be negative")
-    usual = {"python": python_pool, "javascript": node_pool, "typescript": 0}  # one pool for both
-    sizes = {language: PoolSize(min=count) for language, count in usual.items()}
-    for language in pools:
-        if language not in usual:
-            known = ", ".join(usual)
-            raise InvalidArgumentError("pools", f"{language!r} is not known; known: {known}")
-    sizes |= pools
-    for language, size in sizes.items():
-        size.check(f"pools[{language}]")
-    return sizes

@@ -12,7 +12,8 @@ from sandbox_runtime.bench import alive
 from sandbox_runtime.bench.rounds import Candidate
 from sandbox_runtime.bench.spawned import TRUE, PeerFailedError, opened
 from sandbox_runtime.bench.trees import tree_of
-from sandbox_runtime.sandbox import open_runtime, open_sandbox
+from sandbox_runtime.runtime import open_runtime
+from sandbox_runtime.sandbox import open_sandbox
 from sandbox_runtime.settings import Limits
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from sandbox_runtime.bench.rounds import Once, Stopwatch
     from sandbox_runtime.interpreters.execution import Execution
     from sandbox_runtime.receipts import CommandResult
-    from sandbox_runtime.sandbox import Runtime, Sandbox
+    from sandbox_runtime.runtime import Runtime
+    from sandbox_runtime.sandbox import Sandbox
 
 PROTECTIONS = "every row of our report"
 _SETTLE_S = 0.15

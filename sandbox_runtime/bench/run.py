@@ -23,7 +23,8 @@ from sandbox_runtime.bench.wire_scenarios import wire_scenarios
 from sandbox_runtime.errors import InterpreterUnavailableError, InvalidArgumentError
 from sandbox_runtime.interpreters.installation import node_candidates
 from sandbox_runtime.interpreters.node import NodeFinder
-from sandbox_runtime.sandbox import open_runtime, open_sandbox
+from sandbox_runtime.runtime import open_runtime
+from sandbox_runtime.sandbox import open_sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.bench.plan import Sizes
     from sandbox_runtime.bench.results import ScenarioResult
     from sandbox_runtime.bench.rounds import Scenario
-    from sandbox_runtime.sandbox import Runtime
+    from sandbox_runtime.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

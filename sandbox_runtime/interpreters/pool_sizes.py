@@ -56,6 +56,34 @@ class PoolSize(msgspec.Struct, frozen=True, kw_only=True):
                 raise InvalidArgumentError(f"{field}.{name}", f"must be 0 or more, not {seconds!r}")
 
 
+def pool_sizes(
+    python_pool: int, node_pool: int, pools: Mapping[str, PoolSize]
+) -> dict[str, PoolSize]:
+    """The size of each language's pool in a sandbox.
+
+    Args:
+        python_pool: How many Python interpreters to keep ready.
+        node_pool: Likewise, of JavaScript and TypeScript together.
+        pools: Sizes with limits, by language, which count more.
+
+    Raises:
+        InvalidArgumentError: One cannot be, or there is no such language.
+    """
+    for field, count in (("python_pool", python_pool), ("node_pool", node_pool)):
+        if count < 0:
+            raise InvalidArgumentError(field, "must not be negative")
+    usual = {"python": python_pool, "javascript": node_pool, "typescript": 0}  # one pool for both
+    sizes = {language: PoolSize(min=count) for language, count in usual.items()}
+    for language in pools:
+        if language not in usual:
+            known = ", ".join(usual)
+            raise InvalidArgumentError("pools", f"{language!r} is not known; known: {known}")
+    sizes |= pools
+    for language, size in sizes.items():
+        size.check(f"pools[{language}]")
+    return sizes
+
+
 def pool_sizes_of(environment: Mapping[str, str]) -> dict[str, PoolSize]:
     """The sizes that variables like `PYTHON_POOL_MIN_SIZE` and `PYTHON_POOL_MAX_SIZE` ask for.
 

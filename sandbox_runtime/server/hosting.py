@@ -20,7 +20,8 @@ import trio
 from sandbox_runtime.fresh import has_room_for_shell
 from sandbox_runtime.logs import LogSpace
 from sandbox_runtime.nursery import open_serving_nursery
-from sandbox_runtime.sandbox import open_runtime, open_sandbox
+from sandbox_runtime.runtime import open_runtime
+from sandbox_runtime.sandbox import open_sandbox
 from sandbox_runtime.server.faults import (
     ForbiddenError,
     SandboxExistsError,
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from sandbox_runtime.interpreters.pool_sizes import PoolSize
     from sandbox_runtime.launching import Launch
     from sandbox_runtime.processes import Process
-    from sandbox_runtime.sandbox import Runtime, Sandbox
+    from sandbox_runtime.runtime import Runtime
+    from sandbox_runtime.sandbox import Sandbox
 
 _LOG = logging.getLogger("sandbox_runtime.server")
 
