@@ -105,7 +105,7 @@ async def test_a_callback_that_raises_is_an_error(sandbox: Sandbox) -> None:
 
 async def test_a_deadline_kills(sandbox: Sandbox) -> None:
     """The whole tree; the result says which it was."""
-    process = await sandbox.start_process("echo up; sleep 1000 & sleep 1000", deadline_s=0.2)
+    process = await sandbox.start_process("echo up; sleep 1000 & sleep 1000", deadline_s=0.5)
     result = await process.wait()
     assert (process.status, process.exit_code, result.ended) == ("killed", None, "deadline")
     assert result.stdout == b"up\n"

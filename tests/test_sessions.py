@@ -175,10 +175,10 @@ async def test_env_that_the_shell_cannot_hold_is_the_callers_mistake(session: Se
 async def test_a_deadline_ends_the_command_alone(session: Session) -> None:
     """The result says so with the output so far, and the session keeps its state."""
     await session.exec("kept=1")
-    result = await session.exec("echo early; sleep 1000", deadline_s=0.2)
+    result = await session.exec("echo early; sleep 1000", deadline_s=0.5)
     assert (result.ended, result.exit_code, result.ok) == ("deadline", None, False)
     assert result.stdout == b"early\n"
-    assert result.receipt.wall_s >= 0.2
+    assert result.receipt.wall_s >= 0.5
     assert (await session.exec("echo $kept")).text == "1\n"
 
 
