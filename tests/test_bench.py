@@ -33,7 +33,9 @@ from sandbox_runtime.bench import (
     table,
     targets,
 )
+from sandbox_runtime.bench.arriving import contexts_of_arrivals
 from sandbox_runtime.bench.rounds import Candidate, Scenario, Stopwatch
+from sandbox_runtime.bench.starting import Startable
 from sandbox_runtime.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -184,6 +186,41 @@ def test_what_noise_explains_is_no_miss_where_one_must_be_sure() -> None:
     assert targets.fails([verdict])
     assert not targets.fails([verdict], surely=True)
     assert targets.fails([msgspec.structs.replace(verdict, sure=True)], surely=True)
+
+
+async def test_a_round_of_many_is_compared_by_the_time_of_all_together() -> None:
+    def many(name: str, took_s: list[float], *, ours: bool = False) -> Candidate:
+        async def once(stopwatch: Stopwatch) -> None:
+            await trio.lowlevel.checkpoint()
+            for one in took_s:
+                stopwatch.record(one)
+            stopwatch.wall_s = max(took_s)
+
+        return Candidate(
+            name=name, open=lambda: contextlib.nullcontext(once), ours=ours, values=len(took_s)
+        )
+
+    measured = await _run(many("ours", [0.1, 0.1, 0.5], ours=True), many("peer", [1.0, 1.0, 1.0]))
+    document = _document(measured)
+
+    def value(**fields: object) -> float | None:
+        target = msgspec.convert({"scenario": "given", "bound": 1, **fields}, targets.Target)
+        return targets.judge(document, target).value
+
+    assert value(peer="peer") == pytest.approx(0.1)
+    assert value(peer="peer", figure="per_s") == pytest.approx(0.5)
+    assert value(figure="per_s") == pytest.approx(6)
+
+
+async def test_users_who_arrive_at_a_started_server_each_have_a_context() -> None:
+    server = Startable(name="ours", protections="")
+    scenario = Scenario(name="x", title="x", candidates=(contexts_of_arrivals(server, 3),))
+    found = await rounds.run_scenario(scenario, rounds=1, warm_up=0)
+    row = found.measured[0]
+    assert row.summary is not None, row.failure
+    assert (row.summary.count, row.summary.failures) == (3, 0)
+    assert row.per_s is not None
+    assert row.per_s == pytest.approx(3 / max(one for one in row.series if one))
 
 
 async def test_a_throughput_is_told_of_what_was_moved() -> None:

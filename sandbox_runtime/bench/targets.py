@@ -27,9 +27,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         scenario: Which scenario.
         ours: Which candidate of ours; the scenario's first by default.
         peer: Ours by this candidate's median; without it, ours alone.
-        figure: What is bound if there is no peer.
+        figure: What is bound if there is no peer. With one it is the ratio of medians, or, for
+            `per_s`, of how long all of a round took together.
         relation: `<=` or `>=`.
-        bound: The bound; milliseconds, megabytes, megabytes a second, or a ratio.
+        bound: The bound; milliseconds, megabytes, megabytes or how many a second, or a ratio.
         limit: What stands in the way, if it is known not to be reached everywhere.
         allowed: How far that limit excuses; a figure beyond it is a miss in spite of it. Without
             it, nothing is excused.
@@ -42,7 +43,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     name: str = ""
     ours: str = ""
     peer: str = ""
-    figure: Literal["median_ms", "p95_ms", "mb", "mb_per_s", "success"] = "median_ms"
+    figure: Literal["median_ms", "p95_ms", "per_s", "mb", "mb_per_s", "success"] = "median_ms"
     relation: Literal["<=", ">="] = "<="
     limit: str = ""
     allowed: float | None = None
@@ -145,13 +146,24 @@ def _floor(results: Results, target: Target) -> float | None:
 
 def _figure(scenario: ScenarioResult, target: Target) -> tuple[float, float, float] | None:
     """The figure, and the ends of its confidence interval."""
+    ours = next((row for row in scenario.measured if _is_ours(row, target)), None)
     if target.peer:
         peer = next((row for row in scenario.measured if row.candidate == target.peer), None)
         if peer is None or peer.ratio is None:
             return None
+        if target.figure == "per_s":
+            return None if ours is None else _of_all(ours, peer)
         return peer.ratio.value, peer.ratio.low, peer.ratio.high
-    ours = next((row for row in scenario.measured if _is_ours(row, target)), None)
-    return None if ours is None else _of_ours(scenario, ours, target)
+    if ours is None:
+        return None
+    return _of_all(ours) if target.figure == "per_s" else _of_ours(scenario, ours, target)
+
+
+def _of_all(ours: Measured, peer: Measured | None = None) -> tuple[float, float, float] | None:
+    """How many a second, or how long all of them took, by the peer's time; no interval is known."""
+    if peer is None:
+        return None if ours.per_s is None else (ours.per_s,) * 3
+    return (peer.per_s / ours.per_s,) * 3 if ours.per_s and peer.per_s else None
 
 
 def _is_ours(row: Measured, target: Target) -> bool:
@@ -174,6 +186,6 @@ def _of_ours(
             return (summary.p95 * 1e3,) * 3
         case "mb":
             return summary.median / 1e6, summary.low / 1e6, summary.high / 1e6
-        case "mb_per_s":
+        case _:  # mb_per_s
             moved = scenario.size_bytes / 1e6
             return moved / summary.median, moved / summary.high, moved / summary.low

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from sandbox_runtime.bench import interpreters, ping
+from sandbox_runtime.bench.arriving import contexts_of_arrivals
 from sandbox_runtime.bench.scenarios import BARE, KIB, MIB, NODE_LANGUAGES, scenario
 from sandbox_runtime.bench.wire import Served
 
@@ -116,9 +117,19 @@ def wire_scenarios(
             ],
             **few,
         ),
+        scenario(
+            "http-10-arrive",
+            "HTTP: 10 Python contexts at once in a server just started, its pool full: the first"
+            " result of each",
+            [contexts_of_arrivals(one, 10) for one in startable],
+            rounds=3,
+            quick_rounds=1,
+            warm_up=0,
+        ),
         each(
             "http-10-contexts",
-            "10 Python contexts at once, to the last one's first result",
+            "10 Python contexts at once in a server that has served others (a peer may hand out the"
+            " processes that they used), to the last one's first result",
             "contexts_at_once",
             10,
             **(few | {"gap_s": 1.0, "rounds": 4}),
