@@ -231,7 +231,9 @@ class _Connection:
                     call.put(answer.reply, fds)
                 else:
                     close_all(fds)  # its caller was cancelled
-        except (SandboxLostError, SandboxClosedError) as error:
+        except SandboxLostError as error:
+            self.lost = self.jail.explain_loss(error)
+        except SandboxClosedError as error:
             self.lost = error
         finally:
             self.lost = self.lost or SandboxClosedError("the sandbox is closed")
@@ -300,10 +302,12 @@ class FileService:
         call = connection.waiting[self._count] = PendingCall(connection, self._count, path)
         try:
             await connection.channel.send(_Call(id=self._count, request=request), fds)
-        except BaseException as error:
+        except SandboxLostError as error:
             call.__exit__()
-            if isinstance(error, SandboxLostError):
-                connection.lost = error
+            connection.lost = connection.jail.explain_loss(error)
+            raise connection.lost from error
+        except BaseException:
+            call.__exit__()
             raise
         return call
 

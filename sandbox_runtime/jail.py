@@ -14,6 +14,7 @@ import trio
 
 from sandbox_runtime import _core
 from sandbox_runtime.channel import Channel, close_all, packet_pair
+from sandbox_runtime.choices import PYTHON_MEMORY_BYTES
 from sandbox_runtime.errors import (
     IsolationError,
     NotStartedError,
@@ -43,7 +44,7 @@ from sandbox_runtime.messages import (
     Swept,
 )
 from sandbox_runtime.report import step_remedy
-from sandbox_runtime.settings import FEW_PROCESSES, Limits
+from sandbox_runtime.settings import FEW_PROCESSES, MIB, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -244,15 +245,22 @@ class Keeper:
             if prepared is not None and prepared.start(program, fds):
                 return prepared
         ours, theirs = packet_pair()
-        jail = Jail(Channel(ours, InitReply), self.count_memory_kills, namespaces=namespaces)
+        jail = self._new_jail(ours, namespaces=namespaces)
         try:
             with theirs:
                 request = CreateJail(program=program, namespaces=namespaces)
                 await channel.send(request, [theirs.fileno(), *fds])
+        except SandboxLostError as error:
+            jail.abandon()
+            raise self.explain_loss(error) from error
         except BaseException:
             jail.abandon()
             raise
         return jail
+
+    def _new_jail(self, sock: socket.socket, *, namespaces: bool) -> Jail:
+        channel = Channel[InitReply](sock, InitReply)
+        return Jail(channel, self.count_memory_kills, self.explain_loss, namespaces=namespaces)
 
     def prepare_jail(self) -> None:
         """Asks for a jail that waits for the next program, if none does; one is all there is.
@@ -264,7 +272,7 @@ class Keeper:
             return
         with contextlib.suppress(OSError, SandboxLostError, SandboxClosedError):
             ours, theirs = packet_pair()
-            prepared = Jail(Channel(ours, InitReply), self.count_memory_kills, namespaces=False)
+            prepared = self._new_jail(ours, namespaces=False)
             try:
                 with theirs:
                     if self._channel.offer(CreateJail(program=None), [theirs.fileno()]):
@@ -348,6 +356,26 @@ class Keeper:
         kills = [line[9:] for line in text.splitlines() if line.startswith(b"oom_kill ")]
         return int(kills[0]) if kills else 0
 
+    def explain_loss(self, error: SandboxLostError) -> SandboxLostError:
+        """The same, or that it may be for want of memory.
+
+        The kernel chooses which process it ends for that; with very little memory there are few.
+        The group may be gone by now that would tell.
+        """
+        if self._enter is not None and self.limits.memory_bytes < PYTHON_MEMORY_BYTES:
+            few = f"{error}, probably for want of memory: it may use"
+            mib = PYTHON_MEMORY_BYTES // MIB
+            return SandboxLostError(
+                f"{few} {self.limits.memory_bytes / MIB:.3g} MiB",
+                remedy=f"Give it {mib} MiB or more (limits.memory_bytes, or --memory {mib}M)",
+            )
+        if not self.count_memory_kills():
+            return error
+        return SandboxLostError(
+            f"{error}, as has a process of this sandbox before for want of memory: give it"
+            " more (limits.memory_bytes), or smaller files, which count as well"
+        )
+
     async def aclose(self) -> None:
         """Ends the sandbox; returns when its processes, mounts and groups are gone."""
         self._closed = True
@@ -374,12 +402,14 @@ class Jail:
     def __init__(
         self,
         channel: Channel[InitReply],
-        count_memory_kills: Callable[[], int] = lambda: 0,
+        count_memory_kills: Callable[[], int],
+        explain_loss: Callable[[SandboxLostError], SandboxLostError],
         *,
         namespaces: bool,
     ) -> None:
         self._channel = channel
         self.count_memory_kills = count_memory_kills
+        self.explain_loss = explain_loss
         self._own_fds = 3 if namespaces else 1
         self._receiving = trio.Lock()
         self._fds: list[int] = []
@@ -416,18 +446,9 @@ class Jail:
                 try:
                     reply, fds = await self._channel.receive()
                 except SandboxLostError as error:
-                    self._lost = self._explain(error)
+                    self._lost = self.explain_loss(error)
                     continue
                 self._note(reply, fds)
-
-    def _explain(self, error: SandboxLostError) -> SandboxLostError:
-        """The same, or that it may be for want of memory, which a sandbox survives."""
-        if not self.count_memory_kills():
-            return error
-        return SandboxLostError(
-            "the jail has died, as has a process of this sandbox before for want of memory: give it"
-            " more (limits.memory_bytes), or smaller files, which count as well"
-        )
 
     def _note(self, reply: InitReply, fds: list[int]) -> None:
         match reply:

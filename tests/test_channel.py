@@ -29,7 +29,7 @@ class Init:
     def __init__(self) -> None:
         ours, self.socket = packet_pair()
         self.channel: Channel[InitReply] = Channel(ours, InitReply)
-        self.jail = Jail(self.channel, lambda: 0, namespaces=False)
+        self.jail = Jail(self.channel, lambda: 0, lambda error: error, namespaces=False)
 
     def receive(self) -> dict[str, Any]:
         """The next message."""

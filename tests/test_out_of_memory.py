@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from sandbox_runtime import Death, Limits, Runtime, Sandbox, SandboxLostError, open_sandbox
-from sandbox_runtime.interpreters.languages import Wanted
-from sandbox_runtime.interpreters.preloads import Preload
-from sandbox_runtime.interpreters.python import Python
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from sandbox_runtime.interpreters.zygote import Zygote
 
 MEMORY_BYTES = 256 << 20
 FILL = """
@@ -70,19 +66,14 @@ async def test_a_command_and_a_process_say_it(sandbox: Sandbox) -> None:
     assert (result.signal, result.out_of_memory) == (9, False)
 
 
-async def test_a_sandbox_that_dies_under_a_starting_interpreter_had_perhaps_too_little(
+async def test_a_file_service_that_dies_where_there_is_little_memory_names_it(
     runtime: Runtime,
 ) -> None:
-    """The kernel may choose any process, so also one that holds the sandbox or the jail."""
-
-    async def zygote_that_finds_no_sandbox(_: tuple[str, ...], __: bool) -> Zygote:
-        raise SandboxLostError("the sandbox has died")
-
-    language = Python(zygote_that_finds_no_sandbox, {"bare": Preload(modules=())})
-    async with open_sandbox(
-        runtime=runtime, limits=Limits(memory_bytes=8 << 20), python_pool=0
-    ) as sandbox:
+    """The kernel may choose any process, and the group that counts them may be gone by then."""
+    limits = Limits(memory_bytes=8 << 20)
+    async with open_sandbox(runtime=runtime, limits=limits, python_pool=0) as sandbox:
+        await sandbox.files.write("a", b"")
+        signal.pidfd_send_signal(sandbox.keeper._fds[0], signal.SIGKILL)
+        await sandbox.keeper.wait_gone()
         with pytest.raises(SandboxLostError, match=r"want of memory.* 8 MiB\. Give it 16 MiB"):
-            await language.open(
-                sandbox.keeper, Wanted(language="python", preload="bare"), prime=False
-            )
+            await sandbox.files.read("a")

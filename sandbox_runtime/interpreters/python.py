@@ -7,7 +7,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from sandbox_runtime.choices import PYTHON_MEMORY_BYTES
-from sandbox_runtime.errors import InterpreterUnavailableError, SandboxLostError
+from sandbox_runtime.errors import InterpreterUnavailableError
 from sandbox_runtime.interpreters.interpreter import Interpreter
 from sandbox_runtime.interpreters.preloads import known_preload
 from sandbox_runtime.programs import check_cwd, check_env
@@ -65,15 +65,14 @@ class Python:
         """Forks one into a fresh jail."""
         try:
             return await self._open(keeper, wanted, prime=prime)
-        except (InterpreterUnavailableError, SandboxLostError) as error:
+        except InterpreterUnavailableError as error:
             allowed = (keeper.limits, wanted.limits or keeper.limits)
             limit_bytes = min(limits.memory_bytes for limits in allowed)
             if limit_bytes >= PYTHON_MEMORY_BYTES or error.remedy:
                 raise
             few = f"{error} while it started, probably for want of memory: it may use"
             mib = PYTHON_MEMORY_BYTES // MIB
-            lost = isinstance(error, SandboxLostError)
-            raise (SandboxLostError if lost else InterpreterUnavailableError)(
+            raise InterpreterUnavailableError(
                 f"{few} {limit_bytes / MIB:.3g} MiB",
                 remedy=f"Give it {mib} MiB or more (limits.memory_bytes, or --memory {mib}M)",
             ) from error
