@@ -19,12 +19,14 @@ from sandbox_runtime.capture import Capture
 from sandbox_runtime.channel import memory_file
 from sandbox_runtime.errors import (
     InvalidArgumentError,
+    NotStartedError,
     ProcessEndedError,
     SandboxClosedError,
     SandboxLostError,
 )
 from sandbox_runtime.logs import LinePattern, find_line
 from sandbox_runtime.messages import Execute, Exited, encode_env
+from sandbox_runtime.plain_commands import plain_words, shell_variables
 from sandbox_runtime.programs import (
     check_argv,
     check_bytes,
@@ -146,6 +148,7 @@ class Process:
         session_id: str | None = None,
         start_cwd: str = WORKSPACE,
         until_end: bool = False,
+        by_shell: bool = False,
     ) -> Process:
         """Starts a program; somebody has to `run` it from here on.
 
@@ -164,18 +167,29 @@ class Process:
             session_id: The session it is started from.
             start_cwd: What a relative `cwd` is relative to, and the directory without one.
             until_end: Whether nobody waits for its start: `run_to_end` has to follow.
+            by_shell: Whether text is the shell's even where that would only become one program.
 
         Raises:
             InvalidArgumentError: An argument cannot mean anything.
             NotStartedError: It cannot be started.
         """
+        variables = DEFAULT_ENV | check_env(env)
+        plain = None
         if isinstance(command, (str, bytes)):
-            argv: tuple[bytes, ...] = (b"bash", b"-c", check_text("command", command))
+            text = check_text("command", command)
+            argv: tuple[bytes, ...] = (b"bash", b"-c", text)
+            # Whoever waits for its start also hears that there is no such program, and a directory
+            # that the caller names may have symlinks in it, which a shell would look up.
+            if not (by_shell or until_end or cwd is not None):
+                plain = plain_words(text, variables)
+            if plain is not None:
+                argv = plain
+                variables |= shell_variables(start_cwd)
         else:
             argv = check_argv("command", command)
         program = Execute(
             argv=argv,
-            env=encode_env(DEFAULT_ENV | check_env(env)),
+            env=encode_env(variables),
             cwd=os.fsencode(check_cwd(cwd, start_cwd)),
             until_end=until_end,
         )
@@ -208,12 +222,37 @@ class Process:
         if until_end:
             return process
         try:
-            process.pid = await jail.wait_started()
+            await process._start()
+        except NotStartedError as error:
+            if plain is None or error.step != "execute":
+                raise
+        else:
+            return process
+        # The shell says in its own words, and by its exit code, why there is no such program.
+        return await cls.open(
+            keeper,
+            command,
+            env=env,
+            stdin=stdin,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+            limit_bytes=limit_bytes,
+            deadline_s=deadline_s,
+            log=log,
+            process_id=process_id,
+            session_id=session_id,
+            start_cwd=start_cwd,
+            by_shell=True,
+        )
+
+    async def _start(self) -> None:
+        """Waits until it runs; what is left is undone if it does not."""
+        try:
+            self.pid = await self._jail.wait_started()
         except BaseException:
-            capture.close()
-            await jail.aclose()
+            self._capture.close()
+            await self._jail.aclose()
             raise
-        return process
 
     async def run(self) -> None:
         """Reads its output until it has ended; its owner's nursery runs this."""
