@@ -76,7 +76,7 @@ class _Plan(NamedTuple):
     lines: list[str]
     name: str
     number: int
-    tree: ast.Module
+    parsed: ast.Module | SyntaxError
 
 
 class PlainCells:
@@ -156,11 +156,15 @@ class PlainCells:
         number = trait(shell, "execution_count")
         try:
             name = _code_name(shell.compile, raw_cell, text, number)
+            self._show_source(name, number, text, lines)
             tree = shell.compile.ast_parse(text, filename=name)
         except _NO_PYTHON as error:
             if raised_in_cell(error):
                 raise  # by the handler of a signal that came meanwhile
-            return None  # the usual way tells of it
+            # The usual way would parse it once more, and so give the parser's warnings twice.
+            if not isinstance(error, SyntaxError) or shell.custom_exceptions:
+                return None
+            return _Plan(text, lines, name, number, error)
         return _Plan(text, lines, name, number, tree)
 
     def _execute(self, raw_cell: str, plan: _Plan, *, store_history: bool, silent: bool) -> Any:
@@ -178,16 +182,19 @@ class PlainCells:
                 self._trigger("pre_run_cell", info)
             if store_history:
                 self._remember(plan.number, plan.text, raw_cell)
-            with trait(shell, "builtin_trap"):
-                self._show_source(plan)
-                with trait(shell, "display_trap"):
+            with trait(shell, "builtin_trap"), trait(shell, "display_trap"):
+                if isinstance(plan.parsed, SyntaxError):
+                    self._refuse(plan.parsed, result)
+                    failed = True
+                else:
                     set_quietly(shell.displayhook, "exec_result", result)
-                    failed = self._run_statements(plan.tree.body, plan.name, result, silent=silent)
-                    set_quietly(shell, "last_execution_succeeded", not failed)
-                    set_quietly(shell, "last_execution_result", result)
+                    body = plan.parsed.body
+                    failed = self._run_statements(body, plan.name, result, silent=silent)
                     set_quietly(shell.displayhook, "exec_result", None)
+                set_quietly(shell, "last_execution_succeeded", not failed)
+                set_quietly(shell, "last_execution_result", result)
             if store_history:
-                self._remember_end(plan.number, result.error_in_exec)
+                self._remember_end(plan, result)
         except BaseException as error:  # noqa: BLE001 - an interrupt between two statements
             result = ExecutionResult(info)
             result.error_in_exec = error
@@ -197,12 +204,24 @@ class PlainCells:
                 self._trigger("post_run_cell", result)
         return result
 
-    def _show_source(self, plan: _Plan) -> None:
-        """As `CachingCompiler.cache`, which would hash the text once more."""
+    def _refuse(self, error: SyntaxError, result: Any) -> None:
+        """Tells what is wrong with a cell that cannot be parsed."""
+        try:
+            raise error
+        except IndentationError:
+            self._shell.showindentationerror()
+        except SyntaxError:
+            self._shell.showsyntaxerror()
+        result.error_before_exec = error
+
+    def _show_source(self, name: str, number: int, text: str, lines: list[str]) -> None:
+        """As `CachingCompiler.cache`, which would hash the text once more.
+
+        Before the text is parsed, since the parser's warnings show the line.
+        """
         compiler: Any = self._shell.compile
-        compiler._filename_map[plan.name] = plan.number  # noqa: SLF001
-        lines = [f"{line}\n" for line in plan.lines]
-        linecache.cache[plan.name] = (len(plan.text), None, lines, plan.name)
+        compiler._filename_map[name] = number  # noqa: SLF001
+        linecache.cache[name] = (len(text), None, [f"{line}\n" for line in lines], name)
 
     def _trigger(self, event: str, *told: object) -> None:
         events = self._shell.events
@@ -253,12 +272,15 @@ class PlainCells:
         variables[f"_i{number}"] = source_raw
         shell.push(variables, interactive=False)
 
-    def _remember_end(self, number: int, error: BaseException | None) -> None:
+    def _remember_end(self, plan: _Plan, result: Any) -> None:
         shell: Any = self._shell
         history = trait(shell, "history_manager")
-        history.store_output(number)
+        refused = isinstance(plan.parsed, SyntaxError)
+        if not refused:
+            history.store_output(plan.number)
+        error = plan.parsed if refused else result.error_in_exec
         if error is not None:
-            history.exceptions[number] = shell._format_exception_for_storage(error)  # noqa: SLF001
+            history.exceptions[plan.number] = shell._format_exception_for_storage(error)  # noqa: SLF001
 
 
 def _code_name(compiler: Any, raw_cell: str, cell: str, number: int) -> str:

@@ -144,6 +144,7 @@ class Executor:
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
         if not _KNOWN_BUILTINS:  # the first executor of a zygote makes it for all its children
             _KNOWN_BUILTINS.update(_LIVE_BUILTINS)
+        self._builtins = _outline(_LIVE_BUILTINS)
         self._muted: dict[int, Callable[..., Any]] = {}
         self._description: tuple[str, str, list[str]] | None = None
         self._interrupted = False
@@ -371,10 +372,11 @@ class Executor:
 
     def _detach_state(self) -> None:
         """Takes back what the loop needs. Signals are held, so that nothing interferes."""
-        # Needs no builtin itself, for the cell may have deleted any. And only if the number is
-        # not the same: looking at each would make a private copy of all their pages.
-        if _LIVE_BUILTINS.__len__() != _KNOWN_BUILTINS.__len__():
+        # Needs no builtin itself, for the cell may have deleted any. And only if their number or
+        # the last one is another: looking at each would make a private copy of all their pages.
+        if _outline(_LIVE_BUILTINS) != self._builtins:
             _LIVE_BUILTINS.update({**_KNOWN_BUILTINS, **_LIVE_BUILTINS})
+            self._builtins = _outline(_LIVE_BUILTINS)
         if sys.getrecursionlimit() < _LOWEST_RECURSION_LIMIT:
             sys.setrecursionlimit(_LOWEST_RECURSION_LIMIT)
         sys.stdin, sys.stdout, sys.stderr = self._streams
@@ -475,6 +477,12 @@ os.register_at_fork(after_in_child=_abandon_in_fork)
 def _close(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
+
+
+def _outline(names: dict[str, Any]) -> tuple[int, str]:
+    """The number of names and the last one: what was added in the place of another is the last."""
+    count = names.__len__()
+    return count, names.__reversed__().__next__() if count else ""
 
 
 def _hold_signals() -> None:
