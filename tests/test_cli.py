@@ -190,13 +190,15 @@ def test_a_signal_ends_everything(tmp_path: Path, number: signal.Signals) -> Non
         os.killpg(process.pid, number)
         assert process.wait(30) == 128 + number
     assert not [
-        entry for entry in Path("/proc").glob("[0-9]*/cmdline") if token in _command_line(entry)
+        entry
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and token in _command_line(entry)
     ]
 
 
-def _command_line(entry: Path) -> str:
+def _command_line(process: Path) -> str:
     with contextlib.suppress(OSError):
-        return entry.read_text(errors="replace")
+        return (process / "cmdline").read_text(errors="replace")
     return ""
 
 

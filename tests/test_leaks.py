@@ -58,12 +58,14 @@ trio.run(main)
 def children_of(pid: int) -> list[int]:
     """The processes below one, as this machine sees them."""
     parents: dict[int, int] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
         try:
-            text = entry.read_text(errors="replace")
+            text = (entry / "stat").read_text(errors="replace")
         except OSError:
             continue  # it ended meanwhile
-        parents[int(entry.parent.name)] = int(text.rpartition(") ")[2].split()[1])
+        parents[int(entry.name)] = int(text.rpartition(") ")[2].split()[1])
     found = [pid]
     for above in found:
         found.extend(child for child, parent in parents.items() if parent == above)

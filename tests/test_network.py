@@ -20,6 +20,7 @@ from sandbox_runtime import (
     Sandbox,
     open_sandbox,
 )
+from sandbox_runtime.bench.fingerprint import descendants
 from sandbox_runtime.interpreters.zygote import Zygote
 from sandbox_runtime.messages import Execute
 
@@ -204,9 +205,8 @@ def networks_of_zygotes() -> set[str]:
     """Of those that may be looked at: as root all of them."""
     return {
         os.readlink(f"/proc/{pid}/ns/net")  # noqa: PTH115 - as above
-        for pid in children_of(os.getpid())
-        if "python_zygote" in Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
-        and os.access(f"/proc/{pid}/ns/net", os.R_OK)
+        for pid in descendants(os.getpid())
+        if "python_zygote" in command_line(pid) and os.access(f"/proc/{pid}/ns/net", os.R_OK)
     }
 
 
@@ -221,15 +221,6 @@ async def test_without_the_hosts_network_contexts_share_the_sandboxes(sandbox: S
     shared = await sandbox.create_code_context(network="sandbox")
     assert (await own.run(READ_NETWORK)).stdout == sessions
     assert (await shared.run(READ_NETWORK)).stdout == sessions
-
-
-def children_of(pid: int) -> list[int]:
-    """All processes below this one."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *children_of(child)]
-    return found
 
 
 @pytest.mark.parametrize("network", ["", "none", "Host", None, 1])
@@ -261,17 +252,20 @@ async def test_closing_ends_the_processes_of_both_networks(runtime: Runtime) -> 
                 forever, [null.fileno()] * 3, inner_network=True
             )
         await jail.wait_started()
-        inside = set(children_of(os.getpid()))
+        inside = set(descendants(os.getpid()))
     await jail.aclose()
-    left = [pid for pid in children_of(os.getpid()) if pid in inside and is_sleep(pid)]
+    left = [
+        pid for pid in descendants(os.getpid()) if pid in inside and "sleep" in command_line(pid)
+    ]
     assert left == []
 
 
-def is_sleep(pid: int) -> bool:
+def command_line(pid: int) -> str:
+    """Of a process; nothing if it has ended."""
     try:
-        return "sleep" in Path(f"/proc/{pid}/cmdline").read_text()
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
     except OSError:
-        return False
+        return ""
 
 
 # --- ports --------------------------------------------------------------------------------------

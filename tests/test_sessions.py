@@ -42,10 +42,10 @@ while True:
 def seen_by_the_host(token: str) -> list[int]:
     """The processes of this machine whose command line holds `token`."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+    for entry in Path("/proc").iterdir():
         try:
-            if token.encode() in entry.read_bytes():
-                found.append(int(entry.parent.name))
+            if entry.name.isdigit() and token.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
         except OSError:
             continue  # it ended meanwhile
     return found

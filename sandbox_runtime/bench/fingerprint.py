@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -128,9 +129,10 @@ def descendants(pid: int) -> list[int]:
     todo = [pid]
     while todo:
         parent = todo.pop()
-        for path in Path(f"/proc/{parent}/task").glob("*/children"):
-            todo += (children := [int(child) for child in _text(path).split()])
-            found += children
+        with contextlib.suppress(OSError):  # it may end meanwhile, which `glob` would raise
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                todo += (children := [int(child) for child in _text(task / "children").split()])
+                found += children
     return found
 
 
