@@ -272,16 +272,16 @@ async def test_a_cancelled_reader_loses_nothing(sandbox: Sandbox) -> None:
 
 async def test_waiting_for_a_line(sandbox: Sandbox) -> None:
     """Text anywhere in it, also before its end; a regular expression sees whole lines."""
-    await sandbox.exec("mkfifo go")
+    await sandbox.exec("mkfifo go on")  # of one, the second reader could meet the first writer
     process = await sandbox.start_process(
-        "printf 'password: '; read -r x < go; echo; printf 'port 4' >&2; read -r x < go;"
+        "printf 'password: '; read -r x < go; echo; printf 'port 4' >&2; read -r x < on;"
         " echo 242 >&2; exit 4"
     )
     prompt = await process.wait_for_log("password:")
     assert (prompt.stream, prompt.line) == ("stdout", b"password: ")
     await sandbox.exec("echo > go")
     await process.wait_for_log("port 4")
-    await sandbox.exec("echo > go")
+    await sandbox.exec("echo > on")
     found = await process.wait_for_log(re.compile(r"port (\d+)"))
     assert (found.stream, found.line, found.groups) == ("stderr", b"port 4242", ("4242",))
     assert (await process.wait_for_log(re.compile(rb"^PORT", re.IGNORECASE))).line == b"port 4242"
