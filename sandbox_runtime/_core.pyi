@@ -11,11 +11,13 @@ __all__ = [
     "Command",
     "enter_jail",
     "fork_away",
-    "join_pid_namespace",
     "node_addon",
     "quote_word",
     "read_children",
+    "reserve_arenas",
+    "seal_arenas",
     "separate_branch",
+    "serve_forks",
     "shell_builtin",
     "start_supervisor",
     "version",
@@ -68,8 +70,21 @@ def node_addon() -> int:
 def read_children(fds: Sequence[int]) -> bytes:
     """What `children` files of /proc say: numbers in decimal, apart by blanks."""
 
-def join_pid_namespace(fd: int) -> None:
-    """Make the calling thread's next children be born in this PID namespace."""
+def serve_forks(socket: int, own_pid_namespace: int) -> tuple[bytes, list[int]] | None:
+    """Serve as a zygote; the process must have one thread.
+
+    The caller calls what Python does before and after a fork.
+
+    Returns:
+        None when nobody is there any more. In each child: its plan for `enter_jail`, and its
+        descriptors, which are its socket, the PID namespace, then those of the plan.
+    """
+
+def reserve_arenas() -> tuple[int, int]:
+    """Addresses of two functions for `PyObject_SetArenaAllocator`: arenas side by side."""
+
+def seal_arenas() -> None:
+    """From here on new arenas come from anywhere; room that nobody has taken is given back."""
 
 def enter_jail(plan: bytes, fds: Sequence[int], kept: int) -> None:
     """Confine this process, a zygote's fresh fork, as a context.

@@ -210,6 +210,35 @@ class Exited(_Message, frozen=True, kw_only=True, tag="exited"):
     alone: bool
 
 
+class Fork(_Message, frozen=True, kw_only=True, tag="fork"):
+    """To a zygote: fork a context."""
+
+    id: int
+    plan: bytes
+
+
+class Forked(_Message, frozen=True, kw_only=True, tag="forked"):
+    """From a zygote: it was."""
+
+    id: int
+    pid: int
+
+
+class NotForked(_Message, frozen=True, kw_only=True, tag="not_forked"):
+    """From a zygote: it was not."""
+
+    id: int
+    failure: Failure
+
+
+class Ended(_Message, frozen=True, kw_only=True, tag="ended"):
+    """From a zygote: a context has ended."""
+
+    id: int
+    exit: int | None
+    signal: int | None
+
+
 class Swept(_Message, frozen=True, kw_only=True, tag="swept"):
     """From an init: what was to end has ended."""
 
@@ -220,6 +249,7 @@ class Swept(_Message, frozen=True, kw_only=True, tag="swept"):
 SupervisorReply = Started | Failed | SandboxEnded
 KeeperReply = KeeperReady | Failed
 SocketsReply = SocketsOpened | SocketsRefused
+ZygoteReply = Forked | NotForked | Ended
 InitReply = InitReady | Failed | ProgramStarted | Adopted | Exited | Swept
 
 

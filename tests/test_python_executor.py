@@ -38,7 +38,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 FAKE_NATIVE = """
-import os, sys
+import base64, ctypes, json, os, select, signal, socket, sys
 
 sys.path.append(os.path.dirname(__file__))
 
@@ -52,9 +52,58 @@ class Hider:
 sys.meta_path.insert(0, Hider)
 
 
-def join_pid_namespace(fd):
-    if os.readlink(f"/proc/self/fd/{{fd}}") == "/dev/full":
-        raise OSError(12, "the jail is lost")
+def reserve_arenas():
+    raise OSError(12, "no room")
+
+
+def seal_arenas():
+    pass
+
+
+def serve_forks(fd, own_pid_ns):
+    sock = socket.socket(fileno=os.dup(fd))
+    wakeup, writer = socket.socketpair()
+    wakeup.setblocking(False), writer.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(writer.fileno())
+    poll = select.poll()
+    poll.register(sock, select.POLLIN), poll.register(wakeup, select.POLLIN)
+    ids = {{}}
+
+    def say(**message):
+        sock.sendall(json.dumps(message).encode())
+
+    while True:
+        ready = {{fd for fd, _ in poll.poll()}}
+        while wakeup.fileno() in ready and ids:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            code = os.waitstatus_to_exitcode(status)
+            status = {{"exit": code}} if code >= 0 else {{"signal": -code}}
+            say(op="exited", id=ids.pop(pid), status=status)
+        try:
+            while wakeup.recv(4096):
+                pass
+        except BlockingIOError:
+            pass
+        if sock.fileno() not in ready:
+            continue
+        data, fds, _, _ = socket.recv_fds(sock, 1 << 20, 64)
+        if not data:
+            sock.close(), wakeup.close(), writer.close()
+            return None
+        request = json.loads(data)
+        pid = ctypes.PyDLL(None).fork()  # Python was told of it already
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            sock.close(), wakeup.close(), writer.close()
+            return base64.b64decode(request["plan"]), fds
+        for one in fds:
+            os.close(one)
+        ids[pid] = request["id"]
+        say(op="forked", id=request["id"], pid=pid)
 
 
 def enter_jail(plan, fds, keep_fd):
@@ -211,13 +260,12 @@ class Zygote:
         *,
         plan: bytes = b"",
         cwd: str = "/tmp",
-        pid_ns: str = "/proc/self/ns/pid",
         prime: bool = False,
     ) -> tuple[int, socket.socket, dict[str, Any]]:
         self._next_id += 1
         ours, theirs = socket.socketpair()
         ours.settimeout(LIMIT_S)
-        namespace = os.open(pid_ns, os.O_RDONLY)
+        namespace = os.open("/proc/self/ns/pid", os.O_RDONLY)
         request = {
             "op": "fork",
             "id": self._next_id,
@@ -993,9 +1041,7 @@ def test_death_closes_the_socket(
     context.start(code)
     assert context.receive() is None
     context.sock.close()
-    exited = context.wait_exited()
-    assert exited["status"] == status
-    assert exited["max_rss_bytes"] > 10 << 20
+    assert context.wait_exited()["status"] == status
 
 
 # --- the zygote ------------------------------------------------------------------------------
@@ -1062,22 +1108,6 @@ def test_context_that_cannot_be_confined_runs_nothing(zygote: Zygote) -> None:
     assert context.receive() is None
     sock.close()
     assert context.wait_exited()["status"] == {"exit": 1}
-
-
-def test_lost_jail_is_a_failed_fork(zygote: Zygote) -> None:
-    """A namespace that cannot be joined fails the request; the zygote lives on."""
-    context_id, sock, reply = zygote.request_fork(pid_ns="/dev/full")
-    sock.close()
-    assert reply == {
-        "op": "failed",
-        "id": context_id,
-        "reason": "[Errno 12] the jail is lost",
-        "errno": 12,
-    }
-    context = zygote.fork()
-    assert context.run("1 + 1").text == "2"
-    context.sock.close()
-    context.wait_exited()
 
 
 def test_contexts_hold_no_descriptor_of_the_protocol_in_reach(context: Context) -> None:

@@ -7,6 +7,7 @@
 //!   they are forked; [`files`] and [`probe`] run inside a jail as user code does.
 //! - [`mounts`], [`cgroup`], [`capabilities`], [`seccomp`], [`landlock`], [`rlimits`], [`idmap`]
 //!   are one kernel feature each.
+//! - [`zygote`] is the loop of what is forked for each Python context.
 //! - [`spec`] is what is said over the sockets, [`channel`] how; [`error`] what can go wrong.
 //! - [`command`] is the control process's side of a session's command; [`quote`] escapes for a shell.
 //! - `sys` is the only place with `unsafe`, `python` the only one that knows Python.
@@ -33,6 +34,7 @@ pub mod rlimits;
 pub mod seccomp;
 pub mod spec;
 pub mod supervisor;
+pub mod zygote;
 
 #[cfg(feature = "python")]
 mod python;

@@ -1,8 +1,8 @@
 //! The door to Python: the only file that knows it. Arguments in, one call of the core, result out.
 //!
 //! Errors become `OSError` with errno and subject, or `ValueError`; `sandbox_runtime/jail.py`
-//! gives them the names that users know. Nothing here waits on behalf of Python but for `enter_jail`
-//! and `join_pid_namespace`, which return at once.
+//! gives them the names that users know. Nothing here waits on behalf of Python but `serve_forks`,
+//! in a zygote, which has nothing else to do.
 
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -15,7 +15,7 @@ use pyo3::types::PyBytes;
 use crate::command::{Collected, Command, Shell};
 use crate::error::Failure;
 use crate::spec::EnterPlan;
-use crate::{channel, contain, quote, sys};
+use crate::{channel, contain, quote, sys, zygote};
 
 /// The supervisor, built with this extension (see `build.rs`).
 static SUPERVISOR: &[u8] = include_bytes!(env!("SANDBOX_SUPERVISOR"));
@@ -147,10 +147,36 @@ fn read_children(py: Python<'_>, fds: Vec<i32>) -> PyResult<Bound<'_, PyBytes>> 
     Ok(PyBytes::new(py, &text))
 }
 
-/// Makes the calling thread's next children be born in this PID namespace.
+/// Serves as a zygote, see `zygote.rs`: returns `None` when nobody is there any more, and in each
+/// child what that has to know and to hold. The caller calls what Python has to do before and after.
 #[pyfunction]
-fn join_pid_namespace(fd: i32) -> PyResult<()> {
-    Ok(sys::enter_namespace(borrow(fd)?, libc::CLONE_NEWPID)?)
+fn serve_forks<'py>(
+    py: Python<'py>,
+    socket: i32,
+    own_pid_namespace: i32,
+) -> PyResult<Option<(Bound<'py, PyBytes>, Vec<i32>)>> {
+    match zygote::serve(borrow(socket)?, borrow(own_pid_namespace)?) {
+        Ok(None) => Ok(None),
+        Ok(Some(born)) => {
+            let fds = born.fds.into_iter().map(IntoRawFd::into_raw_fd).collect();
+            Ok(Some((PyBytes::new(py, &born.plan), fds)))
+        }
+        Err(failure) if zygote::is_abandoned(&failure) => Ok(None),
+        Err(failure) => Err(os_error(&failure)),
+    }
+}
+
+/// Two functions in C that take Python's arenas from one place, and give them back.
+#[pyfunction]
+fn reserve_arenas() -> PyResult<(usize, usize)> {
+    let (allocate, free) = sys::reserve_arenas()?;
+    Ok((allocate as usize, free as usize))
+}
+
+/// From here on new arenas come from anywhere.
+#[pyfunction]
+fn seal_arenas() {
+    sys::seal_arenas();
 }
 
 /// Confines this process, a zygote's fresh fork, as a context: see `contain::enter`.
@@ -204,7 +230,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(node_addon, module)?)?;
     module.add_class::<PyCommand>()?;
     module.add_function(wrap_pyfunction!(read_children, module)?)?;
-    module.add_function(wrap_pyfunction!(join_pid_namespace, module)?)?;
+    module.add_function(wrap_pyfunction!(serve_forks, module)?)?;
+    module.add_function(wrap_pyfunction!(reserve_arenas, module)?)?;
+    module.add_function(wrap_pyfunction!(seal_arenas, module)?)?;
     module.add_function(wrap_pyfunction!(enter_jail, module)?)?;
     module.add_function(wrap_pyfunction!(fork_away, module)?)?;
     module.add_function(wrap_pyfunction!(separate_branch, module)?)?;

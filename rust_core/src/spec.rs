@@ -263,6 +263,48 @@ pub struct EnterPlan {
     pub limits: Limits,
 }
 
+/// What the control process asks a zygote that is warm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ZygoteRequest {
+    /// Fork a context. Carries its socket, the PID namespace, and what the plan speaks of.
+    Fork {
+        /// Its number.
+        id: u64,
+        /// How it enters its jail, an [`EnterPlan`].
+        plan: ByteBuf,
+    },
+}
+
+/// What a zygote answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ZygoteReply {
+    /// It was forked; whether it gets into its jail it says itself.
+    Forked {
+        /// Its number.
+        id: u64,
+        /// Its process, as the zygote sees it.
+        pid: i32,
+    },
+    /// It was not.
+    NotForked {
+        /// Its number.
+        id: u64,
+        /// Why.
+        failure: Failure,
+    },
+    /// It has ended.
+    Ended {
+        /// Its number.
+        id: u64,
+        /// Exit code.
+        exit: Option<i32>,
+        /// The signal that ended it.
+        signal: Option<i32>,
+    },
+}
+
 /// What the control process asks a jail's init.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]

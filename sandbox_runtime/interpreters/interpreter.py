@@ -102,7 +102,19 @@ class Interpreter:
             NotStartedError: There is no such directory.
             InterpreterUnavailableError: It did not come up.
         """
-        await self._send(encode(message), ())
+        await self.tell(message)
+        await self.wait_started(message)
+
+    async def wait_started(self, message: Mapping[str, Any]) -> None:
+        """Waits until it is ready for its first run, after it was told how to start.
+
+        Args:
+            message: What it was told.
+
+        Raises:
+            NotStartedError: There is no such directory.
+            InterpreterUnavailableError: It did not come up.
+        """
         frame = await self.first_frame()
         if frame.step == "change_directory" and isinstance(frame.errno, int):
             raise NotStartedError(frame.step, frame.errno, str(message.get("cwd")))

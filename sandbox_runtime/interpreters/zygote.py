@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import errno
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from sandbox_runtime import jail as jails
-from sandbox_runtime.channel import send_packet
-from sandbox_runtime.errors import InterpreterUnavailableError, SandboxLostError
+from sandbox_runtime.channel import Channel, send_packet
+from sandbox_runtime.errors import (
+    InterpreterUnavailableError,
+    SandboxClosedError,
+    SandboxLostError,
+)
 from sandbox_runtime.interpreters.execution import Death
 from sandbox_runtime.interpreters.installation import EXECUTORS
+from sandbox_runtime.messages import Ended, Fork, Forked, NotForked, ZygoteReply
 from sandbox_runtime.settings import ZYGOTE_START_S
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    import msgspec
 
     from sandbox_runtime.settings import Limits
     from sandbox_runtime.supervisor import Supervisor
@@ -41,10 +47,10 @@ class _Child:
         return self.death
 
 
-def _death(status: dict[str, int]) -> Death:
-    if "exit" in status:
-        return Death(cause="exit", exit_code=status["exit"])
-    return Death(cause="signal", signal=status["signal"])
+def _death(ended: Ended) -> Death:
+    if ended.exit is not None:
+        return Death(cause="exit", exit_code=ended.exit)
+    return Death(cause="signal", signal=ended.signal)
 
 
 class Zygote:
@@ -57,11 +63,11 @@ class Zygote:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._sending = trio.Lock()
+        self._channel: Channel[ZygoteReply] = Channel(sock, ZygoteReply)
         self._next_id = 0
-        self._waiting: dict[object, trio.Event] = {}
-        self._answers: dict[int, dict[str, Any]] = {}
-        self._children: dict[object, _Child] = {}
+        self._waiting: dict[int, trio.Event] = {}
+        self._answers: dict[int, Forked | NotForked] = {}
+        self._children: dict[int, _Child] = {}
         self._lost = False
         self.missing: tuple[str, ...] = ()
         self.refused: Mapping[str, str] = {}
@@ -112,8 +118,7 @@ class Zygote:
         zygote = cls(await supervisor.start_zygote(argv, env, host_network=host_network))
         try:
             with trio.fail_after(ZYGOTE_START_S):
-                await zygote._send({"op": "preload", "modules": list(modules)})
-                answer = await zygote._receive()
+                answer = await zygote._preload(modules)
         except (SandboxLostError, trio.TooSlowError) as error:
             zygote.close()
             what = f"{python} did not start, or has no IPython"
@@ -130,42 +135,43 @@ class Zygote:
         zygote.missing = tuple(answer.get("missing", ()))
         return zygote
 
-    async def _send(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
-        packet = json.dumps(message).encode()
+    async def _preload(self, modules: Sequence[str]) -> dict[str, Any]:
+        """Has it import modules and warm up; what it says to that, as JSON: it is Python still."""
+        request = json.dumps({"op": "preload", "modules": list(modules)}).encode()
         try:
-            async with self._sending:
-                await send_packet(self._socket, packet, fds)
-        except (OSError, trio.ClosedResourceError) as error:  # closed meanwhile, by its owner
+            await send_packet(self._socket, request)
+            while True:
+                try:
+                    packet = self._socket.recv(_DATAGRAM_BYTES)
+                    break
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(self._socket)
+        except (OSError, trio.ClosedResourceError) as error:
             raise SandboxLostError("the zygote has died") from error
+        if not packet:
+            raise SandboxLostError("the zygote has died")
+        answer: dict[str, Any] = json.loads(packet)
+        return answer
 
-    async def _receive(self) -> dict[str, Any]:
-        while True:
-            try:
-                packet = self._socket.recv(_DATAGRAM_BYTES)
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._socket)
-                continue
-            except OSError:
-                packet = b""
-            if not packet:
-                raise SandboxLostError("the zygote has died")
-            answer: dict[str, Any] = json.loads(packet)
-            return answer
+    async def _ask(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
+        try:
+            await self._channel.send(message, fds)
+        except (SandboxLostError, SandboxClosedError, OSError) as error:
+            raise SandboxLostError("the zygote has died") from error
 
     async def run(self) -> None:
         """Receives its answers until it ends."""
         try:
             while True:
-                answer = await self._receive()
-                number = answer.get("id")
-                if answer["op"] == "exited":
-                    if (child := self._children.pop(number, None)) is not None:
-                        child.death = _death(answer["status"])
+                answer, _ = await self._channel.receive()
+                if isinstance(answer, Ended):
+                    if (child := self._children.pop(answer.id, None)) is not None:
+                        child.death = _death(answer)
                         child.ended.set()
-                elif (event := self._waiting.pop(number, None)) is not None:
-                    self._answers[answer["id"]] = answer
+                elif (event := self._waiting.pop(answer.id, None)) is not None:
+                    self._answers[answer.id] = answer
                     event.set()
-        except (SandboxLostError, trio.ClosedResourceError):
+        except (SandboxLostError, SandboxClosedError):
             pass
         finally:
             self._lost = True
@@ -216,9 +222,7 @@ class Zygote:
         try:
             try:
                 with keeper.enter(jail, limits, inner_network=inner_network) as (plan, fds):
-                    encoded = base64.b64encode(plan).decode()
-                    request = {"op": "fork", "id": number, "plan": encoded}
-                    await self._send(request, [executor.fileno(), *fds])
+                    await self._ask(Fork(id=number, plan=plan), [executor.fileno(), *fds])
             except BaseException:
                 self._children.pop(number, None)  # it was never asked for
                 raise
@@ -228,15 +232,14 @@ class Zygote:
         answer = self._answers.pop(number, None)
         if answer is None:
             raise SandboxLostError("the zygote has died")
-        if answer["op"] == "failed":
+        if isinstance(answer, NotForked):
             self._children.pop(number, None)
-            if answer.get("errno") == errno.ENOMEM:  # what fork says in a namespace without init
+            failure = answer.failure
+            if failure.errno == errno.ENOMEM:  # what fork says in a namespace without init
                 raise SandboxLostError("the jail has died, so nothing can be forked into it")
-            raise InterpreterUnavailableError(str(answer.get("reason")))
+            raise InterpreterUnavailableError(f"{failure.step}: {os.strerror(failure.errno)}")
         return child.wait_death
 
     def close(self) -> None:
         """Ends it; its contexts go on."""
-        with contextlib.suppress(OSError):
-            trio.lowlevel.notify_closing(self._socket)
-        self._socket.close()
+        self._channel.close()

@@ -5,6 +5,7 @@
 //! calls are for, and in which order they come, is decided above. Calls that have no wrapper in
 //! glibc 2.31 go through `syscall(2)`.
 
+mod arenas;
 mod confine;
 mod directory;
 mod fork_away;
@@ -14,6 +15,7 @@ mod nonblocking;
 mod process;
 mod socket;
 
+pub use arenas::*;
 pub use confine::*;
 pub use directory::*;
 pub use fork_away::*;

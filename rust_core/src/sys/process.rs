@@ -63,6 +63,18 @@ pub fn fork(namespaces: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Resu
     })
 }
 
+/// `fork(3)`, with what libraries have asked for by `pthread_atfork(3)`.
+///
+/// # Errors
+/// `EAGAIN` when there are too many processes, `ENOMEM`.
+pub fn fork_with_handlers() -> io::Result<Forked> {
+    // SAFETY: the caller has one thread, so no lock is held by another.
+    Ok(match check(unsafe { libc::fork() })? {
+        0 => Forked::Child,
+        pid => Forked::Parent(pid),
+    })
+}
+
 /// Room for the child of [`fork_sharing_memory`] to run on; it goes a few calls deep. From 64 KiB
 /// on, freeing it would make malloc tidy up, which touches pages that are better left alone.
 const CHILD_STACK_BYTES: usize = 48 * 1024;

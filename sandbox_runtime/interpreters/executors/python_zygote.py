@@ -5,9 +5,8 @@ empty environment; descriptor 3 is a SOCK_SEQPACKET socket to the control proces
 
     → {"op": "preload", "modules": ["numpy", "pandas", "matplotlib"]}   once, and first
     ← {"op": "ready", "python", "preloaded", "missing"}, or {"op": "failed", "reason", "module"?}
-    → {"op": "fork", "id", "plan"} + [executor socket, pid ns, …]
-    ← {"op": "forked", "id", "pid"}, or {"op": "failed", "id", "reason", "errno"}
-    ← {"op": "exited", "id", "status", "user_us", "system_us", "max_rss_bytes"}
+
+From there on the native module speaks (`rust_core/src/zygote.rs`).
 
 A child that cannot be confined says so on its executor socket, as {"type": "failed", "reason",
 "errno", "step"}, and ends with status 1. Once confined it reads its first frame there, {"cwd",
@@ -17,14 +16,14 @@ ready: a context that waits in a pool then answers three times as fast and holds
 
 Theory of operation. A child has to be born inside the jail's PID namespace, so the zygote
 joins that namespace *for its children*, forks, and joins its own again; only a process with one
-thread may do that, and only from one thread's memory can a fork make a sound copy. The child
-confines itself (native code) before it reads a byte of user code and never returns to the loop.
+thread may do that, and only from one thread's memory can a fork make a sound copy. No Python runs
+between one fork and the next, since that would write to memory that is shared with the children:
+each page of it would be copied again for each of them. The child confines itself (native code)
+before it reads a byte of user code and never returns to the loop.
 """
 
 from __future__ import annotations
 
-import array
-import base64
 import contextlib
 import ctypes
 import gc
@@ -32,7 +31,6 @@ import importlib
 import importlib.util
 import json
 import os
-import select
 import shutil
 import signal
 import socket
@@ -44,7 +42,6 @@ from typing import Any, NoReturn, Protocol
 
 CONTROL_FD = 3
 MAX_DATAGRAM_BYTES = 1 << 20
-MAX_FDS = 64
 HUGE_BYTES = 2 << 20
 MADV_COLLAPSE = 25
 
@@ -85,10 +82,16 @@ REHEARSAL_CELLS = {
 
 
 class Native(Protocol):
-    """The two functions of the Rust module that need no Python objects of ours."""
+    """The functions of the Rust module that need no Python objects of ours."""
 
-    def join_pid_namespace(self, fd: int, /) -> None:
-        """Makes the next children be born in a PID namespace."""
+    def reserve_arenas(self) -> tuple[int, int]:
+        """Addresses of functions by which Python's arenas come to lie side by side."""
+
+    def seal_arenas(self) -> None:
+        """From here on new arenas come from anywhere."""
+
+    def serve_forks(self, sock: int, own_pid_ns: int, /) -> tuple[bytes, list[int]] | None:
+        """Serves until the control process is gone; returns in each child with what is its."""
 
     def enter_jail(self, plan: bytes, fds: tuple[int, ...], keep_fd: int, /) -> None:
         """Confines this process for good and closes every descriptor but 0-2 and `keep_fd`."""
@@ -157,12 +160,29 @@ def forget_fonts() -> None:
         empty()
 
 
+class _ArenaAllocator(ctypes.Structure):
+    """`PyObjectArenaAllocator` of the C API."""
+
+    _fields_ = (
+        ("context", ctypes.c_void_p),
+        ("allocate", ctypes.c_void_p),
+        ("free", ctypes.c_void_p),
+    )
+
+
+def gather_arenas(native: Native) -> None:
+    """Has Python take its arenas from one place, so that huge pages can be made of them."""
+    with contextlib.suppress(OSError):  # there is no room: they come from anywhere, as ever
+        allocate, free = native.reserve_arenas()
+        allocator = _ArenaAllocator(None, allocate, free)
+        ctypes.pythonapi.PyObject_SetArenaAllocator(ctypes.byref(allocator))
+
+
 def join_pages() -> None:
     """Makes huge pages of this process's memory, where the kernel can (6.1).
 
-    A fork copies page tables, by far the largest part of its cost, and those of a huge page in one
-    piece, also where a child has written to a part of it. Contexts and branches start 10 to 20 %
-    sooner.
+    A fork copies page tables, a large part of its cost, and those of a huge page in one piece, also
+    where a child has written to a part of it.
     """
     madvise = ctypes.CDLL(None).madvise
     with open("/proc/self/maps", encoding="utf-8") as maps:
@@ -187,11 +207,6 @@ class Zygote:
         self._sock = sock
         self._native = native
         self._own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self._wakeup, wakeup_writer = socket.socketpair()
-        self._wakeup.setblocking(False)
-        wakeup_writer.setblocking(False)
-        self._wakeup_writer = wakeup_writer
-        self._ids: dict[int, Any] = {}
         self._executor: Any = None
         self._shell: Any = None
 
@@ -201,10 +216,10 @@ class Zygote:
         Raises:
             UnusableError: Something essential is missing, or a library has started a thread.
         """
-        received = self._receive()
-        if received is None:
+        request = self._receive()
+        if request is None:
             return
-        modules = [str(name) for name in received[0]["modules"]]
+        modules = [str(name) for name in request["modules"]]
         self._executor = load_executor()
         self._executor.prepare_process()
         self._executor.use_native(self._native)
@@ -228,75 +243,35 @@ class Zygote:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         gc.freeze()
+        self._native.seal_arenas()
         join_pages()
         version = ".".join(map(str, sys.version_info[:3]))
         self._send(op="ready", python=version, preloaded=preloaded, missing=missing)
 
     def serve(self) -> None:
-        """Forks and reaps until the control process closes its end."""
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        poll.register(self._wakeup, select.POLLIN)
-        while True:
-            ready = {fd for fd, _ in poll.poll()}
-            if self._wakeup.fileno() in ready:
-                with contextlib.suppress(BlockingIOError):
-                    while self._wakeup.recv(4096):
-                        pass
-                self._reap()
-            if self._sock.fileno() in ready:
-                received = self._receive()
-                if received is None:
-                    return
-                self._fork(*received)
-
-    def _fork(self, request: dict[str, Any], fds: list[int]) -> None:
+        """Forks and tells of ends until the control process closes its end."""
+        before, after_in_parent, after_in_child = (
+            getattr(ctypes.pythonapi, name)
+            for name in ("PyOS_BeforeFork", "PyOS_AfterFork_Parent", "PyOS_AfterFork_Child")
+        )
+        for function in (before, after_in_parent, after_in_child):
+            function.argtypes, function.restype = (), None
+        own_fd = self._sock.fileno()
+        before()  # once for all forks: nothing of Python's changes between them
+        born = None
         try:
-            plan = base64.b64decode(request["plan"])
-            pid = self._fork_into(fds[1], plan, fds)
-        except (OSError, ValueError, LookupError) as error:
-            errno = error.errno if isinstance(error, OSError) else None
-            self._send(op="failed", id=request.get("id"), reason=str(error), errno=errno)
-        else:
-            self._ids[pid] = request["id"]
-            self._send(op="forked", id=request["id"], pid=pid)
+            born = self._native.serve_forks(own_fd, self._own_pid_ns)
         finally:
-            for fd in fds:
-                os.close(fd)
-
-    def _fork_into(self, pid_ns: int, plan: bytes, fds: list[int]) -> int:
-        self._native.join_pid_namespace(pid_ns)
-        pid = -1
-        try:
-            pid = os.fork()
-            if pid == 0:
-                self._become_context(plan, fds)
-        finally:
-            if pid != 0:
-                self._rejoin(pid)
-        return pid
-
-    def _rejoin(self, pid: int) -> None:
-        try:
-            self._native.join_pid_namespace(self._own_pid_ns)
-        except OSError as error:
-            # The next child would be born in the wrong jail.
-            if pid > 0:
-                os.kill(pid, signal.SIGKILL)
-            self._send(op="failed", reason=f"no way back to the own PID namespace: {error}")
-            os._exit(1)
+            (after_in_parent if born is None else after_in_child)()
+        if born is not None:
+            self._become_context(*born)
 
     def _become_context(self, plan: bytes, fds: list[int]) -> NoReturn:
         """Goes on as the executor of a context; from `enter_jail` on, as untrusted code."""
         status, step = 1, "enter"
         executor_socket = socket.socket(fileno=fds[0])
         try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for own in (self._sock, self._wakeup, self._wakeup_writer):
-                own.close()
+            self._sock.close()
             self._native.enter_jail(plan, tuple(fds[2:]), fds[0])
             size = int.from_bytes(_receive_exactly(executor_socket, 4), "big")
             request = json.loads(_receive_exactly(executor_socket, size))
@@ -322,40 +297,17 @@ class Zygote:
         finally:
             os._exit(status)
 
-    def _reap(self) -> None:
-        while self._ids:
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            code = os.waitstatus_to_exitcode(status)
-            number = self._ids.pop(pid, None)
-            if number is None:
-                continue  # a context's clone(CLONE_PARENT), where no filter refuses that
-            self._send(
-                op="exited",
-                id=number,
-                status={"exit": code} if code >= 0 else {"signal": -code},
-                user_us=round(usage.ru_utime * 1e6),
-                system_us=round(usage.ru_stime * 1e6),
-                max_rss_bytes=usage.ru_maxrss * 1024,
-            )
-
     def _send(self, **message: object) -> None:
         try:
             self._sock.sendall(json.dumps(message).encode())
         except BrokenPipeError:
             os._exit(0)
 
-    def _receive(self) -> tuple[dict[str, Any], list[int]] | None:
-        data, ancillary, _, _ = self._sock.recvmsg(
-            MAX_DATAGRAM_BYTES, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
-        )
-        if not data:
-            return None
-        fds = array.array("i")
-        for _level, _type, content in ancillary:
-            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-        return json.loads(data), list(fds)
+    def _receive(self) -> dict[str, Any] | None:
+        request: dict[str, Any] | None = None
+        if data := self._sock.recv(MAX_DATAGRAM_BYTES):
+            request = json.loads(data)
+        return request
 
 
 def _receive_exactly(sock: socket.socket, size: int) -> bytes:
@@ -385,6 +337,7 @@ def run(sock: socket.socket, native: Native) -> None:
     """Warms up and serves; returns when the control process is gone or told of a failure."""
     # Garbage collection would write to every object's header and so unshare its page.
     gc.disable()
+    gather_arenas(native)
     signal.signal(signal.SIGINT, lambda *_: None)
     home = arrange_home()
     zygote = Zygote(sock, native)
