@@ -2,7 +2,7 @@
 
 Theory of operation. A `run` frame brings the write ends of two pipes, which are this run's
 descriptors 1 and 2 and nobody else's; after the run 1 and 2 are `/dev/null` again, so that the
-pipes' EOF says that all output is in. Frames are a 4-byte big-endian length and UTF-8 JSON.
+pipes' EOF says that all output is in.
 
 User code runs in this very process, so the loop assumes little: whatever a cell may leave
 behind (streams, signal handlers, builtins, trace functions, a forked copy of the process) is
@@ -20,25 +20,18 @@ from __future__ import annotations
 import builtins
 import contextlib
 import ctypes
-import fcntl
 import getpass
-import importlib
 import io
-import json
 import os
 import resource
-import signal
 import socket
-import struct
 import sys
-import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import python_branching as branching
 from .python_branching import use_native as use_native  # noqa: PLC0414 - for the zygote
 from .python_cells import raised_in_cell
 from .python_displays import show_open_figures
-from .python_frames import encode
 from .python_shell import (
     Frame,
     LoopRunner,
@@ -49,6 +42,19 @@ from .python_shell import (
 from .python_shell import (
     create_shell as create_shell,  # noqa: PLC0414 - for the zygote
 )
+from .python_signals import (
+    BLOCK,
+    MUTABLE_SIGNALS,
+    SET,
+    SIGINT,
+    UNBLOCK,
+    getsignal,
+    hold_signals,
+    ignore_signal,
+    set_signal,
+    sigmask,
+)
+from .python_socket import FrameSocket, encode_frame, move_up
 from .python_start import refresh_process
 from .python_start import start_context as start_context  # noqa: PLC0414 - likewise
 
@@ -56,38 +62,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-LOWEST_FD = 200
-"""Our descriptors stay above those that programs count on (`exec 3>`, `closerange(3, 100)`)."""
-
-MOST_BRANCHES = 64
-"""How many copies may be made at once: as many sockets come with the request."""
-
 NO_INPUT = (
     "input() is not available: the code runs without a terminal; "
     "pass the data in the code or in a file"
 )
 
-_HEADER = struct.Struct(">I")
-_RECEIVE_BYTES = 16 * 1024
 _OUTPUT_FDS = (1, 2)
 _LIBC = ctypes.CDLL(None)
 _IONBF = 2
-_ALL_SIGNALS = tuple(map(int, signal.valid_signals()))
-_MUTABLE_SIGNALS = sorted(
-    {*_ALL_SIGNALS} & {*range(1, 32)} - {signal.SIGKILL, signal.SIGSTOP, signal.SIGINT}
-)
-# The C functions: the wrappers turn every number into an enum member, a third of a short cell.
-_c_signal: Any = importlib.import_module("_signal")
-_sigmask, _getsignal, _set_signal = _c_signal.pthread_sigmask, _c_signal.getsignal, _c_signal.signal
-_BLOCK, _UNBLOCK, _SET = map(int, (signal.SIG_BLOCK, signal.SIG_UNBLOCK, signal.SIG_SETMASK))
-_SIGINT = int(signal.SIGINT)
 _LIVE_BUILTINS = vars(builtins)
 _KNOWN_BUILTINS: dict[str, Any] = {}
 _LOWEST_RECURSION_LIMIT = 1000
 
 # Bound early: user code may replace attributes of `os` (pyfakefs does) while frames must go on.
-_write, _getpid, _dup2, _exit = os.write, os.getpid, os.dup2, os._exit
-_loads = json.loads
+_getpid, _dup2, _exit = os.getpid, os.dup2, os._exit
 _getrusage = resource.getrusage
 
 
@@ -134,13 +122,12 @@ class Executor:
     """One context: a shell, the socket it is driven by, and the run that is going on."""
 
     def __init__(self, sock: socket.socket, shell: Shell) -> None:
-        self._sock = _move_up(sock)
+        self._socket = FrameSocket(sock)
         self._null_fd = -1
         self._shell = shell
         self._shell.emit = self.emit
         self._pid = _getpid()
         self._run_id: str | None = None
-        self._lock = threading.Lock()
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
         if not _KNOWN_BUILTINS:  # the first executor of a zygote makes it for all its children
             _KNOWN_BUILTINS.update(_LIVE_BUILTINS)
@@ -149,16 +136,15 @@ class Executor:
         self._description: tuple[str, str, list[str]] | None = None
         self._interrupted = False
         self._style = "plain"
-        self._held = b""
         self._silent = False
         self._history = True
 
     def serve(self) -> None:
         self._detach_output()
         _dup2(self._null_fd, 0)
-        _set_signal(_SIGINT, self._on_sigint)
-        self._send({"type": "ready", "pid": _getpid()})
-        while (received := self._receive()) is not None:
+        set_signal(SIGINT, self._on_sigint)
+        self._socket.send({"type": "ready", "pid": _getpid()})
+        while (received := self._socket.receive()) is not None:
             request, fds = received
             try:
                 if request["type"] == "fork":
@@ -174,13 +160,12 @@ class Executor:
                     _exit(1)  # a copy made by user code, in which something else went wrong
 
     def close(self) -> None:
-        self._sock.close()
+        self._socket.close()
         os.close(self._null_fd)
 
     def abandon(self) -> None:
         """In a process forked by user code: lets go of the socket, which only one may hold."""
-        self._sock.close()
-        self._lock = threading.Lock()  # a thread that is not here may have held it
+        self._socket.abandon()
 
     def emit(self, frame: Frame) -> None:
         """Sends a frame of the current run, after the output that came before it.
@@ -194,15 +179,9 @@ class Executor:
             if text := frame.get("data", {}).get("text/plain"):
                 print(text)
         elif self._run_id is not None:  # else: a thread that outlived its cell
-            # A cell's own result is the last thing that it does: it waits for `done` to go along,
-            # which spares the other end a wake-up.
+            # A cell's own result is the last thing that it does: it waits for `done` to go along.
             hold = frame["type"] == "result" and self._shell.is_last_expression
-            self._send({**frame, "id": self._run_id}, hold=hold)
-
-    def show_held(self) -> None:
-        """Sends what waits for `done`, since that may take a while."""
-        if self._held:
-            self._write(b"")
+            self._socket.send({**frame, "id": self._run_id}, hold=hold)
 
     def _start(self, request: Frame) -> None:
         """Becomes somebody's context, after it has waited for that."""
@@ -210,17 +189,19 @@ class Executor:
             os.chdir(request["cwd"])
         except OSError as error:
             step, reason = "change_directory", str(error)
-            self._send({"type": "failed", "step": step, "errno": error.errno, "reason": reason})
+            self._socket.send(
+                {"type": "failed", "step": step, "errno": error.errno, "reason": reason}
+            )
             return
         start_context(self._shell, request)
-        self._send({"type": "ready", "pid": self._pid})
+        self._socket.send({"type": "ready", "pid": self._pid})
 
     # --- branches --------------------------------------------------------------------------
 
     def _fork(self, request: Frame, fds: list[int]) -> None:
         """Makes a copy of this process for each socket, unless something would not survive it."""
         tasks: list[str] = []
-        own = {self._sock.fileno(), *fds}
+        own = {self._socket.fileno(), *fds}
         if isinstance(runner := self._shell.loop_runner, LoopRunner):
             tasks = runner.unfinished()
             if not tasks:
@@ -229,7 +210,7 @@ class Executor:
         found = {**branching.what_cannot_be_copied(own), "tasks": tasks}
         if any(found.values()):
             _close(fds)
-            self._send({"type": "refused", "id": request["id"], "data": found})
+            self._socket.send({"type": "refused", "id": request["id"], "data": found})
             return
         answer: Frame = {"type": "forked"}
         for fd in fds:
@@ -241,20 +222,20 @@ class Executor:
                 answer = {"type": "failed", "reason": f"it cannot be copied: {error.strerror}"}
                 break
         _close(fds)
-        self._send({**answer, "id": request["id"]})
+        self._socket.send({**answer, "id": request["id"]})
 
     def _become_branch(self, own: int, fds: list[int]) -> None:
         """Goes on as a copy with a socket of its own; the fork has closed the old one."""
         try:
             _close([fd for fd in fds if fd != own])
-            self._sock = _move_up(socket.socket(fileno=own))
+            self._socket = FrameSocket(socket.socket(fileno=own))
             self._pid = _getpid()
             branching.separate_branch()
             refresh_process()
-            self._send({"type": "ready", "pid": self._pid})
+            self._socket.send({"type": "ready", "pid": self._pid})
         except BaseException as error:  # noqa: BLE001 - it must not go on as half a branch
             with contextlib.suppress(BaseException):
-                self._send({"type": "failed", "reason": str(error)})
+                self._socket.send({"type": "failed", "reason": str(error)})
             _exit(1)
 
     # --- one run ---------------------------------------------------------------------------
@@ -292,7 +273,7 @@ class Executor:
             "usage": _usage_since(before),
         }
         self._run_id = None
-        self._send(done)
+        self._socket.send(done)
 
     def _run_guarded(self, code: str) -> BaseException | None:
         """Runs a cell, returns what it failed with; ends the process if it is a user's fork."""
@@ -302,14 +283,14 @@ class Executor:
             try:
                 failure = self._run_cell(code)
             finally:
-                _hold_signals()
+                hold_signals()
         except BaseException as error:  # noqa: BLE001 - from between two of the user's statements
-            _hold_signals()
+            hold_signals()
             failure = error
         if _getpid() != self._pid:
             self._leave_fork(failure)
         self._detach_state()
-        _sigmask(_SET, mask)
+        sigmask(SET, mask)
         if failure is not None:
             # An interrupt within IPython's own code may come out as some other error of it.
             if self._interrupted and not raised_in_cell(failure):
@@ -324,14 +305,14 @@ class Executor:
     def _run_cell(self, code: str) -> BaseException | None:
         """Runs a cell; SIGINT raises KeyboardInterrupt in here, and the user's handlers run."""
         for signum, handler in self._muted.items():
-            _set_signal(signum, handler)
+            set_signal(signum, handler)
         self._muted = {}
         shell = self._shell
         run: Any = shell.run_cell
         result = run(code, store_history=self._history, silent=self._silent)
         error: BaseException | None = result.error_before_exec or result.error_in_exec
         if error is None and _getpid() == self._pid:
-            show_open_figures(shell, self.show_held)
+            show_open_figures(shell, self._socket.send_held)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
@@ -365,9 +346,9 @@ class Executor:
             streams.append(stream if usable else text_writer(fd))
         self._streams = (streams[0], streams[1], streams[2])
         sys.stdin, sys.stdout, sys.stderr = self._streams
-        _set_signal(_SIGINT, self._on_sigint)
-        _sigmask(_UNBLOCK, (_SIGINT,))
-        mask: set[int] = _sigmask(_BLOCK, ())
+        set_signal(SIGINT, self._on_sigint)
+        sigmask(UNBLOCK, (SIGINT,))
+        mask: set[int] = sigmask(BLOCK, ())
         return mask
 
     def _detach_state(self) -> None:
@@ -381,12 +362,12 @@ class Executor:
             sys.setrecursionlimit(_LOWEST_RECURSION_LIMIT)
         sys.stdin, sys.stdout, sys.stderr = self._streams
         # A timer set by the cell must not raise in the middle of a frame.
-        for signum in _MUTABLE_SIGNALS:
-            handler = _getsignal(signum)
-            if callable(handler) and handler is not _ignore_signal:
+        for signum in MUTABLE_SIGNALS:
+            handler = getsignal(signum)
+            if callable(handler) and handler is not ignore_signal:
                 self._muted[signum] = handler
-                _set_signal(signum, _ignore_signal)
-        _set_signal(_SIGINT, self._on_sigint)
+                set_signal(signum, ignore_signal)
+        set_signal(SIGINT, self._on_sigint)
 
     def _detach_output(self) -> None:
         """Flushes what C code has buffered and points 1 and 2 at `/dev/null`."""
@@ -394,7 +375,7 @@ class Executor:
         try:
             _dup2(self._null_fd, 1)
         except OSError:  # the first time, or closed by user code
-            self._null_fd = _fd_above(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+            self._null_fd = move_up(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
             _dup2(self._null_fd, 1)
         _dup2(self._null_fd, 2)
 
@@ -407,56 +388,6 @@ class Executor:
                 self._interrupted = True
                 raise KeyboardInterrupt
             frame = frame.f_back
-
-    # --- frames ----------------------------------------------------------------------------
-
-    def _send(self, frame: Frame, *, hold: bool = False) -> None:
-        body = encode(frame)
-        data = _HEADER.pack(len(body)) + body
-        if hold:
-            with self._lock:
-                self._held += data
-        else:
-            self._write(data)
-
-    def _write(self, frame: bytes) -> None:
-        with self._lock:
-            # With signals blocked one write takes the frame whole: an interrupt or a timer of
-            # the user's raises before a frame or after it, never inside.
-            # The first call changes nothing: each of them may raise for a signal just before it.
-            previous = _sigmask(_BLOCK, ())
-            try:
-                _sigmask(_BLOCK, _ALL_SIGNALS)
-                data, self._held = memoryview(self._held + frame), b""
-                while data:
-                    data = data[_write(self._sock.fileno(), data) :]
-            finally:
-                _sigmask(_SET, previous)
-
-    def _receive(self) -> tuple[Frame, list[int]] | None:
-        """Waits for a frame and the descriptors that ride on its first byte; None at EOF."""
-        try:
-            # Nothing follows a frame before it was answered, so that more may be asked for.
-            data, fds, _, _ = socket.recv_fds(
-                self._sock, _RECEIVE_BYTES, MOST_BRANCHES, socket.MSG_CMSG_CLOEXEC
-            )
-            if len(data) < _HEADER.size:
-                data += self._receive_exactly(_HEADER.size - len(data))
-            end = _HEADER.size + _HEADER.unpack_from(data)[0]
-            if len(data) < end:
-                data += self._receive_exactly(end - len(data))
-            return _loads(data[_HEADER.size : end]), fds
-        except (EOFError, ConnectionError):
-            return None
-
-    def _receive_exactly(self, size: int) -> bytearray:
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            if not (count := self._sock.recv_into(view)):
-                raise EOFError
-            view = view[count:]
-        return data
 
 
 _INTERRUPTIBLE = frozenset(
@@ -483,43 +414,6 @@ def _outline(names: dict[str, Any]) -> tuple[int, str]:
     """The number of names and the last one: what was added in the place of another is the last."""
     count = names.__len__()
     return count, names.__reversed__().__next__() if count else ""
-
-
-def _hold_signals() -> None:
-    """Blocks all signals and ends tracing; what the user's handlers raise meanwhile is dropped.
-
-    The kernel blocks before Python calls the handlers of what has already come, so that nothing
-    comes after this, whether or not the call has raised.
-    """
-    try:  # noqa: SIM105 - `suppress` would be Python code, in which more may happen
-        _sigmask(_BLOCK, _ALL_SIGNALS)
-    except BaseException:  # noqa: BLE001, S110
-        pass
-    try:
-        sys.settrace(None)
-        sys.setprofile(None)
-    except BaseException:  # noqa: BLE001 - a profiler has objected to this very call
-        sys.setprofile(None)
-
-
-def _ignore_signal(*_: object) -> None:
-    """Stands in for a handler of the user's while none of the user's code runs.
-
-    It is not SIG_IGN, which child processes would inherit and which changes SIGCHLD.
-    """
-
-
-def _fd_above(fd: int) -> int:
-    """Moves a descriptor to the lowest free number from `LOWEST_FD` on, close-on-exec."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, min(LOWEST_FD, limit - 8))
-    finally:
-        os.close(fd)
-
-
-def _move_up(sock: socket.socket) -> socket.socket:
-    return socket.socket(fileno=_fd_above(sock.detach()))
 
 
 def _usage() -> tuple[float, float, int]:
@@ -554,8 +448,8 @@ def rehearse(shell: Shell, cells: list[str]) -> None:
     for code in cells:
         ours, theirs = socket.socketpair()
         null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        body = encode({"type": "run", "id": "rehearsal", "code": code})
-        socket.send_fds(ours, [_HEADER.pack(len(body)) + body], [null, null])
+        frame = encode_frame({"type": "run", "id": "rehearsal", "code": code})
+        socket.send_fds(ours, [frame], [null, null])
         ours.shutdown(socket.SHUT_WR)
         serve(theirs, shell)
         os.close(null)
