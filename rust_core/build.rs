@@ -9,6 +9,11 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Libc in the program, and text in pages of 2 MiB of its own, so that it can be put on huge ones
+/// (`sys/text.rs`). The file is no longer for it where the linker is LLVM's.
+const SUPERVISOR_FLAGS: &str =
+    "-Ctarget-feature=+crt-static\x1f-Clink-arg=-Wl,-z,max-page-size=2097152";
+
 /// Built with `panic = "abort"`, whole-program optimisation and no symbols: see the workspace.
 const PROFILE: &str = "embedded";
 
@@ -28,7 +33,7 @@ fn main() {
     // Without a dynamic linker's pages a fork of the supervisor is smaller and quicker. Where the
     // system has no static libc it is linked like any other program.
     let supervisor = ["-p", "rust_core", "--bin", "sandbox-supervisor"];
-    if !build(&manifest, &directory, &target, &supervisor, "-Ctarget-feature=+crt-static") {
+    if !build(&manifest, &directory, &target, &supervisor, SUPERVISOR_FLAGS) {
         println!("cargo::warning=no static libc found: jails will cost a little more");
         assert!(build(&manifest, &directory, &target, &supervisor, ""), "see above");
     }

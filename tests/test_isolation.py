@@ -1025,6 +1025,28 @@ async def test_a_close_waits_for_the_end(runtime: Runtime) -> None:
         os.close(fd)
 
 
+async def test_nobody_can_write_to_what_a_keeper_executes(runtime: Runtime) -> None:
+    """Its text was copied to a huge page; neither that nor anything else is both."""
+    async with open_sandbox(runtime=runtime):
+        keeper = family(runtime.supervisor._launcher_pid)["sbx-keeper"]
+        try:
+            told = Path(f"/proc/{keeper}/smaps").read_text()
+        except PermissionError:
+            pytest.skip("NOT TESTED: a keeper's memory map is root's alone to read here")
+    maps: list[tuple[str, dict[str, str]]] = []
+    for line in told.splitlines():
+        first, *rest = line.split()
+        if first.endswith(":"):
+            maps[-1][1][first] = rest[0]
+        else:
+            maps.append((rest[0], {}))
+    executable = [(flags, of) for flags, of in maps if "x" in flags]
+    assert executable
+    assert not [flags for flags, _ in executable if "w" in flags]
+    if not any(int(of.get("AnonHugePages:", "0")) for _, of in executable):
+        pytest.skip("NOT TESTED: the kernel had no huge page for its text")
+
+
 BURN = "for i in 1 2; do (timeout 1 bash -c 'while :; do :; done') & done; wait; times"
 
 

@@ -249,11 +249,16 @@ impl Init<'_> {
 
     /// Takes note of who has ended, and tells of programs. True: there may be more.
     fn reap(&mut self) -> Result<bool> {
-        let mut programs = Vec::new();
+        // Mostly it is one, which takes no heap: its pages would be copied first.
+        let (mut first, mut others) = (None, Vec::new());
         let (mut alone, mut more) = (false, true);
         for _ in 0..REAPED_AT_ONCE {
             match sys::wait(-1, false) {
-                Ok(Some(ended)) if self.spawned.remove(&ended.pid) => programs.push(ended),
+                Ok(Some(ended)) if self.spawned.remove(&ended.pid) => {
+                    if let Some(other) = first.replace(ended) {
+                        others.push(other);
+                    }
+                }
                 Ok(Some(_)) => {}
                 // Whoever lives here is a child of this process or of one that lives here too, but
                 // for who was born into the namespace from outside.
@@ -264,13 +269,13 @@ impl Init<'_> {
                 }
             }
         }
-        for ended in programs {
+        for ended in others.into_iter().chain(first) {
             let sys::Ended { pid, exit, signal, user_us, system_us, max_rss_bytes } = ended;
             let reply =
                 InitReply::Exited { pid, exit, signal, user_us, system_us, max_rss_bytes, alone };
             let pidfd = self.untold.take_if(|(untold, _)| *untold == pid).map(|(_, pidfd)| pidfd);
-            let carried: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
-            self.socket.send(&reply, &carried)?;
+            let carried = pidfd.as_ref().map(AsFd::as_fd);
+            self.socket.send(&reply, carried.as_slice())?;
         }
         Ok(more)
     }

@@ -14,6 +14,7 @@ mod mount;
 mod nonblocking;
 mod process;
 mod socket;
+mod text;
 
 pub use arenas::*;
 pub use confine::*;
@@ -24,6 +25,7 @@ pub use mount::*;
 pub use nonblocking::*;
 pub use process::*;
 pub use socket::*;
+pub use text::*;
 
 use std::ffi::CString;
 use std::io;
