@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sandbox_runtime.errors import GitError, GitErrorCode, InvalidArgumentError, NotStartedError
+from sandbox_runtime.foreground import run_process
 from sandbox_runtime.nursery import open_serving_nursery
-from sandbox_runtime.processes import run_process
 from sandbox_runtime.receipts import CommandResult
 from sandbox_runtime.sessions import Session
 from sandbox_runtime.settings import WORKSPACE

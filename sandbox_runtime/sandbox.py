@@ -14,13 +14,13 @@ from sandbox_runtime.background import Processes
 from sandbox_runtime.budget import Budget
 from sandbox_runtime.errors import AlreadyExistsError, InvalidArgumentError, SandboxClosedError
 from sandbox_runtime.files import Files
+from sandbox_runtime.foreground import run_process
 from sandbox_runtime.fresh import Shells, blueprint_of
 from sandbox_runtime.interpreters.languages import known_language
 from sandbox_runtime.interpreters.pool_sizes import pool_sizes
 from sandbox_runtime.networks import check_host_name, check_network
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.ports import Ports
-from sandbox_runtime.processes import run_process
 from sandbox_runtime.report import build_report, check_required, enforce
 from sandbox_runtime.runtime import open_runtime
 from sandbox_runtime.sessions import Session
@@ -253,7 +253,7 @@ class Sandbox:
         on_stderr: OutputHandler | None = None,
         limit_bytes: int = OUTPUT_LIMIT_BYTES,
     ) -> CommandResult:
-        """Runs a program in a fresh jail and waits for its end; see `processes.run_process`."""
+        """Runs a program in a fresh jail and waits for its end; see `foreground.run_process`."""
         self._check_open()
         with self._runtime.work:
             return await run_process(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import select
@@ -99,6 +100,7 @@ class Traces:
     """What a runtime leaves in this process and on this machine."""
 
     def __init__(self, runtime: Runtime) -> None:
+        gc.collect()  # what an earlier test has let go of is closed now, not meanwhile
         launcher = runtime.supervisor._launcher_pid
         self.descriptors = descriptors()
         self.processes = children_of(os.getpid())
