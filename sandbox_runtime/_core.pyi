@@ -30,6 +30,8 @@ version: str
 class Command:
     """A command that was sent to a session's shell, with its pipes. Nothing of it waits.
 
+    A run that was sent to an executor is one too, without standard input.
+
     Args:
         socket: the shell's.
         epoll: waits for the socket, and from here on for the pipes.
@@ -39,18 +41,26 @@ class Command:
     """
 
     def __new__(
-        cls, socket: int, epoll: int, packet: bytes, stdin: int, body: int | None
+        cls, socket: int, epoll: int, packet: bytes, stdin: int | None, body: int | None
     ) -> Self: ...
-    def collect(self) -> tuple[bytes, bytes, bool, bytes, bool] | None:
+    def collect(self, most_bytes: int) -> tuple[bytes, bytes, bool, bytes, bool] | None:
         """Receive the answer and read the pipes; None before there is an answer.
+
+        Args:
+            most_bytes: of the answer.
 
         Returns:
             The answer, empty if the shell has closed its socket; what was in standard output, and
             whether it is at its end; likewise standard error.
         """
 
-    def release(self) -> tuple[int, int]:
-        """The reading ends of standard output and error, which epoll forgets; they do not block."""
+    def release(self) -> tuple[tuple[int, int | None], tuple[int, int | None]]:
+        """The pipes of standard output and error, which epoll forgets.
+
+        Returns:
+            Of each the reading end, which does not block, and the writing end; None for one that
+            `collect` has let go of.
+        """
 
     def close(self) -> None:
         """Close its pipes; again does nothing."""

@@ -5,6 +5,9 @@ byte of the foreground is in the pipes already, so what `FIONREAD` counts at tha
 and no more: a background job that writes on and on cannot make the end wait.
 
 All descriptors are watched through one epoll, which costs trio one wait instead of three tasks.
+
+Most commands are over at the first look, with all that they wrote: `first_look` is that look, and
+the core's (`command.rs`). Whatever is not over then is read on by `read_until`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import inspect
 import os
 import select
 import termios
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import trio
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 256 * 1024
 _BIG_PIPE_BYTES = 1024 * 1024
+_ANSWER_BYTES = 64  # of a shell, which has 56; one that fills them is none
 _READS_BETWEEN_CHECKPOINTS = 16
 
 
@@ -66,6 +70,14 @@ class Stream:
         """Makes both ends."""
         self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.read_fd, False)
+
+    async def take(self, chunk: bytes) -> None:
+        """Takes what was read."""
+        self.count(chunk)
+        if self._on_output is not None:
+            handled = self._on_output(chunk)
+            if inspect.isawaitable(handled):
+                await handled
 
     @property
     def kept(self) -> bytes:
@@ -151,11 +163,7 @@ class Stream:
             # Somebody has much to say: fewer, larger turns. More than the user's share is refused.
             with contextlib.suppress(OSError):
                 fcntl.fcntl(self.read_fd, fcntl.F_SETPIPE_SZ, _BIG_PIPE_BYTES)
-        self.count(chunk)
-        if self._on_output is not None:
-            handled = self._on_output(chunk)
-            if inspect.isawaitable(handled):
-                await handled
+        await self.take(chunk)
         return len(chunk)
 
     async def read_available(self) -> None:
@@ -163,6 +171,20 @@ class Stream:
         left = self.available_bytes()
         while left > 0 and (read := await self.read_some(min(left, _CHUNK_BYTES))):
             left -= read
+
+
+class Found(NamedTuple):
+    """What the first look at a command found, once there was an answer.
+
+    Attributes:
+        answer: What its end was told with, or the beginning of that; empty if nothing can come.
+        stdout: What was in the pipe.
+        stderr: Likewise.
+    """
+
+    answer: bytes
+    stdout: bytes
+    stderr: bytes
 
 
 class EndSignal(Protocol):
@@ -240,16 +262,24 @@ class Capture:
         self._given_up = False
         self._waits_for: select.epoll | None = None
         if make_pipes:
-            self.stdout.make_pipe()
-            try:
-                self.stderr.make_pipe()
-            except BaseException:
-                self.stdout.close()
-                raise
+            self.make_pipes()
 
-    def adopt(self, stdout_fd: int, stderr_fd: int) -> None:
-        """Takes over reading ends that do not block; the command holds the writing ends."""
-        self.stdout.read_fd, self.stderr.read_fd = stdout_fd, stderr_fd
+    def make_pipes(self) -> None:
+        """Makes them, if nobody has."""
+        if self.stdout.read_fd is not None:
+            return
+        self.stdout.make_pipe()
+        try:
+            self.stderr.make_pipe()
+        except BaseException:
+            self.stdout.close()
+            raise
+
+    def adopt(self, command: Command) -> None:
+        """Takes over the pipes of a command, and the writing ends that are still held."""
+        (out, stdout), (err, stderr) = command.release()
+        self.stdout.read_fd, self.stdout.write_fd = out, stdout
+        self.stderr.read_fd, self.stderr.write_fd = err, stderr
 
     def __enter__(self) -> Self:
         return self
@@ -289,6 +319,11 @@ class Capture:
         if self._waits_for is not None:
             trio.lowlevel.notify_closing(self._waits_for)
 
+    @property
+    def given_up(self) -> bool:
+        """Whether `give_up` was called."""
+        return self._given_up
+
     def go_on(self) -> None:
         """Takes `give_up` back, so that it can be read from again."""
         self._given_up = False
@@ -308,31 +343,56 @@ class Capture:
         for stream in self.streams:
             stream.close()
 
+    async def first_look(
+        self, command: Command, epoll: select.epoll, most_bytes: int
+    ) -> Found | None:
+        """Waits until there is news of a command, and looks once.
+
+        Its pipes are this capture's afterwards, unless they are at their end.
+
+        Args:
+            command: What was sent.
+            epoll: What waits for it.
+            most_bytes: Of its answer.
+
+        Returns:
+            None if there is no answer: it has only written something, or `give_up` was called.
+
+        Cancellation: nothing is lost; `read_until` can be called then.
+        """
+        found = None
+        try:
+            if not self._given_up:
+                await self._wait_for(epoll)
+                found = command.collect(most_bytes)
+        finally:
+            if found is None or not (found[2] and found[4]):
+                self.adopt(command)
+            else:
+                command.close()
+        return None if found is None else Found(found[0], found[1], found[3])
+
+    async def take(self, found: Found) -> None:
+        """Takes what the first look found."""
+        if found.stdout:
+            await self.stdout.take(found.stdout)
+        if found.stderr:
+            await self.stderr.take(found.stderr)
+
     async def read_command(self, command: Command, shell: Shell) -> None:
         """Reads until a session's shell says that a command is over; most need one look.
 
         Cancellation: nothing that was read is lost; `read_until` can be called then.
         """
-        found = None
-        try:
-            if not self.calls_back and not self._given_up:
-                await self._wait_for(shell.epoll)
-                found = command.collect()
-        finally:
-            if found is None or not (found[2] and found[4]):
-                self.adopt(*command.release())
-        if found is not None:
-            answer, stdout, _, stderr, _ = found
-            if stdout:
-                self.stdout.count(stdout)
-            if stderr:
-                self.stderr.count(stderr)
-            if shell.accept(answer):
-                if self.at_end:
-                    command.close()
-                else:
+        if self.calls_back:
+            self.adopt(command)
+        elif (found := await self.first_look(command, shell.epoll, _ANSWER_BYTES)) is not None:
+            await self.take(found)
+            if shell.accept(found.answer):
+                if not self.at_end:
                     await self.drain()
                 return
+        self.close_write_ends()
         await self.read_until(shell, shell.epoll)
 
     async def read_until(

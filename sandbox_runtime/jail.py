@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal as signals
@@ -67,9 +68,18 @@ VERSION = _core.version
 
 
 async def send_command(
-    sock: socket.socket, epoll: select.epoll, packet: bytes, stdin: int, body: int | None
-) -> Command:
+    sock: socket.socket,
+    epoll: select.epoll,
+    packet: bytes,
+    stdin: int,
+    body: int | None,
+    *,
+    deadline_s: float = math.inf,
+) -> Command | None:
     """Sends a session's shell a request with its descriptors, which stay the caller's.
+
+    Returns:
+        None if there was no room for it until the deadline, on trio's clock.
 
     Raises:
         SandboxLostError: The shell has died.
@@ -78,7 +88,10 @@ async def send_command(
         try:
             return Command(sock.fileno(), epoll.fileno(), packet, stdin, body)
         except BlockingIOError:
-            await trio.lowlevel.wait_writable(sock)
+            with trio.CancelScope(deadline=deadline_s) as scope:
+                await trio.lowlevel.wait_writable(sock)
+            if scope.cancelled_caught:
+                return None
         except (BrokenPipeError, ConnectionResetError) as error:
             raise SandboxLostError("the sandbox has died") from error
 
@@ -129,6 +142,7 @@ class Keeper:
         self._fds: list[int] = []
         self._tables: list[int] = []
         self._memory_events: int | None = None
+        self._last_events, self._last_kills = b"", 0
         self.protections: tuple[Protection, ...] = ()
         self._enter: EnterPlan | None = None
 
@@ -353,8 +367,10 @@ class Keeper:
             text = os.pread(self._memory_events, 1024, 0)
         except OSError:  # the group is gone
             return 0
-        kills = [line[9:] for line in text.splitlines() if line.startswith(b"oom_kill ")]
-        return int(kills[0]) if kills else 0
+        if text != self._last_events:  # each run looks, and hardly ever has anything changed
+            kills = [line[9:] for line in text.splitlines() if line.startswith(b"oom_kill ")]
+            self._last_events, self._last_kills = text, int(kills[0]) if kills else 0
+        return self._last_kills
 
     def explain_loss(self, error: SandboxLostError) -> SandboxLostError:
         """The same, or that it may be for want of memory.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from sandbox_runtime.alarms import Alarms
 from sandbox_runtime.errors import InvalidArgumentError
 from sandbox_runtime.fresh import ReadySandboxes, make_sandbox
 from sandbox_runtime.interpreters.preloads import PRELOADS, USUAL_PRELOAD, check_preloads
@@ -38,6 +39,7 @@ class Runtime:
     Attributes:
         work: The commands of sessions, programs in the foreground and cells that run at present, in
             all sandboxes together.
+        alarms: The deadlines of those.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Runtime:
         self._zygotes: dict[tuple[tuple[str, ...], bool], Zygote] = {}
         self._starting = trio.Lock()
         self.work = Work()
+        self.alarms = Alarms()
         self._preloads = preloads
         self._nodes = nodes
 
@@ -215,6 +218,7 @@ async def open_runtime(
         async with open_serving_nursery() as nursery:
             nursery.start_soon(supervisor.run)
             runtime = Runtime(supervisor, nursery, launched.python, sets, launched.nodes)
+            nursery.start_soon(runtime.alarms.run)
             runtime.keep_ready(ready_sandboxes)
             yield runtime
     finally:

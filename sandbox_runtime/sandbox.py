@@ -115,6 +115,7 @@ class Sandbox:
                 self._nursery,
                 closed=self._closed,
                 work=self._runtime.work,
+                alarms=self._runtime.alarms,
             )
         return self._contexts
 
@@ -190,6 +191,7 @@ class Sandbox:
             self._nursery,
             self._shells.start,
             self._runtime.work,
+            self._runtime.alarms,
             session_id=session_id,
             cwd=cwd,
             env=env,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal as signals
 import time
@@ -45,6 +44,7 @@ from sandbox_runtime.shell_protocol import NOT_RUN_DESCRIPTORS, why_not_run
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from sandbox_runtime.alarms import Alarms
     from sandbox_runtime.capture import OutputHandler
     from sandbox_runtime.jail import Keeper
     from sandbox_runtime.messages import Exited
@@ -119,6 +119,7 @@ class Session:
         nursery: trio.Nursery,
         start_shell: Callable[[str, Mapping[str, str]], Awaitable[Shell]],
         work: Work,
+        alarms: Alarms,
         *,
         session_id: str | None = None,
         cwd: str | None = None,
@@ -130,6 +131,7 @@ class Session:
         self._nursery = nursery
         self._start_shell = start_shell
         self._work = work
+        self._alarms = alarms
         self._on_closed = on_closed
         self._memory = Budget(BACKGROUND_TOTAL_BYTES) if memory is None else memory
         self._cwd = check_cwd(cwd, WORKSPACE)
@@ -291,13 +293,19 @@ class Session:
         ended: Ended = "exit"
         try:
             try:
-                if timeout_s == math.inf and not capture.calls_back:
-                    self._stop = capture.give_up  # a cancel scope costs 50 µs in a short command
-                    over = await self._attempt(shell, capture, header, body, stdin)
-                else:
-                    with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
+                deadline_s = trio.current_time() + timeout_s
+                request = (header, body, stdin, deadline_s)
+                if capture.calls_back:
+                    with trio.CancelScope(deadline=deadline_s) as scope:
                         self._stop = scope.cancel
-                        over = await self._attempt(shell, capture, header, body, stdin)
+                        over = await self._attempt(shell, capture, *request)
+                else:
+                    self._stop = capture.give_up  # a cancel scope costs 50 µs in a short command
+                    alarm = self._alarms.set(deadline_s, self._end_attempt)
+                    try:
+                        over = await self._attempt(shell, capture, *request)
+                    finally:
+                        self._alarms.call_off(alarm)
             finally:
                 self._stop = None
             if not over:
@@ -314,15 +322,27 @@ class Session:
             raise why_not_run(shell.end, cwd, env)
         return await self._result(shell, capture, ended, time.monotonic() - started_s)
 
+    def _end_attempt(self) -> None:
+        if self._stop is not None:
+            self._stop()
+
     async def _attempt(
-        self, shell: Shell, capture: Capture, header: bytes, body: bytes, stdin: memoryview
+        self,
+        shell: Shell,
+        capture: Capture,
+        header: bytes,
+        body: bytes,
+        stdin: memoryview,
+        deadline_s: float,
     ) -> bool:
         """Has the shell run a command. False: it was stopped before the command was over."""
         try:
-            command = await shell.send(header, body, stdin)
+            command = await shell.send(header, body, stdin, deadline_s=deadline_s)
         except SandboxLostError:
             shell.lost = True  # it died between two commands; this one has not run
             return True
+        if command is None:
+            return False
         await capture.read_command(command, shell)
         if not shell.hung_up:
             return shell.lost or shell.end is not None
@@ -474,7 +494,7 @@ class Session:
         """Ends the command that runs now with its whole process tree; its result says `killed`."""
         if self._stop is not None:
             self._killed = True
-            self._stop()
+            self._end_attempt()
 
     async def aclose(self) -> None:
         """Ends the shell and everything it started; returns when that is gone."""

@@ -111,8 +111,10 @@ class Shell:
             age_s = int(time.monotonic() - self.handed_over_s)
         return encode_request(self._seq, command, cwd, env, session_age_s=age_s)
 
-    async def send(self, header: bytes, body: bytes, stdin: memoryview) -> jails.Command:
-        """Asks the shell to run what `encode` made."""
+    async def send(
+        self, header: bytes, body: bytes, stdin: memoryview, *, deadline_s: float
+    ) -> jails.Command | None:
+        """Asks the shell to run what `encode` made; None if it took nothing until the deadline."""
         self._end = None
         stdin_fd, body_fd = self._null, None
         files: list[int] = []
@@ -124,7 +126,9 @@ class Shell:
                 body_fd = memory_file("command", body)
                 files.append(body_fd)
             packet = header + body if body_fd is None else header
-            sent = await jails.send_command(self._socket, self.epoll, packet, stdin_fd, body_fd)
+            sent = await jails.send_command(
+                self._socket, self.epoll, packet, stdin_fd, body_fd, deadline_s=deadline_s
+            )
             self.handed_over_s = None
             return sent
         finally:

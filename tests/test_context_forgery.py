@@ -245,11 +245,11 @@ def test_frames_that_no_executor_sends_are_refused(body: bytes) -> None:
         frames.decode(body)
 
 
-async def test_small_results_of_many_values_count_as_what_they_take() -> None:
+def test_small_results_of_many_values_count_as_what_they_take() -> None:
     body = frames.encode({"type": "display", "id": "1", "data": {"a": [[]] * 1000}})[4:]
     run = Run(None, limit_bytes=10 * 64 * 2000)
     for _ in range(20):
-        await run.note(*frames.read(body))
+        run.note(*frames.read(body))
     assert 5 < len(run.results) < 11
     assert len(run.results) + run.dropped == 20
 

@@ -1,6 +1,8 @@
-//! One command of a session, from the control process's side: its pipes, its request, its answer.
+//! One command of a session, or one run of a context, from the control process's side: its pipes,
+//! its request, its answer.
 //!
-//! Nothing here waits. A command costs the control process two calls of this file and one wait of
+//! Nothing here waits. Both are told in the same way to whoever executes them, by a socket that one
+//! epoll waits for, with pipes that are this command's alone. A command costs the control process two calls of this file and one wait of
 //! its own: what Python does between them costs three times as much as elsewhere, since the program
 //! that ran meanwhile had the processor's caches to itself.
 
@@ -9,15 +11,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::sys;
 
-/// Room for a shell's answer, which has 56 bytes; one that fills it is none.
-const ANSWER_BYTES: usize = 64;
 /// How much of a pipe is read at once. Whoever writes more is not in a hurry.
 const PIECE_BYTES: usize = 4096;
 
-/// What a session keeps for its commands.
+/// What a session keeps for its commands, and a context for its runs.
 #[derive(Debug, Clone, Copy)]
 pub struct Shell<'a> {
-    /// The socket to the builtin.
+    /// The socket to the builtin, or to the executor.
     pub socket: BorrowedFd<'a>,
     /// Waits for the socket, and for the pipes of the command that runs.
     pub epoll: BorrowedFd<'a>,
@@ -42,6 +42,9 @@ pub struct Collected {
     /// Standard error.
     pub stderr: Piece,
 }
+
+/// A reading end, and a writing end where it is still held.
+pub type Pipe = (OwnedFd, Option<OwnedFd>);
 
 /// One of a command's pipes.
 #[derive(Debug)]
@@ -81,18 +84,20 @@ pub struct Command {
 }
 
 impl Command {
-    /// Makes the pipes and sends `packet` with `stdin`, the pipes and, where there is one, `body`.
+    /// Makes the pipes and sends `packet` with the pipes, behind `stdin` and before `body` where
+    /// there are such.
     ///
     /// # Errors
     /// `EMFILE`; what `sendmsg(2)` says, such as `EAGAIN` when the shell's queue is full.
     pub fn send(
         shell: Shell<'_>,
         packet: &[u8],
-        stdin: BorrowedFd<'_>,
+        stdin: Option<BorrowedFd<'_>>,
         body: Option<BorrowedFd<'_>>,
     ) -> io::Result<Self> {
         let ((stdout, out), (stderr, err)) = (sys::pipe_to_read()?, sys::pipe_to_read()?);
-        let fds: Vec<_> = [stdin, out.as_fd(), err.as_fd()].into_iter().chain(body).collect();
+        let pipes = [out.as_fd(), err.as_fd()];
+        let fds: Vec<_> = stdin.into_iter().chain(pipes).chain(body).collect();
         // Watched before it is sent: what fails here has not run.
         sys::watch(shell.epoll, stdout.as_fd())?;
         sys::watch(shell.epoll, stderr.as_fd())?;
@@ -103,31 +108,37 @@ impl Command {
         })
     }
 
-    /// The answer and what is in the pipes, if the shell has answered; else nothing is read.
+    /// The answer and what is in the pipes, if there is an answer; else nothing is read.
     ///
     /// # Errors
     /// What `read(2)` says.
-    pub fn collect(&mut self, shell: Shell<'_>) -> io::Result<Option<Collected>> {
-        let mut answer = [0; ANSWER_BYTES];
+    pub fn collect(
+        &mut self,
+        shell: Shell<'_>,
+        most_bytes: usize,
+    ) -> io::Result<Option<Collected>> {
+        let mut answer = vec![0; most_bytes];
         let count = match sys::receive_now(shell.socket, &mut answer) {
             Ok(None) => return Ok(None),
             Ok(Some(count)) => count,
             Err(_) => 0, // as good as closed
         };
+        answer.truncate(count);
         let (stdout, stderr) = (self.stdout.look()?, self.stderr.look()?);
-        Ok(Some(Collected { answer: answer[..count].to_vec(), stdout, stderr }))
+        Ok(Some(Collected { answer, stdout, stderr }))
     }
 
-    /// The reading ends, for whoever reads on; nothing of this process holds the writing ends.
+    /// The pipes, for whoever reads on: their reading ends, and the writing ends that are still
+    /// held.
     ///
     /// # Errors
     /// What `epoll_ctl(2)` says.
-    pub fn into_readers(self, shell: Shell<'_>) -> io::Result<[OwnedFd; 2]> {
-        let readers = [self.stdout.reader, self.stderr.reader];
-        for reader in &readers {
-            sys::unwatch(shell.epoll, reader.as_fd())?;
+    pub fn into_pipes(self, shell: Shell<'_>) -> io::Result<[Pipe; 2]> {
+        let outputs = [self.stdout, self.stderr];
+        for output in &outputs {
+            sys::unwatch(shell.epoll, output.reader.as_fd())?;
         }
-        Ok(readers)
+        Ok(outputs.map(|output| (output.reader, output.writer)))
     }
 }
 
@@ -155,7 +166,7 @@ mod tests {
         }
 
         fn send(&self) -> (Command, Vec<OwnedFd>) {
-            let command = Command::send(self.shell(), b"request", self.epoll.as_fd(), None);
+            let command = Command::send(self.shell(), b"request", Some(self.epoll.as_fd()), None);
             let (packet, fds) = sys::receive_packet(self.theirs.as_fd()).expect("a packet");
             assert_eq!((&packet[..], fds.len()), (&b"request"[..], 3));
             (command.expect("sent"), fds)
@@ -173,9 +184,9 @@ mod tests {
         let (mut command, fds) = fake.send();
         Fake::write(&fds[1], b"early");
         drop(fds);
-        assert_eq!(command.collect(fake.shell()).expect("a look"), None);
+        assert_eq!(command.collect(fake.shell(), 64).expect("a look"), None);
         sys::send_packet(fake.theirs.as_fd(), b"answer", &[]).expect("sent");
-        let found = command.collect(fake.shell()).expect("a look").expect("an answer");
+        let found = command.collect(fake.shell(), 64).expect("a look").expect("an answer");
         let stdout = Piece { bytes: b"early".to_vec(), at_end: true };
         let stderr = Piece { bytes: vec![], at_end: true };
         assert_eq!(found, Collected { answer: b"answer".to_vec(), stdout, stderr });
@@ -187,12 +198,33 @@ mod tests {
         let (mut command, fds) = fake.send();
         Fake::write(&fds[2], b"job");
         sys::send_packet(fake.theirs.as_fd(), b"answer", &[]).expect("sent");
-        let found = command.collect(fake.shell()).expect("a look").expect("an answer");
+        let found = command.collect(fake.shell(), 64).expect("a look").expect("an answer");
         assert_eq!(found.stdout, Piece::default());
         assert_eq!(found.stderr, Piece { bytes: b"job".to_vec(), at_end: false });
-        let [stdout, _stderr] = command.into_readers(fake.shell()).expect("readers");
+        let [(stdout, writer), _stderr] = command.into_pipes(fake.shell()).expect("pipes");
+        assert!(writer.is_none(), "let go of when it was looked at");
         drop(fds);
         assert_eq!(sys::read_now(stdout.as_fd(), &mut [0; 8]).expect("the end"), Some(0));
+    }
+
+    #[test]
+    fn the_pipes_of_what_runs_are_given_with_both_ends() {
+        let fake = Fake::new();
+        let (command, fds) = fake.send();
+        drop(fds);
+        let [(stdout, writer), _stderr] = command.into_pipes(fake.shell()).expect("pipes");
+        assert_eq!(sys::read_now(stdout.as_fd(), &mut [0; 8]).expect("nothing yet"), None);
+        drop(writer);
+        assert_eq!(sys::read_now(stdout.as_fd(), &mut [0; 8]).expect("the end"), Some(0));
+    }
+
+    #[test]
+    fn without_standard_input_the_pipes_go_alone() {
+        let fake = Fake::new();
+        let command = Command::send(fake.shell(), b"run", None, None);
+        let (packet, fds) = sys::receive_packet(fake.theirs.as_fd()).expect("a packet");
+        assert_eq!((&packet[..], fds.len()), (&b"run"[..], 2));
+        drop(command.expect("sent"));
     }
 
     #[test]
@@ -200,7 +232,7 @@ mod tests {
         let mut fake = Fake::new();
         let (mut command, _fds) = fake.send();
         fake.theirs = sys::epoll().expect("something else");
-        let found = command.collect(fake.shell()).expect("a look").expect("an answer");
+        let found = command.collect(fake.shell(), 64).expect("a look").expect("an answer");
         assert!(found.answer.is_empty());
     }
 }

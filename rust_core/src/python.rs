@@ -69,7 +69,7 @@ fn node_addon() -> PyResult<i32> {
     Ok(sys::sealed_executable(c"sandbox-node", NODE_ADDON)?.into_raw_fd())
 }
 
-/// A command that was sent to a session's shell; see `command.rs`.
+/// A command that was sent to a session's shell, or a run to an executor; see `command.rs`.
 #[pyclass(name = "Command", module = "sandbox_runtime._core")]
 struct PyCommand {
     command: Option<Command>,
@@ -87,20 +87,25 @@ impl PyCommand {
         socket: i32,
         epoll: i32,
         packet: &[u8],
-        stdin: i32,
+        stdin: Option<i32>,
         body: Option<i32>,
     ) -> PyResult<Self> {
+        let stdin = stdin.map(borrow).transpose()?;
         let body = body.map(borrow).transpose()?;
-        let command = Command::send(shell(socket, epoll)?, packet, borrow(stdin)?, body)
+        let command = Command::send(shell(socket, epoll)?, packet, stdin, body)
             .map_err(|error| system_error(&error))?;
         Ok(Self { command: Some(command), socket, epoll })
     }
 
-    /// The answer and what is in the pipes, or None before the shell has answered.
-    fn collect<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Answer<'py>>> {
+    /// The answer and what is in the pipes, or None before there is an answer.
+    fn collect<'py>(
+        &mut self,
+        py: Python<'py>,
+        most_bytes: usize,
+    ) -> PyResult<Option<Answer<'py>>> {
         let shell = shell(self.socket, self.epoll)?;
         let command = self.command.as_mut().ok_or_else(released)?;
-        let found = command.collect(shell).map_err(|error| system_error(&error))?;
+        let found = command.collect(shell, most_bytes).map_err(|error| system_error(&error))?;
         Ok(found.map(|Collected { answer, stdout, stderr }| {
             let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
             (
@@ -113,13 +118,14 @@ impl PyCommand {
         }))
     }
 
-    /// The reading ends of its pipes, which are the caller's from then on.
-    fn release(&mut self) -> PyResult<(i32, i32)> {
+    /// Its pipes, which are the caller's from then on: the reading end of each, and the writing end
+    /// or None.
+    fn release(&mut self) -> PyResult<[(i32, Option<i32>); 2]> {
         let command = self.command.take().ok_or_else(released)?;
-        let [stdout, stderr] = command
-            .into_readers(shell(self.socket, self.epoll)?)
+        let pipes = command
+            .into_pipes(shell(self.socket, self.epoll)?)
             .map_err(|error| system_error(&error))?;
-        Ok((stdout.into_raw_fd(), stderr.into_raw_fd()))
+        Ok(pipes.map(|(reader, writer)| (reader.into_raw_fd(), writer.map(IntoRawFd::into_raw_fd))))
     }
 
     /// Closes its pipes; again does nothing.

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractContextManager
 
+    from sandbox_runtime.alarms import Alarms
     from sandbox_runtime.capture import OutputHandler
     from sandbox_runtime.interpreters.execution import Execution
     from sandbox_runtime.interpreters.interpreter import Interpreter
     from sandbox_runtime.interpreters.languages import Wanted
     from sandbox_runtime.interpreters.runs import ClearHandler, ResultHandler
+
+_STYLES: tuple[str, ...] = get_args(TracebackStyle)
 
 
 class Context:
@@ -42,6 +45,7 @@ class Context:
         on_fork: Makes its branches.
         on_closed: Called once nothing of it is left, for its owner to forget it.
         work: Entered for each run, which is not to be disturbed.
+        alarms: What keeps the deadlines of short runs.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Context:
         self.on_fork: Callable[[Interpreter, Context, int], Awaitable[list[Context]]]
         self.on_closed: Callable[[Context], object] = lambda _: None
         self.work: AbstractContextManager[object] = nullcontext()
+        self.alarms: Alarms | None = None
 
     @property
     def language(self) -> str:
@@ -143,8 +148,8 @@ class Context:
         """
         if not isinstance(code, str):
             raise InvalidArgumentError("code", f"must be text, not {type(code).__name__}")
-        if traceback not in get_args(TracebackStyle):
-            known = ", ".join(get_args(TracebackStyle))
+        if traceback not in _STYLES:
+            known = ", ".join(_STYLES)
             raise InvalidArgumentError("traceback", f"{traceback!r} is not known; known: {known}")
         timeout_s = check_seconds("deadline_s", deadline_s)
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -159,10 +164,11 @@ class Context:
             self.used_s = time.time()
             self._idle = trio.Event()
             try:
-                with self.work, Capture(limit_bytes, on_stdout, on_stderr) as capture:
+                capture = Capture(limit_bytes, on_stdout, on_stderr, make_pipes=False)
+                with self.work, capture:
                     run = Run(on_result, limit_bytes, on_clear, silent=silent, history=history)
                     return await self._interpreter.execute(
-                        code, capture, run, timeout_s, traceback=traceback
+                        code, capture, run, timeout_s, traceback=traceback, alarms=self.alarms
                     )
             finally:
                 self._idle.set()

@@ -8,6 +8,7 @@ ended with the whole jail. What is started besides is ended by sweeps of the jai
 
 from __future__ import annotations
 
+import math
 import select
 import signal
 import socket
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from sandbox_runtime import jail as jails
 from sandbox_runtime.channel import send_some
 from sandbox_runtime.errors import (
     BranchRefusedError,
@@ -35,8 +37,8 @@ from sandbox_runtime.settings import BRANCHING_S, INTERRUPT_GRACE_S
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from sandbox_runtime import jail as jails
-    from sandbox_runtime.capture import Capture
+    from sandbox_runtime.alarms import Alarms
+    from sandbox_runtime.capture import Capture, Found
     from sandbox_runtime.interpreters.execution import RunEnded, TracebackStyle
     from sandbox_runtime.interpreters.runs import Run
 
@@ -45,6 +47,7 @@ _RESEND_INTERRUPT_S = 0.3
 _DEATH_S = 0.2
 _FRAMES_BETWEEN_CHECKPOINTS = 100
 _MOST_STRAY_FRAMES = 256
+_SHORT_BYTES = 16 * 1024  # goes into an empty socket whole or not at all
 _PIDS = 1 << 22  # the largest number that a process can have, proc_sys_kernel(5)
 
 
@@ -86,7 +89,10 @@ class Interpreter:
         self._stray_frames = 0
         self._run: Run | None = None
         self._capture: Capture | None = None
-        self._running: trio.CancelScope | None = None
+        self._stop: Callable[[], object] | None = None
+        self._unheard: Found | None = None  # what the first look found, in whole or in part
+        self._unfinished: Awaitable[None] | None = None
+        self._closing = False
         self._ended_by: RunEnded = "deadline"
         self._number = 0
         self._memory_kills = 0
@@ -252,14 +258,19 @@ class Interpreter:
     def _receive(self) -> None:
         try:
             data = self._socket.recv(_RECEIVE_BYTES)
-            self.lost = self.lost or not data
-            self._bodies.extend(self._reader.feed(data))
         except BlockingIOError:
-            pass
+            return
+        except OSError:
+            data = b""
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Takes what the executor has sent; nothing at all is its end."""
+        self.lost = self.lost or not data
+        try:
+            self._bodies.extend(self._reader.feed(data))
         except ValueError:
             self._break_off()
-        except OSError:
-            self.lost = True
 
     def _next_frame(self) -> tuple[Frame, int] | None:
         try:
@@ -286,19 +297,32 @@ class Interpreter:
         if run is not None and run.calls_back and self._capture is not None and self._bodies:
             # What was printed before something was shown is in the pipes by now, and comes first.
             await self._capture.catch_up()
-        taken = 0
-        while self._bodies:
-            taken += 1
-            if taken % _FRAMES_BETWEEN_CHECKPOINTS == 0:
+        return await self._note_all()
+
+    async def _note_all(self) -> bool:
+        while (unfinished := self._note_some()) is not None or self._bodies:
+            if unfinished is None:
                 await trio.lowlevel.checkpoint()
+            else:
+                await unfinished
+        return self._is_over()
+
+    def _note_some(self) -> Awaitable[None] | None:
+        """Notes what was received, but for much; returns what is to be awaited before the rest."""
+        run = self._run
+        for _ in range(_FRAMES_BETWEEN_CHECKPOINTS):
             told = self._next_frame()
             if told is None:
                 break
             frame, weight_bytes = told
             if run is None or frame.id != str(self._number) or frame.type not in OF_A_RUN:
                 self._count_stray()
-            else:
-                await run.note(frame, weight_bytes)
+            elif (unfinished := run.note(frame, weight_bytes)) is not None:
+                return unfinished
+        return None
+
+    def _is_over(self) -> bool:
+        run = self._run
         over = self.lost or (run is not None and run.done is not None)
         if over and self._capture is not None:
             # Ours, held until now: the executor lets go of the pipes before it says `done`, and
@@ -314,15 +338,17 @@ class Interpreter:
         timeout_s: float,
         *,
         traceback: TracebackStyle = "plain",
+        alarms: Alarms | None = None,
     ) -> Execution:
         """Runs code; nothing else runs in it at that time.
 
         Args:
             code: A cell.
-            capture: Takes the output.
+            capture: Takes the output; its pipes are made here, if there are none.
             run: Takes the results.
             timeout_s: Seconds until it is interrupted, and ended if it does not give way.
             traceback: How an error is shown.
+            alarms: What keeps the deadline of a short run.
 
         Cancellation: as the deadline; it may be used again if its state survived.
         """
@@ -340,15 +366,24 @@ class Interpreter:
             "silent": run.silent,
             "history": run.history,
         }
+        request = encode(message)
+        deadline_s = trio.current_time() + timeout_s
         over = told = False
         try:
-            with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
-                self._running = scope
-                await self._send(encode(message), capture.write_fds)
-                told = True
-                if not self.lost:
-                    await capture.read_until(self, self._epoll)
-                over = True
+            if len(request) <= _SHORT_BYTES and (alarms is not None or timeout_s == math.inf):
+                command = self._try_to_tell(request)
+                told = command is not None
+                if command is not None:
+                    over = await self._look_once(command, capture, deadline_s, alarms)
+            if not over and not capture.given_up:
+                with trio.CancelScope(deadline=deadline_s) as scope:
+                    self._stop = scope.cancel
+                    if not told:
+                        capture.make_pipes()
+                        await self._send(request, capture.write_fds)
+                        told = True
+                    await self._follow(capture)
+                    over = True
             if not over and (told or self.lost):  # else it has not run
                 await self._interrupt(capture)
         except BaseException:
@@ -359,13 +394,67 @@ class Interpreter:
                     await self._interrupt(capture)
             raise
         finally:
-            self._running = self._run = self._capture = None
+            self._stop = self._run = self._capture = None
+            if self._closing:
+                self._close()
         if self.lost:
             await self._end()
             capture.mute()
             capture.close_write_ends()
             await capture.drain()
         return self._execution(run, capture, over=over, wall_s=time.monotonic() - started_s)
+
+    def _try_to_tell(self, request: bytes) -> jails.Command | None:
+        """Sends a run that is short; None if it cannot go at once."""
+        try:
+            return jails.Command(self._socket.fileno(), self._epoll.fileno(), request, None, None)
+        except BlockingIOError:
+            return None
+        except (BrokenPipeError, ConnectionResetError):
+            self.lost = True
+            return None
+
+    async def _look_once(
+        self, command: jails.Command, capture: Capture, deadline_s: float, alarms: Alarms | None
+    ) -> bool:
+        """Waits for the first news of a run; True if it is over, with all that is to be done.
+
+        Most runs are over then. Nothing is called back here that may have to be waited for, so that
+        an alarm is enough to keep the deadline, and a cancel scope is needed for other runs only.
+        """
+        self._stop = capture.give_up
+        alarm = None
+        if alarms is not None and deadline_s < math.inf:
+            alarm = alarms.set(deadline_s, capture.give_up)
+        try:
+            found = await capture.first_look(command, self._epoll, _SHORT_BYTES)
+        finally:
+            if alarms is not None and alarm is not None:
+                alarms.call_off(alarm)
+        if found is None:
+            return False
+        self._feed(found.answer)
+        if capture.calls_back and (found.stdout or found.stderr):
+            self._unheard = found
+            return False
+        await capture.take(found)
+        self._unfinished = self._note_some()
+        if self._unfinished is not None or self._bodies:
+            return False
+        return self._is_over() and capture.at_end
+
+    async def _follow(self, capture: Capture) -> None:
+        """Reads until the run is over, from where the first look has left off."""
+        found, self._unheard = self._unheard, None
+        if found is not None:
+            await capture.take(found)
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            await unfinished
+        if await self._note_all():
+            await capture.drain()
+        else:
+            await capture.read_until(self, self._epoll)
 
     async def _send(self, data: bytes, fds: Sequence[int]) -> None:
         view = memoryview(data)
@@ -389,16 +478,17 @@ class Interpreter:
         Args:
             ended_by: What its result shall say.
         """
-        if self._running is None:
+        if self._stop is None:
             return False
         self._ended_by = ended_by
-        self._running.cancel()
+        self._stop()
         return True
 
     async def _interrupt(self, capture: Capture) -> None:
         """Interrupts the run, and ends the executor if it does not give way in time."""
         run = self._run
         assert run is not None
+        capture.go_on()
         try:
             with trio.move_on_after(0 if self.lost else INTERRUPT_GRACE_S):
                 while run.done is None and not self.lost:
@@ -487,6 +577,12 @@ class Interpreter:
         self.lost = True
         with trio.CancelScope(shield=True):
             await self._shared.leave(self.pid)
+        if self._run is None:
+            self._close()
+        else:
+            self._closing = True  # its run has been stopped, and may not know of it yet
+
+    def _close(self) -> None:
         if self._socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import trio
 
     from sandbox_runtime import jail as jails
+    from sandbox_runtime.alarms import Alarms
     from sandbox_runtime.interpreters.interpreter import Interpreter
     from sandbox_runtime.interpreters.languages import Language
 
@@ -47,6 +48,7 @@ class Contexts:
         nursery: Fills the pools.
         closed: Whether the sandbox has ended, so that none can be made any more.
         work: Entered for each run of a context.
+        alarms: What keeps the deadlines of short ones.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class Contexts:
         *,
         closed: bool = False,
         work: AbstractContextManager[object] | None = None,
+        alarms: Alarms | None = None,
     ) -> None:
+        self._alarms = alarms
         self._work = work or nullcontext()
         self._keeper = keeper
         self._languages = languages
@@ -140,7 +144,7 @@ class Contexts:
     def _enter(self, context: Context) -> Context:
         self._contexts[context.id] = context
         context.on_closed = self._forget
-        context.work = self._work
+        context.work, context.alarms = self._work, self._alarms
         context.on_fork = self._fork
         return context
 

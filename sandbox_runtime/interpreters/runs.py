@@ -58,8 +58,13 @@ class Run:
         """Calls nobody back from here on."""
         self._on_result = self._on_clear = None
 
-    async def note(self, frame: Frame, size_bytes: int) -> None:
-        """Takes one frame of this run, and how much memory it takes, about."""
+    def note(self, frame: Frame, size_bytes: int) -> Awaitable[None] | None:
+        """Takes one frame of this run, and how much memory it takes, about.
+
+        Returns:
+            What is to be awaited before the next one, if anything.
+        """
+        handled: Awaitable[None] | None = None
         match frame.type:
             case "result" if self.silent:
                 pass
@@ -78,12 +83,12 @@ class Run:
                 else:
                     self.dropped += 1
                 if self._on_result is not None:
-                    await _finish(self._on_result(result))
+                    handled = self._on_result(result)
             case "clear_output":
                 self.results.clear()
                 self._room_bytes, self.dropped = self._limit_bytes, 0
                 if self._on_clear is not None:
-                    await _finish(self._on_clear(bool(frame.wait)))
+                    handled = self._on_clear(bool(frame.wait))
             case "error":
                 self.error = ExecutionError(
                     name=str(frame.name),
@@ -92,8 +97,4 @@ class Run:
                 )
             case "done":
                 self.done = frame
-
-
-async def _finish(handled: Awaitable[None] | None) -> None:
-    if inspect.isawaitable(handled):
-        await handled
+        return handled if handled is not None and inspect.isawaitable(handled) else None
