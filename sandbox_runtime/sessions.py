@@ -137,7 +137,7 @@ class Session:
         self._cwd = check_cwd(cwd, WORKSPACE)
         self._env = DEFAULT_ENV | check_env(env)
         self.id = make_id("session") if session_id is None else check_id("session_id", session_id)
-        self._turn = trio.Lock()
+        self._turn = trio.Semaphore(1)  # a lock would also note whose it is, at each turn
         self._shell: Shell | None = None
         self._stop: Callable[[], None] | None = None
         self._killed = False

@@ -212,10 +212,11 @@ impl<'a> LiveSession<'a> {
         packet.extend(u32::try_from(body.len())?.to_le_bytes());
         packet.extend(body);
         let shell = Shell { socket: self.socket.as_fd(), epoll: self.epoll.as_fd() };
-        let mut command = SessionCommand::send(shell, &packet, self.sandbox.null.as_fd(), None)?;
+        let mut command =
+            SessionCommand::send(shell, &packet, Some(self.sandbox.null.as_fd()), None)?;
         let found = loop {
             sys::wait_readable([shell.epoll], None)?;
-            if let Some(found) = command.collect(shell)? {
+            if let Some(found) = command.collect(shell, 64)? {
                 break found;
             }
         };

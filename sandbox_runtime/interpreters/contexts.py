@@ -62,7 +62,7 @@ class Context:
         self.name = name
         self._interpreter = interpreter
         self._reopen = reopen
-        self._turn = trio.Lock()
+        self._turn = trio.Semaphore(1)  # a lock would also note whose it is, at each turn
         self._closed = False
         self._restarted: trio.Event | None = None
         self._idle = trio.Event()

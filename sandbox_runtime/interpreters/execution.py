@@ -32,6 +32,8 @@ _FORMATS = {
     "json": "application/json",
     "javascript": "application/javascript",
 }
+SHORT_NAMES = {mime: name for name, mime in _FORMATS.items()}
+"""What users call a format, by its MIME type."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):

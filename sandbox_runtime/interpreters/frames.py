@@ -98,7 +98,10 @@ _CLOSED_DECODER = msgspec.json.Decoder(_Closed)
 
 def encode(message: Mapping[str, Any]) -> bytes:
     """A message as one frame."""
-    body = json.dumps(message).encode()
+    try:
+        body = msgspec.json.encode(message)
+    except UnicodeEncodeError:  # half a character in code; Python's JSON has a way to write it
+        body = json.dumps(message).encode()
     return _LENGTH.pack(len(body)) + body
 
 

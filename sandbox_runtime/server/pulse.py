@@ -33,6 +33,7 @@ class Pulse:
     def __init__(self) -> None:
         self._streams: set[Beating] = set()
         self._sleep = trio.CancelScope()
+        self._wakes_s = math.inf
 
     def add(self, stream: Beating) -> None:
         """Looks after a stream from here on."""
@@ -43,11 +44,16 @@ class Pulse:
         """Looks after it no more."""
         self._streams.discard(stream)
         if not self._streams:
-            self._sleep.deadline = math.inf  # else it would wake for nothing
+            self._wake_at(math.inf)  # else it would wake for nothing
 
     def expect(self, due_s: float) -> None:
         """Looks again at that time, if not before."""
-        self._sleep.deadline = min(self._sleep.deadline, due_s)
+        if due_s < self._wakes_s:
+            self._wake_at(due_s)
+
+    def _wake_at(self, at_s: float) -> None:
+        if at_s != self._wakes_s:  # to tell trio the same again would cost as much
+            self._wakes_s = self._sleep.deadline = at_s
 
     async def run(self) -> None:
         """Works until it is cancelled."""
@@ -55,7 +61,7 @@ class Pulse:
             while True:
                 with self._sleep:
                     await trio.sleep_forever()
-                self._sleep = trio.CancelScope()
+                self._sleep, self._wakes_s = trio.CancelScope(), math.inf
                 now_s, next_s = trio.current_time(), math.inf
                 for stream in self._streams:
                     if (due_s := stream.due_s) <= now_s:

@@ -23,7 +23,7 @@ _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _BODILESS = frozenset((204, 304))
 _COPIED_BYTES = 16 * 1024  # beyond that, copying costs more than another part
-_FEW_FIELDS = 4
+_FEW_FIELDS = 8
 _MOST_PARTS = 64  # in one call; the kernel takes 1024
 _OURS = frozenset(("connection", "content-length", "keep-alive", "transfer-encoding"))
 
@@ -225,7 +225,8 @@ class StreamedBody:
         self._on_broken = on_broken
         self._unsent: list[bytes | memoryview] = [before] if before else []  # framed already
         self._over = False
-        self._sending = trio.Lock()
+        self._is_sending = False
+        self._others: trio.lowlevel.ParkingLot | None = None  # there are hardly ever any
 
     async def __call__(self, data: bytes) -> None:
         """Sends a part; does nothing once the body is over.
@@ -247,10 +248,11 @@ class StreamedBody:
             self._unsent += self._framed(data)
 
     async def _send_unsent(self) -> None:
-        try:
-            self._sending.acquire_nowait()  # which costs less than a checkpoint
-        except trio.WouldBlock:
-            await self._sending.acquire()
+        while self._is_sending:
+            if self._others is None:
+                self._others = trio.lowlevel.ParkingLot()
+            await self._others.park()
+        self._is_sending = True
         parts, self._unsent = self._unsent, []
         if len(parts) > _MOST_PARTS or sum(map(len, parts)) <= _COPIED_BYTES:
             parts = [b"".join(parts)]
@@ -263,7 +265,9 @@ class StreamedBody:
             await trio.lowlevel.checkpoint()
         finally:
             self._unsent[:0] = parts
-            self._sending.release()
+            self._is_sending = False
+            if self._others is not None:
+                self._others.unpark()
 
     def _framed(self, data: bytes) -> tuple[bytes, ...]:
         if self._chunked:
@@ -287,5 +291,5 @@ class StreamedBody:
         if self._chunked and not self._over:
             self._unsent.append(b"0\r\n\r\n")
         self._over = True
-        if self._unsent or self._sending.locked():
+        if self._unsent or self._is_sending:
             await self._send_unsent()

@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from sandbox_runtime.errors import ContextNotFoundError
 from sandbox_runtime.interpreters.chart_shapes import as_wire
+from sandbox_runtime.interpreters.execution import SHORT_NAMES
 from sandbox_runtime.interpreters.languages import known_language
 from sandbox_runtime.server.faults import FieldError, TooManyError
 from sandbox_runtime.server.replies import told_error
@@ -32,17 +33,6 @@ if TYPE_CHECKING:
     from sandbox_runtime.server.streams import EventStream, Framing
 
 _OLD_TIMEOUT_S = 30.0
-_FORMATS = (
-    "text",
-    "html",
-    "png",
-    "jpeg",
-    "svg",
-    "latex",
-    "markdown",
-    "javascript",
-    "json",
-)
 
 
 def _now_ms() -> int:
@@ -224,9 +214,8 @@ def _forward(
 def _shown(result: Result) -> wire.CodeResult:
     """A result with all its formats in one event."""
     formats: dict[str, Any] = {}
-    for name in _FORMATS:
-        value = getattr(result, name)
-        if value is not None:
+    for mime, value in result.data.items():
+        if value is not None and (name := SHORT_NAMES.get(mime)) is not None:
             formats[name] = value if isinstance(value, str) or name == "json" else str(value)
     if (chart := result.chart) is not None:
         formats["chart"] = as_wire(chart, result.data)
