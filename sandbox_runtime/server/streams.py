@@ -80,6 +80,9 @@ class EventStream:
         """
         if self._held_kind is not kind:
             self._frame_text()
+        if not self._held and not self._out and self._held_until_s < math.inf:
+            # Only the head waits: it does so a little longer, so that a first line is not cut.
+            self._held_until_s = trio.current_time() + _HOLD_S
         self._held_kind = kind
         self._held += text
         if self._held.endswith("\n") or len(self._held) >= _MOST_HELD:

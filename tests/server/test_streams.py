@@ -94,6 +94,22 @@ async def test_a_line_waits_for_its_end_but_not_for_long(
     assert written.parts[1][0] < 0.01
 
 
+async def test_a_first_line_waits_for_its_end_though_the_head_has_waited_before(
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - it makes the time pass
+) -> None:
+    async with open_stream() as (stream, written):
+        await trio.sleep(0.004)
+        await stream.send_text("a", Event)
+        await trio.sleep(0.004)
+        await stream.send_text("b\n", Event)
+        await trio.sleep(0.001)
+        await stream.send_text("c", Event)
+        await trio.sleep(0.004)
+        await stream.send_text("d", Event)
+        await trio.sleep(0.002)
+    assert [data for _, data in written.parts] == [b'{"text":"ab\\n"}\n', b'{"text":"cd"}\n']
+
+
 async def test_a_silent_stream_gives_a_sign_of_life(
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - it makes the time pass
 ) -> None:
