@@ -145,7 +145,7 @@ import gc, os, struct
 executor = [one for one in gc.get_objects() if type(one).__name__ == 'Executor'][0]
 def write(body):
     data = struct.pack('>I', len(body)) + body
-    while data: data = data[os.write(executor._sock.fileno(), data):]
+    while data: data = data[os.write(executor._socket.fileno(), data):]
 def show(data): write(b'{"type":"display","id":"%s","data":%s}' % (executor._run_id.encode(), data))
 """
 
