@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from sandbox_runtime.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
-from sandbox_runtime.logs import BLOCK_BYTES, Log, Spill
+from sandbox_runtime.logs import Log
 from sandbox_runtime.processes import Process, check_signal
 from sandbox_runtime.programs import check_env, check_id, make_id
 from sandbox_runtime.settings import (
@@ -25,6 +25,7 @@ from sandbox_runtime.settings import (
     LOGS_LIMIT_BYTES,
     WORKSPACE,
 )
+from sandbox_runtime.spill import BLOCK_BYTES, Spill
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

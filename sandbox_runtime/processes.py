@@ -23,7 +23,7 @@ from sandbox_runtime.errors import (
     SandboxLostError,
 )
 from sandbox_runtime.jailed import JailedProgram, asked_for, without_shell
-from sandbox_runtime.logs import LinePattern, find_line
+from sandbox_runtime.log_lines import LinePattern, find_line
 from sandbox_runtime.programs import check_bytes, check_seconds, make_id
 from sandbox_runtime.settings import BREAK_GRACE_S, KILL_GRACE_S, OUTPUT_LIMIT_BYTES, WORKSPACE
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sandbox_runtime.capture import OutputHandler
-    from sandbox_runtime.logs import Log, LogLine
+    from sandbox_runtime.log_lines import LogLine
+    from sandbox_runtime.logs import Log
     from sandbox_runtime.messages import Execute
     from sandbox_runtime.receipts import CommandResult, Ended
 

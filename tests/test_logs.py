@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from sandbox_runtime import InvalidArgumentError, Sandbox
 from sandbox_runtime.budget import Budget
 from sandbox_runtime.errors import ProcessEndedError
-from sandbox_runtime.logs import BLOCK_BYTES, Log, LogChunk, LogSpace, Spill
+from sandbox_runtime.logs import Log, LogChunk
+from sandbox_runtime.spill import BLOCK_BYTES, LogSpace, Spill
 
 PIECES = st.lists(
     st.tuples(st.integers(0, 1), st.binary(max_size=40), st.sampled_from([1, 1, 7, 3000])),

@@ -18,7 +18,6 @@ import msgspec
 import trio
 
 from sandbox_runtime.fresh import has_room_for_shell
-from sandbox_runtime.logs import LogSpace
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.runtime import open_runtime
 from sandbox_runtime.sandbox import open_sandbox
@@ -32,6 +31,7 @@ from sandbox_runtime.server.faults import (
 from sandbox_runtime.server.room import check_descriptors
 from sandbox_runtime.server.session_table import SessionTable
 from sandbox_runtime.settings import GIB, MIB, Limits
+from sandbox_runtime.spill import LogSpace
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
