@@ -156,11 +156,11 @@ fn read_children(py: Python<'_>, fds: Vec<i32>) -> PyResult<Bound<'_, PyBytes>> 
 /// Serves as a zygote, see `zygote.rs`: returns `None` when nobody is there any more, and in each
 /// child what that has to know and to hold. The caller calls what Python has to do before and after.
 #[pyfunction]
-fn serve_forks<'py>(
-    py: Python<'py>,
+fn serve_forks(
+    py: Python<'_>,
     socket: i32,
     own_pid_namespace: i32,
-) -> PyResult<Option<(Bound<'py, PyBytes>, Vec<i32>)>> {
+) -> PyResult<Option<(Bound<'_, PyBytes>, Vec<i32>)>> {
     match zygote::serve(borrow(socket)?, borrow(own_pid_namespace)?) {
         Ok(None) => Ok(None),
         Ok(Some(born)) => {
