@@ -91,9 +91,10 @@ class Processes:
             raise AlreadyExistsError("process", chosen)
         if not isinstance(limit_bytes, int) or limit_bytes < 0:
             raise InvalidArgumentError("limit_bytes", "must be a number of bytes, 0 or more")
-        start_cwd = WORKSPACE
+        start_cwd, is_real = WORKSPACE, True
         if session is not None:
-            start_cwd = session.cwd()
+            seen = session.seen_cwd()
+            start_cwd, is_real = seen or session.cwd(), seen is not None
             env = {**session.env, **check_env(env)}
         self._make_room()
         self._starting.add(chosen)
@@ -111,6 +112,7 @@ class Processes:
                 process_id=chosen,
                 session_id=None if session is None else session.id,
                 start_cwd=start_cwd,
+                start_cwd_is_real=is_real,
             )
         finally:
             self._starting.discard(chosen)

@@ -102,6 +102,7 @@ class Process:
         process_id: str | None = None,
         session_id: str | None = None,
         start_cwd: str = WORKSPACE,
+        start_cwd_is_real: bool = True,
     ) -> Process:
         """Starts a program; somebody has to `run` it from here on.
 
@@ -119,14 +120,16 @@ class Process:
             process_id: Its id, made if not given.
             session_id: The session it is started from.
             start_cwd: What a relative `cwd` is relative to, and the directory without one.
+            start_cwd_is_real: Whether it is known to have no symlinks in it.
 
         Raises:
             InvalidArgumentError: An argument cannot mean anything.
             NotStartedError: It cannot be started.
         """
         asked = asked_for(command, cwd=cwd, env=env, start_cwd=start_cwd)
-        # A directory that the caller names may have symlinks in it, which a shell would look up.
-        plain = without_shell(command, env, start_cwd) if cwd is None else None
+        # A directory that somebody names may have symlinks in it, which a shell would look up.
+        is_real = cwd is None and start_cwd_is_real
+        plain = without_shell(command, env, start_cwd) if is_real else None
         data = check_bytes("stdin", stdin)
         timeout_s = check_seconds("deadline_s", deadline_s)
 

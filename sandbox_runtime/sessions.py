@@ -167,9 +167,13 @@ class Session:
         Bytes that are no UTF-8 come surrogate-escaped. Without a shell, and in a directory that was
         removed, it is the one in which the session started.
         """
+        return self.seen_cwd() or self._cwd
+
+    def seen_cwd(self) -> str | None:
+        """The same by its name without symlinks; None without a shell, or if it was removed."""
         if self._shell is None or self._shell.lost:
-            return self._cwd
-        return self._shell.jail.program_cwd() or self._cwd
+            return None
+        return self._shell.jail.program_cwd()
 
     async def start(self) -> None:
         """Starts the shell now, instead of with the first command.

@@ -126,6 +126,17 @@ async def test_a_program_finds_what_a_shell_would_leave_it(sandbox: Sandbox) -> 
     assert "PWD=/workspace/d" in seen
 
 
+async def test_the_directory_of_a_session_that_has_lost_its_shell_is_looked_up(
+    sandbox: Sandbox,
+) -> None:
+    """It is the one that somebody has named, so it may have symlinks in it."""
+    await sandbox.exec("mkdir real; ln -s real link")
+    session = await sandbox.create_session(cwd="/workspace/link")
+    await session.exec("exit 3")
+    started = await sandbox.start_process("printenv PWD", session=session)
+    assert (await started.wait()).text == "/workspace/real\n"
+
+
 async def test_no_shell_stands_before_a_program(sandbox: Sandbox) -> None:
     """It is the first in its jail, with the arguments that the text gives it."""
     process = await sandbox.start_process("cat '/proc/self/cmdline' /proc/self/stat")
