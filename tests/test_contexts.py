@@ -111,10 +111,14 @@ async def test_a_directory_that_does_not_exist_is_an_error(sandbox: Sandbox) -> 
     assert (await sandbox.run_code("1")).text == "1"
 
 
-async def test_large_variables_arrive(sandbox: Sandbox) -> None:
-    """More than a socket holds."""
-    context = await sandbox.create_code_context(env={"BIG": "x" * 1_000_000})
-    assert (await context.run("import os\nlen(os.environ['BIG'])")).text == "1000000"
+@pytest.mark.parametrize("limits", [None, Limits(memory_bytes=1 << 30)], ids=["pool", "fresh"])
+async def test_large_variables_arrive(sandbox: Sandbox, limits: Limits | None) -> None:
+    """More than a socket holds, whether an interpreter was waiting for them or is made for them."""
+    with trio.fail_after(30):
+        context = await sandbox.contexts.create(env={"BIG": "x" * 1_000_000}, limits=limits)
+        assert (await context.run("import os\nlen(os.environ['BIG'])")).text == "1000000"
+        await context.restart()
+        assert (await context.run("import os\nlen(os.environ['BIG'])")).text == "1000000"
 
 
 # --- results ---------------------------------------------------------------------------------

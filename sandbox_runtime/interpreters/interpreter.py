@@ -133,6 +133,17 @@ class Interpreter:
         """Tells it something that it does not answer."""
         await self._send(encode(message), ())
 
+    def tell_ahead(self, message: Mapping[str, Any]) -> bool:
+        """Tells it its first words before it is there; False if they are too long for that."""
+        request = encode(message)
+        if len(request) > _SHORT_BYTES:
+            return False
+        try:
+            send_some(self._socket, request)
+        except BlockingIOError:
+            return False
+        return True
+
     async def first_frame(self) -> Frame:
         """The frame that comes next, while nothing runs.
 

@@ -96,11 +96,13 @@ class Python:
                 interpreter = Interpreter(jail, ours, branches=True)
                 undo.push_async_callback(interpreter.aclose)
                 interpreter.imported_late = dict(zygote.refused)
-                await interpreter.tell(start)  # so that it need not wait once it is there
+                told = interpreter.tell_ahead(start)  # so that it need not wait once it is there
                 await jail.wait_ready()
                 interpreter.exited = await zygote.fork(
                     keeper, jail, theirs, wanted.limits, inner_network=inner_network
                 )
+            if not told:
+                await interpreter.tell(start)
             await interpreter.wait_started(start)
             undo.pop_all()
         return interpreter
