@@ -74,6 +74,10 @@ class Stream:
     async def take(self, chunk: bytes) -> None:
         """Takes what was read."""
         self.count(chunk)
+        await self.tell(chunk)
+
+    async def tell(self, chunk: bytes) -> None:
+        """Has whoever wants to hear of it hear it."""
         if self._on_output is not None:
             handled = self._on_output(chunk)
             if inspect.isawaitable(handled):
@@ -373,11 +377,15 @@ class Capture:
         return None if found is None else Found(found[0], found[1], found[3])
 
     async def take(self, found: Found) -> None:
-        """Takes what the first look found."""
+        """Takes what the first look found; all is kept before anybody is called back."""
         if found.stdout:
-            await self.stdout.take(found.stdout)
+            self.stdout.count(found.stdout)
         if found.stderr:
-            await self.stderr.take(found.stderr)
+            self.stderr.count(found.stderr)
+        if found.stdout:
+            await self.stdout.tell(found.stdout)
+        if found.stderr:
+            await self.stderr.tell(found.stderr)
 
     async def read_command(self, command: Command, shell: Shell) -> None:
         """Reads until a session's shell says that a command is over; most need one look.

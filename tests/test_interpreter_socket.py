@@ -1,8 +1,11 @@
-"""The socket of an interpreter that does not read it, or that is closed under whoever waits."""
+"""The socket of an interpreter that does not read it, that is closed under whoever waits, or that
+answers in the very moment in which its run is stopped."""
 
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import socket
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,13 +15,14 @@ import trio.testing
 
 from sandbox_runtime.capture import Capture
 from sandbox_runtime.errors import InterpreterUnavailableError
+from sandbox_runtime.interpreters.frames import encode
 from sandbox_runtime.interpreters.interpreter import Interpreter
 from sandbox_runtime.interpreters.runs import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from sandbox_runtime.interpreters.execution import Execution
+    from sandbox_runtime.interpreters.execution import Execution, Result
 
 
 class EmptyJail:
@@ -34,6 +38,10 @@ class EmptyJail:
         assert group
         await trio.lowlevel.checkpoint()
         self.signals += 1
+
+    async def sweep(self, **_spared: object) -> int:
+        await trio.lowlevel.checkpoint()
+        return 0
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -109,3 +117,117 @@ async def test_an_interpreter_that_is_closed_while_it_starts_is_unavailable(
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
         await silent.interpreter.aclose()
+
+
+class Answering(Silent):
+    """An interpreter whose process says what the test tells it to."""
+
+    number = 0
+
+    def answer(self, stdout: bytes = b"", stderr: bytes = b"", shown: str | None = None) -> None:
+        """Has the run of this moment print, show something, and end."""
+        _, fds, _, _ = socket.recv_fds(self.theirs, 64 * 1024, 2)
+        for fd, text in zip(fds, (stdout, stderr), strict=True):
+            os.write(fd, text)
+            os.close(fd)
+        self.number += 1
+        frames: list[dict[str, Any]] = [{"type": "done", "status": "ok"}]
+        if shown is not None:
+            frames.insert(0, {"type": "result", "data": {"text/plain": shown}})
+        self.theirs.send(b"".join(encode(frame | {"id": str(self.number)}) for frame in frames))
+
+    async def run(self, capture: Capture, run: Run, during: Callable[[], object]) -> Execution:
+        """Runs something; once it waits for its first news, `during` is called."""
+        ended: list[Execution] = []
+
+        async def execute() -> None:
+            with capture:
+                ended.append(await self.interpreter.execute("", capture, run, math.inf))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(execute)
+            await trio.testing.wait_all_tasks_blocked()
+            during()
+        return ended[0]
+
+
+@pytest.fixture
+def answering() -> Iterator[Answering]:
+    made = Answering()
+    with made.theirs, made.ours:
+        yield made
+
+
+async def test_what_a_run_printed_that_was_stopped_as_it_ended_is_its_own(
+    answering: Answering,
+) -> None:
+    heard: list[bytes] = []
+
+    def end_and_stop() -> None:
+        answering.answer(stdout=b"first\n")
+        assert answering.interpreter.interrupt()
+
+    capture = Capture(100, heard.append, make_pipes=False)
+    first = await answering.run(capture, Run(None, 100), end_and_stop)
+    assert (first.ended, first.stdout, heard) == ("ok", b"first\n", [b"first\n"])
+    capture = Capture(100, heard.append, make_pipes=False)
+    second = await answering.run(
+        capture, Run(None, 100), lambda: answering.answer(stdout=b"second\n")
+    )
+    assert (second.ended, second.stdout) == ("ok", b"second\n")
+    assert heard == [b"first\n", b"second\n"]
+
+
+async def test_a_result_that_was_shown_as_its_run_was_stopped_is_heard_in_that_run(
+    answering: Answering,
+) -> None:
+    heard: list[str] = []
+
+    async def hear(result: Result) -> None:
+        heard.append(result.data["text/plain"])
+
+    def show_and_stop() -> None:
+        answering.answer(shown="42")
+        assert answering.interpreter.interrupt()
+
+    first = await answering.run(Capture(100, make_pipes=False), Run(hear, 100_000), show_and_stop)
+    assert (first.ended, heard) == ("ok", ["42"])
+
+
+async def test_a_callback_that_waits_is_cancelled_when_its_run_was_stopped_and_nothing_is_lost(
+    answering: Answering,
+) -> None:
+    cancelled: list[bytes] = []
+
+    async def hear(chunk: bytes) -> None:
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            cancelled.append(chunk)
+            raise
+
+    def end_and_stop() -> None:
+        answering.answer(stdout=b"out\n", stderr=b"err\n")
+        assert answering.interpreter.interrupt()
+
+    capture = Capture(100, hear, make_pipes=False)
+    first = await answering.run(capture, Run(None, 100), end_and_stop)
+    assert cancelled == [b"out\n"]
+    assert (first.ended, first.stdout, first.stderr) == ("interrupted", b"out\n", b"err\n")
+    second = await answering.run(
+        Capture(100, make_pipes=False), Run(None, 100), lambda: answering.answer(b"second\n")
+    )
+    assert (second.stdout, second.stderr) == (b"second\n", b"")
+
+
+async def test_a_run_whose_interpreter_is_closed_before_any_news_of_it_says_killed(
+    answering: Answering,
+) -> None:
+    async with trio.open_nursery() as nursery:
+
+        def close() -> None:
+            nursery.start_soon(answering.interpreter.aclose)
+
+        capture = Capture(100, make_pipes=False)
+        execution = await answering.run(capture, Run(None, 100), close)
+    assert (execution.ended, execution.state_survived) == ("killed", False)

@@ -386,15 +386,20 @@ class Interpreter:
                 told = command is not None
                 if command is not None:
                     over = await self._look_once(command, capture, deadline_s, alarms)
-            if not over and not capture.given_up:
+            if not over:
                 with trio.CancelScope(deadline=deadline_s) as scope:
                     self._stop = scope.cancel
+                    if capture.given_up:
+                        # What the first look found is taken all the same; nothing is waited for.
+                        scope.cancel()
+                        capture.go_on()
                     if not told:
                         capture.make_pipes()
                         await self._send(request, capture.write_fds)
                         told = True
                     await self._follow(capture)
-                    over = True
+                    # One that was closed is lost as well, and has been ended.
+                    over = run.done is not None or not scope.cancel_called
             if not over and (told or self.lost):  # else it has not run
                 await self._interrupt(capture)
         except BaseException:
@@ -406,6 +411,7 @@ class Interpreter:
             raise
         finally:
             self._stop = self._run = self._capture = None
+            self._unheard = self._unfinished = None
             if self._closing:
                 self._close()
         if self.lost:
