@@ -350,6 +350,8 @@ class Session:
         await capture.read_command(command, shell)
         if not shell.hung_up:
             return shell.lost or shell.end is not None
+        if capture.given_up:  # in the very moment; what is waited for below would not know of it
+            return False
         # The shell ends, or a program does that it was replaced by (`exec`).
         with trio.CancelScope() as scope:
             self._stop = scope.cancel
@@ -473,6 +475,7 @@ class Session:
 
     def _keep_background(self, capture: Capture) -> None:
         """A job holds the command's pipes: keep reading, or it would stand still."""
+        capture.go_on()  # the command may have ended in the very moment in which it was stopped
         job = _Background(self._count, capture, Claim(self._memory))
         self._background.append(job)
         while len(self._background) > _BACKGROUND_STREAMS:

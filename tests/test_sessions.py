@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import uuid
 from pathlib import Path
@@ -23,6 +24,7 @@ from sandbox_runtime import (
     fresh,
     open_sandbox,
 )
+from sandbox_runtime.capture import Capture
 from sandbox_runtime.shell import start_shell
 
 if TYPE_CHECKING:
@@ -311,6 +313,46 @@ async def test_kill_from_another_task_says_killed(session: Session) -> None:
     assert (result.ended, result.exit_code, result.stdout) == ("killed", None, b"up\n")
     assert seen_by_the_host(token) == []
     assert (await session.exec("echo $kept")).text == "1\n"
+
+
+def kill_as_it_answers(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the next command killed in the very moment in which its shell answers, or hangs up."""
+    wait_for = Capture._wait_for
+
+    async def wait_until_both(capture: Capture, epoll: select.epoll) -> None:
+        monkeypatch.setattr(Capture, "_wait_for", wait_for)
+        assert session._shell is not None
+        answer = select.poll()
+        answer.register(session._shell.fileno(), select.POLLIN)
+        answer.poll()
+        session.kill()
+        await wait_for(capture, epoll)
+
+    monkeypatch.setattr(Capture, "_wait_for", wait_until_both)
+
+
+async def test_kill_in_the_moment_in_which_the_shell_is_replaced_is_kept(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program that the shell was replaced by ends as well."""
+    await session.start()
+    kill_as_it_answers(session, monkeypatch)
+    assert (await session.exec("exec sleep 3")).ended == "killed"
+    assert (await session.exec("echo fresh")).text == "fresh\n"
+
+
+async def test_a_job_of_a_command_that_was_killed_as_it_ended_goes_on(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command has ended by itself, and what its job writes is kept."""
+    await session.exec("mkfifo go")
+    kill_as_it_answers(session, monkeypatch)
+    result = await session.exec("(read -r x < go; echo later) &")
+    assert (result.ended, result.exit_code) == ("exit", 0)
+    await session.exec("echo > go; wait")
+    await trio.testing.wait_all_tasks_blocked()
+    (job,) = session.background
+    assert (job.stdout, job.ended) == (b"later\n", True)
 
 
 async def test_kill_without_a_command_does_nothing(session: Session) -> None:
