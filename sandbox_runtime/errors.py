@@ -85,7 +85,7 @@ class NotStartedError(SandboxError):
 _START_REMEDIES = {
     errno_names.EAGAIN: "As many processes run as may (limits.processes): end some, or allow more",
     errno_names.ENOENT: "Check the name, and that it lies in a directory the sandbox shows",
-    errno_names.EACCES: "Check that it is executable",
+    errno_names.EACCES: "Check that it is a file, and executable",
     errno_names.E2BIG: "Pass long arguments in a file or on standard input",
     errno_names.ENOEXEC: "Start it with its interpreter, or give it a #! line",
 }

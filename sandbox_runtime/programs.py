@@ -60,7 +60,7 @@ def check_argv(field: str, argv: Sequence[str | bytes]) -> tuple[bytes, ...]:
         raise InvalidArgumentError(field, f"must be text or a list, not {type(argv).__name__}")
     encoded = tuple(_checked(f"{field}[{index}]", value) for index, value in enumerate(argv))
     if not encoded or not encoded[0]:
-        raise InvalidArgumentError(field, "is empty; its first element is the program")
+        raise InvalidArgumentError(field, "is empty; it has to begin with the name of a program")
     return encoded
 
 
@@ -106,5 +106,5 @@ def check_seconds(field: str, seconds: float | None) -> float:
     if seconds is None:
         return math.inf
     if not isinstance(seconds, (int, float)) or not seconds > 0:
-        raise InvalidArgumentError(field, f"must be more than 0 seconds, not {seconds}")
+        raise InvalidArgumentError(field, f"must be a number, more than 0 seconds, not {seconds!r}")
     return float(seconds)

@@ -20,7 +20,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         memory_bytes: Memory, with what lies in the writable directories, where a control group can
             be had; and in any case the data segment of each process (`RLIMIT_DATA`).
             `MINIMUM_MEMORY_BYTES` or more.
-        processes: Processes and threads.
+        processes: Processes and threads, `MINIMUM_PROCESSES` or more.
         cpu_percent: Processor time, in hundredths of one processor (150 is one and a half), where
             a control group can be had; None is no bound.
         open_files: Open descriptors of one process (`RLIMIT_NOFILE`), `MINIMUM_OPEN_FILES` or more.
@@ -59,10 +59,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         if self.memory_bytes < MINIMUM_MEMORY_BYTES:
             least = f"must be {MINIMUM_MEMORY_BYTES} or more (1 MiB), not {self.memory_bytes}"
             raise InvalidArgumentError("limits.memory_bytes", least)
+        if shells and self.processes < MINIMUM_PROCESSES:
+            least = f"must be {MINIMUM_PROCESSES} or more for a shell to work"
+            raise InvalidArgumentError("limits.processes", f"{least}, not {self.processes}")
         if shells and self.open_files < MINIMUM_OPEN_FILES:
             least = f"must be {MINIMUM_OPEN_FILES} or more for shells to work"
             raise InvalidArgumentError("limits.open_files", f"{least}, not {self.open_files}")
 
+
+MINIMUM_PROCESSES = 3
+"""The least `Limits.processes`: the sandbox's keeper, a jail's init and a program."""
 
 MINIMUM_OPEN_FILES = 256
 """The least `Limits.open_files`: a session's shell keeps its own descriptors above 200."""

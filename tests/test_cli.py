@@ -462,6 +462,29 @@ def test_an_interpreter_without_memory_to_start_says_how_much_it_needs(
     assert b"--memory 16M" in done.stderr
 
 
+def test_a_program_that_dies_with_little_memory_has_the_memory_named(tmp_path: Path) -> None:
+    """A kill that the kernel counts, and an end that only looks like it."""
+    done = run("exec", "--memory", "4M", "-c", "tail /dev/zero", cwd=tmp_path)
+    assert done.returncode == 137
+    assert b"for want of memory. Give it 16 MiB or more (--memory)" in done.stderr
+    done = run("exec", "--memory", "4M", "-c", "exit 3", cwd=tmp_path)
+    assert done.returncode == 3
+    assert b"status 3, perhaps for want of memory. Give it 16 MiB" in done.stderr
+
+
+def test_a_list_may_be_read_in_part() -> None:
+    """As by `head`; nothing failed."""
+    listing = subprocess.Popen(
+        [sys.executable, "-P", "-m", "sandbox_runtime", "bench", "--list"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert listing.stdout is not None
+    listing.stdout.close()
+    assert listing.communicate()[1] == b""
+    assert listing.returncode == 128 + signal.SIGPIPE
+
+
 # --- mistakes --------------------------------------------------------------------------------
 
 

@@ -284,3 +284,8 @@ def test_the_half_without_waiting_is_made_from_the_other() -> None:
         check=True,
         env=os.environ | {"PATH": f"{ruff}:{os.environ['PATH']}"},
     )
+
+
+def test_a_sandbox_that_was_not_opened_says_how() -> None:
+    with pytest.raises(RuntimeError, match=r"`with Sandbox\(\.\.\.\) as sandbox:` opens it"):
+        Sandbox().exec("true")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sandbox_runtime.cli.failures import OWN_FAILURE, say
+from sandbox_runtime.cli.failures import OWN_FAILURE, reader_is_gone, say
 from sandbox_runtime.errors import InvalidArgumentError, SandboxError
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ def bench(context: click.Context, /, **options: Any) -> int:
         _write(found, verdicts, options)
     except InvalidArgumentError as error:
         raise click.UsageError(str(error)) from None
+    except BrokenPipeError:  # click would make it a 1, which means something here
+        return reader_is_gone()
     except (SandboxError, OSError) as error:
         say(str(error))
         return OWN_FAILURE

@@ -39,7 +39,8 @@ def outcome_of_command(result: CommandResult) -> Outcome:
             assert result.signal is not None
             note = ""
             with contextlib.suppress(ValueError):  # the real-time signals have no names
-                note = f"the program was ended by {signal.Signals(result.signal).name}"
+                why = " for want of memory" if result.out_of_memory else ""
+                note = f"the program was ended by {signal.Signals(result.signal).name}{why}"
             return Outcome(SIGNAL + result.signal, record, note)
         case "deadline":
             return Outcome(DEADLINE, record, "the deadline ended the program (--timeout)")

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from sandbox_runtime.choices import PYTHON_MEMORY_BYTES
 from sandbox_runtime.cli.failures import (
+    DEADLINE,
     OWN_FAILURE,
     SIGNAL,
     failure_record,
@@ -105,8 +107,8 @@ async def _run_in_sandbox(options: Options, start: Start, streams: Streams) -> i
         await streams.print_json(failure_record(error))
         return failure_status(error)
     outcome.record["outputs"] = copied
-    if outcome.note:
-        say(outcome.note)
+    if note := _with_memory(outcome, limits.memory_bytes):
+        say(note)
     for output in copied:
         for note in (output["error"], *output["skipped"]):
             if note:
@@ -115,6 +117,20 @@ async def _run_in_sandbox(options: Options, start: Start, streams: Streams) -> i
         outcome.status = OWN_FAILURE
     await streams.print_json(outcome.record)
     return outcome.status
+
+
+def _with_memory(outcome: Outcome, limit_bytes: int) -> str:
+    """What is to be said, with a word on memory if there is so little that it may be the reason."""
+    if (
+        limit_bytes >= PYTHON_MEMORY_BYTES
+        or outcome.status in (0, DEADLINE)
+        or "(--memory" in outcome.note
+    ):
+        return outcome.note
+    note = outcome.note or f"the program ended with status {outcome.status}"
+    if "want of memory" not in note:
+        note += ", perhaps for want of memory"
+    return f"{note}. Give it {PYTHON_MEMORY_BYTES >> 20} MiB or more (--memory)"
 
 
 async def run_process(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import anyio
 
@@ -86,6 +86,15 @@ class AsyncSandbox:
         self._transport: AsyncTransport
         self._prefix = ""
         self._context: AsyncContext | None = None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """What is there only inside the block."""
+            if name in {"_transport", "files", "id", "protections"}:
+                block = f"`async with {type(self).__name__}(...) as sandbox:`"
+                raise RuntimeError(f"the sandbox is not open; {block} opens it, and ends it")
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     async def __aenter__(self) -> Self:
         address = self._address

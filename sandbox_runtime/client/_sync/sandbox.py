@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from sandbox_runtime.client._sync.blocking import run_blocking
 from sandbox_runtime.client._sync.commands import execute
@@ -85,6 +85,15 @@ class Sandbox:
         self._transport: Transport
         self._prefix = ""
         self._context: Context | None = None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """What is there only inside the block."""
+            if name in {"_transport", "files", "id", "protections"}:
+                block = f"`with {type(self).__name__}(...) as sandbox:`"
+                raise RuntimeError(f"the sandbox is not open; {block} opens it, and ends it")
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __enter__(self) -> Self:
         address = self._address
