@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import select
 import signal as signals
@@ -67,33 +66,19 @@ core_path: str = _core.__file__
 VERSION = _core.version
 
 
-async def send_command(
-    sock: socket.socket,
-    epoll: select.epoll,
-    packet: bytes,
-    stdin: int,
-    body: int | None,
-    *,
-    deadline_s: float = math.inf,
-) -> Command | None:
+def send_command(
+    sock: socket.socket, epoll: select.epoll, packet: bytes, stdin: int, body: int | None
+) -> Command:
     """Sends a session's shell a request with its descriptors, which stay the caller's.
 
-    Returns:
-        None if there was no room for it until the deadline, on trio's clock.
-
     Raises:
+        BlockingIOError: There is no room for it.
         SandboxLostError: The shell has died.
     """
-    while True:
-        try:
-            return Command(sock.fileno(), epoll.fileno(), packet, stdin, body)
-        except BlockingIOError:
-            with trio.CancelScope(deadline=deadline_s) as scope:
-                await trio.lowlevel.wait_writable(sock)
-            if scope.cancelled_caught:
-                return None
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise SandboxLostError("the sandbox has died") from error
+    try:
+        return Command(sock.fileno(), epoll.fileno(), packet, stdin, body)
+    except (BrokenPipeError, ConnectionResetError) as error:
+        raise SandboxLostError("the sandbox has died") from error
 
 
 async def wait_process_end(pidfd: int) -> None:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from sandbox_runtime.alarms import Alarms
     from sandbox_runtime.capture import OutputHandler
-    from sandbox_runtime.jail import Keeper
+    from sandbox_runtime.jail import Command, Keeper
     from sandbox_runtime.messages import Exited
     from sandbox_runtime.shell import Shell
     from sandbox_runtime.standby import Work
@@ -341,7 +341,7 @@ class Session:
     ) -> bool:
         """Has the shell run a command. False: it was stopped before the command was over."""
         try:
-            command = await shell.send(header, body, stdin, deadline_s=deadline_s)
+            command = await self._send(shell, header, body, stdin, deadline_s)
         except SandboxLostError:
             shell.lost = True  # it died between two commands; this one has not run
             return True
@@ -357,6 +357,22 @@ class Session:
             self._stop = scope.cancel
             await capture.read_until_ended(shell.jail)
         return not scope.cancelled_caught
+
+    async def _send(
+        self, shell: Shell, header: bytes, body: bytes, stdin: memoryview, deadline_s: float
+    ) -> Command | None:
+        """Asks the shell to run a command; None: it was stopped before there was room for that."""
+        stop = self._stop
+        while True:
+            try:
+                return shell.send(header, body, stdin)
+            except BlockingIOError:
+                with trio.CancelScope(deadline=deadline_s) as scope:
+                    self._stop = scope.cancel
+                    await shell.wait_room()
+                if scope.cancel_called:
+                    return None
+                self._stop = stop
 
     async def _end_command(
         self, shell: Shell, capture: Capture, mark: bytes, since_ticks: int

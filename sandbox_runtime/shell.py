@@ -111,10 +111,13 @@ class Shell:
             age_s = int(time.monotonic() - self.handed_over_s)
         return encode_request(self._seq, command, cwd, env, session_age_s=age_s)
 
-    async def send(
-        self, header: bytes, body: bytes, stdin: memoryview, *, deadline_s: float
-    ) -> jails.Command | None:
-        """Asks the shell to run what `encode` made; None if it took nothing until the deadline."""
+    def send(self, header: bytes, body: bytes, stdin: memoryview) -> jails.Command:
+        """Asks the shell to run what `encode` made.
+
+        Raises:
+            BlockingIOError: There is no room for it, see `wait_room`.
+            SandboxLostError: The shell has died.
+        """
         self._end = None
         stdin_fd, body_fd = self._null, None
         files: list[int] = []
@@ -126,13 +129,15 @@ class Shell:
                 body_fd = memory_file("command", body)
                 files.append(body_fd)
             packet = header + body if body_fd is None else header
-            sent = await jails.send_command(
-                self._socket, self.epoll, packet, stdin_fd, body_fd, deadline_s=deadline_s
-            )
+            sent = jails.send_command(self._socket, self.epoll, packet, stdin_fd, body_fd)
             self.handed_over_s = None
             return sent
         finally:
             close_all(files)
+
+    async def wait_room(self) -> None:
+        """Waits until there may be room for a request."""
+        await trio.lowlevel.wait_writable(self._socket)
 
     @property
     def end(self) -> End | None:

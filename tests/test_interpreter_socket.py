@@ -87,8 +87,9 @@ async def test_an_interpreter_that_was_told_half_a_run_is_ended(silent: Silent) 
     assert (execution.ended, execution.state_survived) == ("deadline", False)
 
 
+@pytest.mark.parametrize("timeout_s", [60, math.inf])
 async def test_an_interpreter_that_is_closed_while_it_is_told_a_run_stays_lost(
-    silent: Silent,
+    silent: Silent, timeout_s: float
 ) -> None:
     silent.fill()
     executions = []
@@ -96,7 +97,7 @@ async def test_an_interpreter_that_is_closed_while_it_is_told_a_run_stays_lost(
     async def execute() -> None:
         with Capture(100) as capture:
             run = Run(None, 100)
-            executions.append(await silent.interpreter.execute("1", capture, run, 60))
+            executions.append(await silent.interpreter.execute("1", capture, run, timeout_s))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(execute)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import select
+import signal
+import socket
 import sys
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -353,6 +356,59 @@ async def test_a_job_of_a_command_that_was_killed_as_it_ended_goes_on(
     await trio.testing.wait_all_tasks_blocked()
     (job,) = session.background
     assert (job.stdout, job.ended) == (b"later\n", True)
+
+
+async def stop_reading(session: Session) -> None:
+    """Stops the session's shell, and leaves no room in its socket."""
+    await session.start()
+    shell = session._shell
+    assert shell is not None
+    await shell.jail.signal(shell.pid, signal.SIGSTOP)
+    await shell.jail.sweep(spare=[shell.pid], keep=(), since_ticks=0)  # answered after the signal
+    with socket.socket(fileno=os.dup(shell.fileno())) as filled, suppress(BlockingIOError):
+        while True:
+            filled.send(b"no request")
+
+
+@pytest.mark.parametrize("hears", [False, True])
+async def test_kill_reaches_a_command_that_the_shell_has_no_room_for(
+    session: Session, *, hears: bool
+) -> None:
+    """It says `killed`, as does one that runs, and the next shell is a fresh one."""
+    await stop_reading(session)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+
+            async def kill() -> None:
+                await trio.testing.wait_all_tasks_blocked()
+                session.kill()
+
+            nursery.start_soon(kill)
+            heard: list[bytes] = []
+            result = await session.exec("echo", on_stdout=heard.append if hears else None)
+        assert (result.ended, heard) == ("killed", [])
+        assert (await session.exec("echo fresh")).text == "fresh\n"
+
+
+async def test_a_session_closes_whose_shell_has_no_room_for_its_command(session: Session) -> None:
+    """Its command says `killed`."""
+    await stop_reading(session)
+    async with trio.open_nursery() as nursery:
+
+        async def close() -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            await session.aclose()
+
+        nursery.start_soon(close)
+        assert (await session.exec("echo")).ended == "killed"
+
+
+async def test_a_deadline_reaches_a_command_that_the_shell_has_no_room_for(
+    session: Session,
+) -> None:
+    """It has not run."""
+    await stop_reading(session)
+    assert (await session.exec("echo", deadline_s=0.05)).ended == "deadline"
 
 
 async def test_kill_without_a_command_does_nothing(session: Session) -> None:
