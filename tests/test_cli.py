@@ -467,9 +467,9 @@ def test_a_program_that_dies_with_little_memory_has_the_memory_named(tmp_path: P
     done = run("exec", "--memory", "4M", "-c", "tail /dev/zero", cwd=tmp_path)
     assert done.returncode == 137
     assert b"for want of memory. Give it 16 MiB or more (--memory)" in done.stderr
-    done = run("exec", "--memory", "4M", "-c", "exit 3", cwd=tmp_path)
-    assert done.returncode == 3
-    assert b"status 3, perhaps for want of memory. Give it 16 MiB" in done.stderr
+    done = run("exec", "--memory", "4M", "-c", "exit 127", cwd=tmp_path)
+    assert done.returncode == 127
+    assert b"status 127, perhaps for want of memory. Give it 16 MiB" in done.stderr
 
 
 def test_a_list_may_be_read_in_part() -> None:

@@ -289,3 +289,9 @@ def test_the_half_without_waiting_is_made_from_the_other() -> None:
 def test_a_sandbox_that_was_not_opened_says_how() -> None:
     with pytest.raises(RuntimeError, match=r"`with Sandbox\(\.\.\.\) as sandbox:` opens it"):
         Sandbox().exec("true")
+
+
+def test_a_list_of_words_is_told_how_to_become_text(sandbox: Sandbox) -> None:
+    for call in (sandbox.exec, sandbox.start_process):
+        with pytest.raises(InvalidArgumentError, match=r"^command: .* list; shlex\.join"):
+            call(["echo", "a b"])  # type: ignore[arg-type]

@@ -9,7 +9,6 @@ import trio
 
 from sandbox_runtime.choices import PYTHON_MEMORY_BYTES
 from sandbox_runtime.cli.failures import (
-    DEADLINE,
     OWN_FAILURE,
     SIGNAL,
     failure_record,
@@ -121,11 +120,9 @@ async def _run_in_sandbox(options: Options, start: Start, streams: Streams) -> i
 
 def _with_memory(outcome: Outcome, limit_bytes: int) -> str:
     """What is to be said, with a word on memory if there is so little that it may be the reason."""
-    if (
-        limit_bytes >= PYTHON_MEMORY_BYTES
-        or outcome.status in (0, DEADLINE)
-        or "(--memory" in outcome.note
-    ):
+    if limit_bytes >= PYTHON_MEMORY_BYTES or "(--memory" in outcome.note:
+        return outcome.note
+    if outcome.status < OWN_FAILURE:  # the program's own, or the deadline's
         return outcome.note
     note = outcome.note or f"the program ended with status {outcome.status}"
     if "want of memory" not in note:

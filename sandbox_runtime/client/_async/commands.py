@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sandbox_runtime.client.deadlines import milliseconds_of
+from sandbox_runtime.client.arguments import command_text, milliseconds_of
 from sandbox_runtime.client.errors import ApiError, stream_error_of
 from sandbox_runtime.client.models import CommandResult
 from sandbox_runtime.wire import commands as wire
@@ -30,7 +30,7 @@ async def execute(
     """Runs a command; with a callback its output is handed on as it comes."""
     body = wire.Execute(
         session_id=session_id,
-        command=command,
+        command=command_text(command),
         cwd=cwd,
         env=dict(env) if env else None,
         timeout_ms=milliseconds_of("deadline_s", deadline_s),

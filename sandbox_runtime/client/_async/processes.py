@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from sandbox_runtime.client.deadlines import milliseconds_of
+from sandbox_runtime.client.arguments import command_text, milliseconds_of
 from sandbox_runtime.wire import processes as wire
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ async def start(
 ) -> AsyncProcess:
     """Starts a program; see `AsyncSandbox.start_process`."""
     body = wire.StartProcess(
-        command=command,
+        command=command_text(command),
         session_id=session_id,
         process_id=process_id,
         cwd=cwd,

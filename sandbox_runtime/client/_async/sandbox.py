@@ -14,7 +14,7 @@ from sandbox_runtime.client._async.files import AsyncFiles
 from sandbox_runtime.client._async.processes import AsyncProcess, start
 from sandbox_runtime.client._async.sessions import AsyncSession
 from sandbox_runtime.client._async.transport import AsyncTransport
-from sandbox_runtime.client.deadlines import milliseconds_of
+from sandbox_runtime.client.arguments import milliseconds_of
 from sandbox_runtime.client.local import LocalServer
 from sandbox_runtime.client.models import Clone, ExposedPort
 from sandbox_runtime.wire import code as code_wire

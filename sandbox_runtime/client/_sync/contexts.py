@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from sandbox_runtime.client.deadlines import milliseconds_of
+from sandbox_runtime.client.arguments import milliseconds_of
 from sandbox_runtime.client.errors import ApiError
 from sandbox_runtime.client.models import Execution, ExecutionError, Result
 from sandbox_runtime.wire import code as wire

@@ -13,7 +13,7 @@ from sandbox_runtime.client._sync.files import Files
 from sandbox_runtime.client._sync.processes import Process, start
 from sandbox_runtime.client._sync.sessions import Session
 from sandbox_runtime.client._sync.transport import Transport
-from sandbox_runtime.client.deadlines import milliseconds_of
+from sandbox_runtime.client.arguments import milliseconds_of
 from sandbox_runtime.client.local import LocalServer
 from sandbox_runtime.client.models import Clone, ExposedPort
 from sandbox_runtime.wire import code as code_wire

@@ -1,10 +1,22 @@
-"""Times that a caller gives, as the wire has them."""
+"""What a caller gives, as the wire has it."""
 
 from __future__ import annotations
 
 from sandbox_runtime.errors import InvalidArgumentError
 
 _MOST_MS = 2**53
+
+
+def command_text(command: object) -> str:
+    """A command, which the wire has as text for a shell.
+
+    Raises:
+        InvalidArgumentError: It is something else, as a list of words.
+    """
+    if isinstance(command, str):
+        return command
+    found = type(command).__name__
+    raise InvalidArgumentError("command", f"must be text, not {found}; shlex.join quotes words")
 
 
 def milliseconds_of(field: str, seconds: float | None) -> float | None:
