@@ -106,6 +106,10 @@ def test_what_needs_a_shell_is_left_to_it(text: str) -> None:
         {"LC_ALL": "C"},
         {"PATH": "~/bin:/usr/bin"},
         {"PATH": ""},
+        {"PS1": "$ "},
+        {"PS2": "> "},
+        {"PS4": "+ "},
+        {"": "x"},
     ],
 )
 def test_what_a_shell_reads_from_its_environment_is_left_to_it(env: dict[str, str]) -> None:
