@@ -387,6 +387,51 @@ async def test_the_hosts_files_do_not_exist(sandbox: Sandbox, place: str, tmp_pa
     assert await ask(sandbox, place, source) == []
 
 
+async def test_watching_files_leaves_the_host_its_share(sandbox: Sandbox, place: str) -> None:
+    """Counts of inotify go up to the caller's user: a sandbox has an eighth of what that may."""
+    source = """
+        made, why = 0, None
+        while why is None:
+            if libc.inotify_init1(0) >= 0:
+                made += 1
+            else:
+                why = errno.errorcode[ctypes.get_errno()]
+        settings = [int(open(f"/proc/sys/user/max_inotify_{kind}").read())
+                    for kind in ("instances", "watches")]
+        answer([made, why, *settings])
+    """
+    host = Path("/proc/sys/fs/inotify")
+    if not host.exists():
+        pytest.skip("this kernel has no inotify")
+    instances, watches = (
+        max(1, int((host / f"max_user_{kind}").read_text()) // 8)
+        for kind in ("instances", "watches")
+    )
+    made, why, *settings = await ask(sandbox, place, source)
+    assert settings == [instances, watches]
+    assert made <= instances
+    assert why == "EMFILE"
+
+
+async def test_all_sandboxes_together_leave_the_host_half(runtime: Runtime) -> None:
+    """Eight of them with all that each may have would be as many as the caller's user has."""
+    host = Path("/proc/sys/fs/inotify/max_user_instances")
+    if not host.exists() or not 16 <= (most := int(host.read_text())) <= 1024:
+        pytest.skip("this kernel allows none, or more than a test should make")
+    source = """
+        made = 0
+        while libc.inotify_init1(0) >= 0:
+            made += 1
+        answer(made)
+    """
+    total = 0
+    async with contextlib.AsyncExitStack() as sandboxes:
+        for _ in range(5):
+            sandbox = await sandboxes.enter_async_context(open_sandbox(runtime=runtime))
+            total += await ask(sandbox, "context", source)  # and holds what it has made
+    assert total <= most // 2
+
+
 async def test_limits_cannot_be_raised(sandbox: Sandbox, place: str) -> None:
     """No core dumps, and no hard limit goes up again; neither does priority."""
     source = """

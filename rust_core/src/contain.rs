@@ -23,6 +23,7 @@ use crate::cgroup;
 use crate::channel::Channel;
 use crate::error::{At, Failure, Result, Step};
 use crate::idmap::{INIT_ID, PAYLOAD_ID};
+use crate::inotify;
 use crate::landlock;
 use crate::mounts::{self, Covered, Shown};
 use crate::rlimits;
@@ -59,7 +60,11 @@ const OOM_SCORE_ADJ: &str = "500";
 ///
 /// # Errors
 /// The step that failed; the process is of no use then.
-pub fn supervisor(shown: Option<Shown>, paths: &[String], separate: bool) -> Result<Covered> {
+pub fn supervisor(
+    shown: Option<Shown>,
+    paths: &[String],
+    separate: bool,
+) -> Result<(Covered, inotify::Share)> {
     sys::become_user(0, 0, separate).at(Step::BecomeUser, "supervisor")?;
     sys::set_dumpable(true).at(Step::SetDumpable, "")?; // else /proc/self is not its own
     sys::die_with_parent().at(Step::CloneSupervisor, "parent death signal")?;
@@ -69,7 +74,8 @@ pub fn supervisor(shown: Option<Shown>, paths: &[String], separate: bool) -> Res
         Some(shown) => shown, // opened by the launcher, who may read where this id may not
         None => mounts::open_sources(paths)?,
     };
-    mounts::enter_shared_root(&shown)
+    let covered = mounts::enter_shared_root(&shown)?;
+    Ok((covered, inotify::limit_all()?))
 }
 
 /// What a keeper prepares once for all its jails.
@@ -115,6 +121,7 @@ pub fn sandbox(
     covered: &Covered,
     join: &[OwnedFd],
     separate_ids: bool,
+    inotify: inotify::Share,
 ) -> Result<Prepared> {
     cgroup::join(join)?; // while this is still the id that opened the files, which v1 compares
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -138,6 +145,7 @@ pub fn sandbox(
         second_user_namespace()?; // devpts wants an id 0, user code is to be 1000
     }
     fs::write("/proc/sys/user/max_user_namespaces", "0").at(Step::LimitUserNamespaces, "")?;
+    inotify::limit_one(inotify)?;
     fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ).at(Step::SetLimit, "oom_score_adj")?;
     rlimits::apply(limits)?;
     let prepared = Prepared {

@@ -12,6 +12,7 @@ use crate::channel::{self, Channel};
 use crate::contain::{self, Prepared, Role};
 use crate::error::{At, Failure, Result, Step};
 use crate::init;
+use crate::inotify;
 use crate::mounts::Covered;
 use crate::probe;
 use crate::spec::{
@@ -46,6 +47,8 @@ pub struct Order<'a> {
     pub network: &'a Network,
     /// What of the host lies below the sandbox's own directories.
     pub covered: &'a Covered,
+    /// What it may have of what watches files.
+    pub inotify: inotify::Share,
     /// Its control groups.
     pub group: Group,
     /// What is to be said of its ids.
@@ -75,8 +78,17 @@ pub fn run(sockets: Sockets<'_>, order: Order<'_>) -> ! {
 /// Makes the sandbox; returns what its jails are made with. With the host's network this returns in
 /// two processes, in the inner one with its socket.
 fn make(sockets: Sockets<'_>, order: Order<'_>) -> Result<(Option<Socket>, Prepared)> {
-    let Order { host_name, limits, network, covered, group, of_ids, separate_ids, namespaces } =
-        order;
+    let Order {
+        host_name,
+        limits,
+        network,
+        covered,
+        inotify,
+        group,
+        of_ids,
+        separate_ids,
+        namespaces,
+    } = order;
     let Sockets { own: socket, inner } = sockets;
     // Nothing of the supervisor's stays open: not its socket, not the groups of other sandboxes.
     let own = std::iter::once(socket.as_fd())
@@ -89,7 +101,8 @@ fn make(sockets: Sockets<'_>, order: Order<'_>) -> Result<(Option<Socket>, Prepa
     let joined_by_clone = into.is_some();
     std::mem::forget(into); // closed above with everything else that is not this sandbox's
     let to_join: &[OwnedFd] = if joined_by_clone { &[] } else { &join };
-    let prepared = contain::sandbox(&limits, network, host_name, covered, to_join, separate_ids)?;
+    let prepared =
+        contain::sandbox(&limits, network, host_name, covered, to_join, separate_ids, inotify)?;
     let inner_network = match (&prepared.role, inner) {
         (Role::Inner, Some(inner)) => return Ok((Some(inner), prepared)),
         (Role::Inner | Role::Host(_), None) => return Err(no_socket()),

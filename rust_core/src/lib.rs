@@ -24,6 +24,7 @@ pub mod error;
 pub mod files;
 pub mod idmap;
 pub mod init;
+pub mod inotify;
 pub mod keeper;
 pub mod landlock;
 pub mod launcher;

@@ -13,6 +13,7 @@ use crate::cgroup::Delegation;
 use crate::contain;
 use crate::error::{At, Failure, Result, Step};
 use crate::idmap::{Pairs, Plan};
+use crate::inotify;
 use crate::keeper;
 use crate::launcher::{Control, open_gate, wait_for_gate, write_maps};
 use crate::mounts::{self, Covered, Shown};
@@ -27,6 +28,7 @@ const ZYGOTE_TMP_BYTES: u64 = 64 * 1024 * 1024;
 struct Supervisor {
     control: Control,
     covered: Covered,
+    inotify: inotify::Share,
     plan: Plan,
     groups: Delegation,
     namespaces: Vec<(String, String)>,
@@ -53,8 +55,8 @@ pub fn run(
     namespaces: Vec<(String, String)>,
 ) -> ! {
     sys::set_name(c"sbx-supervisor");
-    let covered = match contain::supervisor(shown, paths, plan.is_separate()) {
-        Ok(covered) => covered,
+    let (covered, inotify) = match contain::supervisor(shown, paths, plan.is_separate()) {
+        Ok(made) => made,
         Err(failure) => {
             let _ = control.send(&SupervisorReply::Failed { failure }, &[]);
             sys::exit_now(1)
@@ -62,7 +64,8 @@ pub fn run(
     };
     let keepers = HashMap::new();
     let pairs = Pairs::new(plan);
-    let mut supervisor = Supervisor { control, covered, plan, groups, namespaces, keepers, pairs };
+    let mut supervisor =
+        Supervisor { control, covered, inotify, plan, groups, namespaces, keepers, pairs };
     sys::exit_now(i32::from(supervisor.serve().is_err()))
 }
 
@@ -179,6 +182,7 @@ impl Supervisor {
                             limits,
                             network,
                             covered: &self.covered,
+                            inotify: self.inotify,
                             group,
                             of_ids: self.plan.protection(pair),
                             separate_ids: self.plan.is_separate(),
