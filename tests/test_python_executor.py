@@ -970,6 +970,37 @@ def test_timer_of_a_cell_fires_in_cells_only(context: Context) -> None:
         assert run.one("error")["value"] == "alarm"
 
 
+@pytest.mark.parametrize("threads", [0, 1])
+def test_a_handler_of_signals_may_show_something_at_any_moment(
+    context: Context, threads: int
+) -> None:
+    """Also while its own thread shows something; another thread may have received the signal."""
+    run = context.run(
+        "import signal, threading\n"
+        "over = threading.Event()\n"
+        f"others = [threading.Thread(target=over.wait) for _ in range({threads})]\n"
+        "for thread in others: thread.start()\n"
+        "busy, rings = False, 0\n"
+        "def ring(*_):\n"
+        "    global busy, rings\n"
+        "    if busy: return\n"
+        "    busy = True\n"
+        "    display('ring')\n"
+        "    rings += 1\n"
+        "    busy = False\n"
+        "signal.signal(signal.SIGALRM, ring)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)\n"
+        "for _ in range(2000): display('mine')\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0)\n"
+        "over.set()\n"
+        "rings"
+    )
+    assert run.status == "ok"
+    shown = [frame["data"]["text/plain"] for frame in run.all("display")]
+    assert shown.count("'mine'") == 2000
+    assert shown.count("'ring'") == int(run.text) > 0
+
+
 def test_exhausted_descriptors_are_an_error_of_the_run(context: Context) -> None:
     """With no descriptor free a run fails and says why; freed, the next one works."""
     context.run(

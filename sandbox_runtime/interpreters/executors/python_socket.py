@@ -31,6 +31,9 @@ _RECEIVE_BYTES = 16 * 1024
 
 # Bound early: user code may replace attributes of `os` (pyfakefs does) while frames must go on.
 _write, _loads = os.write, json.loads
+# A handler of the user's may show something while its own thread is in here: another thread can
+# have received the signal, which no mask of this one keeps from Python.
+_new_lock = threading.RLock
 
 
 class FrameSocket:
@@ -38,7 +41,7 @@ class FrameSocket:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = socket.socket(fileno=move_up(sock.detach()))
-        self._lock = threading.Lock()
+        self._lock = _new_lock()
         self._held = b""
 
     def fileno(self) -> int:
@@ -50,7 +53,7 @@ class FrameSocket:
     def abandon(self) -> None:
         """In a copy of this process: lets go of the socket, which only one may hold."""
         self._sock.close()
-        self._lock = threading.Lock()  # a thread that is not here may have held it
+        self._lock = _new_lock()  # a thread that is not here may have held it
 
     def send(self, frame: Frame, *, hold: bool = False) -> None:
         """Sends a frame; one that is held goes with the next, which spares a wake-up there."""
@@ -67,18 +70,21 @@ class FrameSocket:
             self._send(b"")
 
     def _send(self, frame: bytes) -> None:
-        with self._lock:
-            # With signals blocked one write takes the frame whole: an interrupt or a timer of
-            # the user's raises before a frame or after it, never inside.
-            # The first call changes nothing: each of them may raise for a signal just before it.
-            previous = sigmask(BLOCK, ())
-            try:
-                sigmask(BLOCK, ALL_SIGNALS)
-                data, self._held = memoryview(self._held + frame), b""
+        # With signals blocked one write takes the frame whole: an interrupt or a timer of
+        # the user's raises before a frame or after it, never inside.
+        # The first call changes nothing: each of them may raise for a signal just before it.
+        previous = sigmask(BLOCK, ())
+        try:
+            sigmask(BLOCK, ALL_SIGNALS)
+            with self._lock:
+                held, self._held = self._held, b""  # in one go: no handler runs in between
+                data = memoryview(held + frame)
                 while data:
                     data = data[_write(self._sock.fileno(), data) :]
-            finally:
-                sigmask(SET, previous)
+        finally:
+            # The lock is free by now: handlers of what has come meanwhile run in this call, and
+            # may wait for a thread that shows something.
+            sigmask(SET, previous)
 
     def receive(self) -> tuple[Frame, list[int]] | None:
         """Waits for a frame and the descriptors that ride on its first byte; None at EOF."""
