@@ -99,7 +99,10 @@ def serve_forks(fd, own_pid_ns):
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             sock.close(), wakeup.close(), writer.close()
-            return base64.b64decode(request["plan"]), fds
+            plan = base64.b64decode(request["plan"])
+            if plan == b"fail early":
+                raise OSError(12, "no memory")
+            return plan, fds[:0] if plan == b"no socket" else fds
         for one in fds:
             os.close(one)
         ids[pid] = request["id"]
@@ -245,8 +248,9 @@ class Context:
 class Zygote:
     """The control process's end of a zygote."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, directory: Path) -> None:
         self.sock = sock
+        self.directory = directory
         self._next_id = 0
         self.exited: dict[int, dict[str, Any]] = {}
         self.pids: dict[int, int] = {}
@@ -323,7 +327,7 @@ def open_zygote(
             os._exit(1)
     theirs.close()
     ours.sendall(json.dumps({"op": "preload", "modules": modules}).encode())
-    zygote = Zygote(ours)
+    zygote = Zygote(ours, directory)
     try:
         yield zygote
     finally:
@@ -1139,6 +1143,17 @@ def test_context_that_cannot_be_confined_runs_nothing(zygote: Zygote) -> None:
     assert context.receive() is None
     sock.close()
     assert context.wait_exited()["status"] == {"exit": 1}
+
+
+@pytest.mark.parametrize("plan", [b"fail early", b"no socket"])
+def test_a_child_that_fails_at_once_leaves_the_zygote_alone(zygote: Zygote, plan: bytes) -> None:
+    """It ends, says nothing in the zygote's name and does not remove the zygote's home."""
+    context_id, sock, reply = zygote.request_fork(plan=plan)
+    with sock:
+        assert reply["op"] == "forked"
+        assert zygote.wait_exited(context_id)["status"] == {"exit": 1}
+    (home,) = zygote.directory.glob("sandbox-python-*")
+    assert home.is_dir()
 
 
 def test_contexts_hold_no_descriptor_of_the_protocol_in_reach(context: Context) -> None:

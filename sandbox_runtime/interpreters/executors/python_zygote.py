@@ -256,21 +256,28 @@ class Zygote:
         )
         for function in (before, after_in_parent, after_in_child):
             function.argtypes, function.restype = (), None
-        own_fd = self._sock.fileno()
+        own_fd, own_pid = self._sock.fileno(), os.getpid()
         before()  # once for all forks: nothing of Python's changes between them
         born = None
         try:
             born = self._native.serve_forks(own_fd, self._own_pid_ns)
         finally:
-            (after_in_parent if born is None else after_in_child)()
+            # A jail may give a child the zygote's own number, but has no number for its parent.
+            if os.getpid() == own_pid and os.getppid() != 0:
+                after_in_parent()
+            else:
+                after_in_child()
+                if born is None:
+                    os._exit(1)  # the zygote's socket and home are not its own
         if born is not None:
             self._become_context(*born)
 
     def _become_context(self, plan: bytes, fds: list[int]) -> NoReturn:
         """Goes on as the executor of a context; from `enter_jail` on, as untrusted code."""
         status, step = 1, "enter"
-        executor_socket = socket.socket(fileno=fds[0])
+        executor_socket = None
         try:
+            executor_socket = socket.socket(fileno=fds[0])
             self._sock.close()
             self._native.enter_jail(plan, tuple(fds[2:]), fds[0])
             size = int.from_bytes(_receive_exactly(executor_socket, 4), "big")
@@ -293,7 +300,8 @@ class Zygote:
                     "step": step,
                 }
                 body = json.dumps(reason).encode()
-                executor_socket.sendall(len(body).to_bytes(4, "big") + body)
+                if executor_socket is not None:
+                    executor_socket.sendall(len(body).to_bytes(4, "big") + body)
         finally:
             os._exit(status)
 
