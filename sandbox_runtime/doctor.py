@@ -159,7 +159,7 @@ async def _examine_sandbox(runtime: Runtime, diagnosis: Diagnosis, started_s: fl
         try:
             zygote = await runtime.python_zygote()
             async with trio.open_nursery() as nursery:
-                contexts = Contexts(keeper, runtime.languages, {}, nursery)
+                contexts = Contexts(keeper, runtime.languages, {}, nursery, runtime.alarms)
                 try:
                     execution = await (await contexts.create()).run("1 + 1")
                 finally:

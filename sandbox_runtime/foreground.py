@@ -88,9 +88,11 @@ async def run_process(
 
 
 async def _run_to_end(program: JailedProgram) -> CommandResult:
-    """As `Process.run`, in the task of the only one who waits for it, and without callbacks.
+    """Waits for a program's end, or brings it about at its deadline, and says how it ended.
 
-    The result is there when nothing is left of the jail but its init; `_leave` ends that too.
+    It reads what the program writes meanwhile, in the task of the only one who waits for it: there
+    are no callbacks. The result is there when nothing is left of the jail but its init; `_leave`
+    ends that too.
 
     Raises:
         NotStartedError: It cannot be started.

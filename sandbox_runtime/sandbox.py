@@ -113,9 +113,9 @@ class Sandbox:
                 self._runtime.languages,
                 self._pools,
                 self._nursery,
+                self._runtime.alarms,
                 closed=self._closed,
                 work=self._runtime.work,
-                alarms=self._runtime.alarms,
             )
         return self._contexts
 

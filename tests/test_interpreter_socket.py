@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from sandbox_runtime.alarms import Alarms
 from sandbox_runtime.capture import Capture
 from sandbox_runtime.errors import InterpreterUnavailableError
 from sandbox_runtime.interpreters.frames import encode
@@ -63,9 +64,9 @@ class Silent:
 
     async def execute(self, code: str) -> Execution:
         """Runs code whose deadline is over already."""
-        with Capture(100) as capture:
+        with Capture(100, make_pipes=False) as capture:
             run = Run(None, 100)
-            return await self.interpreter.execute(code, capture, run, 0)
+            return await self.interpreter.execute(code, capture, run, 0, alarms=Alarms())
 
 
 @pytest.fixture
@@ -95,9 +96,11 @@ async def test_an_interpreter_that_is_closed_while_it_is_told_a_run_stays_lost(
     executions = []
 
     async def execute() -> None:
-        with Capture(100) as capture:
+        with Capture(100, make_pipes=False) as capture:
             run = Run(None, 100)
-            executions.append(await silent.interpreter.execute("1", capture, run, timeout_s))
+            executions.append(
+                await silent.interpreter.execute("1", capture, run, timeout_s, alarms=Alarms())
+            )
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(execute)
@@ -143,7 +146,9 @@ class Answering(Silent):
 
         async def execute() -> None:
             with capture:
-                ended.append(await self.interpreter.execute("", capture, run, math.inf))
+                ended.append(
+                    await self.interpreter.execute("", capture, run, math.inf, alarms=Alarms())
+                )
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(execute)

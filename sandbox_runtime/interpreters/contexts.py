@@ -71,7 +71,7 @@ class Context:
         self.on_fork: Callable[[Interpreter, Context, int], Awaitable[list[Context]]]
         self.on_closed: Callable[[Context], object] = lambda _: None
         self.work: AbstractContextManager[object] = nullcontext()
-        self.alarms: Alarms | None = None
+        self.alarms: Alarms
 
     @property
     def language(self) -> str:
@@ -168,7 +168,7 @@ class Context:
                 with self.work, capture:
                     run = Run(on_result, limit_bytes, on_clear, silent=silent, history=history)
                     return await self._interpreter.execute(
-                        code, capture, run, timeout_s, traceback=traceback, alarms=self.alarms
+                        code, capture, run, timeout_s, alarms=self.alarms, traceback=traceback
                     )
             finally:
                 self._idle.set()

@@ -8,7 +8,6 @@ ended with the whole jail. What is started besides is ended by sweeps of the jai
 
 from __future__ import annotations
 
-import math
 import select
 import signal
 import socket
@@ -348,8 +347,8 @@ class Interpreter:
         run: Run,
         timeout_s: float,
         *,
+        alarms: Alarms,
         traceback: TracebackStyle = "plain",
-        alarms: Alarms | None = None,
     ) -> Execution:
         """Runs code; nothing else runs in it at that time.
 
@@ -358,8 +357,8 @@ class Interpreter:
             capture: Takes the output; its pipes are made here, if there are none.
             run: Takes the results.
             timeout_s: Seconds until it is interrupted, and ended if it does not give way.
+            alarms: What keeps the deadline until the first news of the run.
             traceback: How an error is shown.
-            alarms: What keeps the deadline of a short run.
 
         Cancellation: as the deadline; it may be used again if its state survived.
         """
@@ -381,7 +380,7 @@ class Interpreter:
         deadline_s = trio.current_time() + timeout_s
         over = told = False
         try:
-            if len(request) <= _SHORT_BYTES and (alarms is not None or timeout_s == math.inf):
+            if len(request) <= _SHORT_BYTES:
                 command = self._try_to_tell(request)
                 told = command is not None
                 if command is not None:
@@ -432,7 +431,7 @@ class Interpreter:
             return None
 
     async def _look_once(
-        self, command: jails.Command, capture: Capture, deadline_s: float, alarms: Alarms | None
+        self, command: jails.Command, capture: Capture, deadline_s: float, alarms: Alarms
     ) -> bool:
         """Waits for the first news of a run; True if it is over, with all that is to be done.
 
@@ -440,14 +439,11 @@ class Interpreter:
         an alarm is enough to keep the deadline, and a cancel scope is needed for other runs only.
         """
         self._stop = capture.give_up
-        alarm = None
-        if alarms is not None and deadline_s < math.inf:
-            alarm = alarms.set(deadline_s, capture.give_up)
+        alarm = alarms.set(deadline_s, capture.give_up)
         try:
             found = await capture.first_look(command, self._epoll, _SHORT_BYTES)
         finally:
-            if alarms is not None and alarm is not None:
-                alarms.call_off(alarm)
+            alarms.call_off(alarm)
         if found is None:
             return False
         self._feed(found.answer)

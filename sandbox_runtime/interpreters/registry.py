@@ -46,9 +46,9 @@ class Contexts:
         languages: Who makes interpreters, by the language's one name.
         pool_sizes: How many of a language to keep ready; none of those that are not named.
         nursery: Fills the pools.
+        alarms: What keeps the deadlines of short runs.
         closed: Whether the sandbox has ended, so that none can be made any more.
         work: Entered for each run of a context.
-        alarms: What keeps the deadlines of short ones.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class Contexts:
         languages: Mapping[str, Language],
         pool_sizes: Mapping[str, PoolSize],
         nursery: trio.Nursery,
+        alarms: Alarms,
         *,
         closed: bool = False,
         work: AbstractContextManager[object] | None = None,
-        alarms: Alarms | None = None,
     ) -> None:
         self._alarms = alarms
         self._work = work or nullcontext()
