@@ -249,7 +249,7 @@ class Swept(_Message, frozen=True, kw_only=True, tag="swept"):
 SupervisorReply = Started | Failed | SandboxEnded
 KeeperReply = KeeperReady | Failed
 SocketsReply = SocketsOpened | SocketsRefused
-ZygoteReply = Forked | NotForked | Ended
+ZygoteReply = Forked | NotForked | Ended | Failed
 InitReply = InitReady | Failed | ProgramStarted | Adopted | Exited | Swept
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +14,11 @@ import pytest
 import trio
 import trio.testing
 
+from sandbox_runtime import open_runtime, open_sandbox
 from sandbox_runtime.channel import packet_pair
 from sandbox_runtime.errors import InterpreterUnavailableError, SandboxLostError
-from sandbox_runtime.interpreters.zygote import Zygote
-from sandbox_runtime.messages import Fork
+from sandbox_runtime.interpreters.zygote import Zygote, _Child
+from sandbox_runtime.messages import Failure, Fork, NotForked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,6 +94,44 @@ async def test_a_namespace_that_cannot_be_joined_fails_one_fork(
     assert not zygote.lost
 
 
+async def test_a_fork_that_is_given_up_and_then_fails_leaves_nothing() -> None:
+    """Whoever asked has gone by the time the zygote says that there is no child."""
+    ours, theirs = packet_pair()
+    zygote = Zygote(ours)
+
+    class AnyKeeper:
+        @contextlib.contextmanager
+        def enter(self, *_: object, **__: object) -> Iterator[tuple[bytes, list[int]]]:
+            yield b"", []
+
+    with theirs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(zygote.run)
+            with trio.move_on_after(0):
+                await zygote.fork(AnyKeeper(), None, theirs)  # type: ignore[arg-type]
+            assert set(zygote._children) == {1}
+            failure = Failure(step="clone_process", errno=errno.EAGAIN, subject="")
+            theirs.send(b"\0" + msgspec.msgpack.encode(NotForked(id=1, failure=failure)))
+            await trio.testing.wait_all_tasks_blocked()
+            assert not zygote._children
+            zygote.close()
+
+
+async def test_why_a_warm_zygote_ends_is_told(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A new one serves whoever comes next."""
+    zygote = await runtime.python_zygote()
+    child = zygote._children[0] = _Child()  # ends with the zygote
+    with caplog.at_level(logging.ERROR, "sandbox_runtime"):
+        zygote._socket.send(b"\0no message")
+        with trio.fail_after(30):
+            await child.ended.wait()
+    assert "cannot go on: receive_message" in caplog.text
+    assert zygote.lost
+    assert await runtime.python_zygote() is not zygote
+
+
 def page_faults(pid: int) -> int:
     """How many pages it has touched that were not its own yet."""
     stat = Path(f"/proc/{pid}/stat").read_text()
@@ -113,15 +154,14 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def test_a_zygote_that_forks_leaves_its_memory_alone(
-    runtime: Runtime, sandbox: Sandbox
-) -> None:
+async def test_a_zygote_that_forks_leaves_its_memory_alone() -> None:
     """What it wrote to would be copied for each context, and its huge pages would fall apart."""
     forks = 10
-    await (await sandbox.create_code_context(cwd="/tmp")).aclose()
-    pid = zygote_of(runtime)
-    before = page_faults(pid)
-    for _ in range(forks):
+    async with open_runtime() as runtime, open_sandbox(runtime=runtime) as sandbox:
         await (await sandbox.create_code_context(cwd="/tmp")).aclose()
-    faults = (page_faults(pid) - before) / forks
+        pid = zygote_of(runtime)
+        before = page_faults(pid)
+        for _ in range(forks):
+            await (await sandbox.create_code_context(cwd="/tmp")).aclose()
+        faults = (page_faults(pid) - before) / forks
     assert faults < 60

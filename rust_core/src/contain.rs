@@ -155,7 +155,7 @@ pub fn sandbox(
         separate_ids,
         groups,
         limits: limits.clone(),
-        children: sys::child_signals().at(Step::OpenDescriptor, "signalfd")?,
+        children: sys::child_signals().at(Step::WatchProcesses, "signalfd")?,
         role: if network.is_host() { part_networks()? } else { Role::Alone },
     };
     capabilities::hold_only(capabilities::KEEPER)?;

@@ -303,6 +303,11 @@ pub enum ZygoteReply {
         /// The signal that ended it.
         signal: Option<i32>,
     },
+    /// The zygote cannot go on, and ends.
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
 }
 
 /// What the control process asks a jail's init.

@@ -71,7 +71,7 @@ pub fn run(
 
 impl Supervisor {
     fn serve(&mut self) -> Result<()> {
-        let children = sys::child_signals().at(Step::OpenDescriptor, "signalfd")?;
+        let children = sys::child_signals().at(Step::WatchProcesses, "signalfd")?;
         let separate_ids = self.plan.is_separate();
         let private_ids = self.plan.private_ids();
         self.control.send(&SupervisorReply::Started { separate_ids, private_ids }, &[])?;

@@ -28,11 +28,18 @@ type Socket = Channel<ZygoteRequest, ZygoteReply>;
 /// from here too. The process must have one thread.
 ///
 /// # Errors
-/// What the kernel says; the socket has broken then, or a child would be born in the wrong jail.
+/// What the kernel says, and the control process was told of it, if the socket is sound: it has
+/// broken, or a child would be born in the wrong jail.
 pub fn serve(socket: BorrowedFd<'_>, own_pid_namespace: BorrowedFd<'_>) -> Result<Option<Born>> {
     let copy = socket.try_clone_to_owned().at(Step::OpenDescriptor, "socket")?;
     let socket = Socket::new(copy);
-    let ends = sys::child_signals().at(Step::OpenDescriptor, "signalfd")?;
+    serve_on(&socket, own_pid_namespace).inspect_err(|failure| {
+        let _ = socket.send(&ZygoteReply::Failed { failure: failure.clone() }, &[]);
+    })
+}
+
+fn serve_on(socket: &Socket, own_pid_namespace: BorrowedFd<'_>) -> Result<Option<Born>> {
+    let ends = sys::child_signals().at(Step::WatchProcesses, "signalfd")?;
     let mut children: Vec<(i32, u64)> = Vec::new();
     let mut more = true;
     loop {
@@ -41,7 +48,7 @@ pub fn serve(socket: BorrowedFd<'_>, own_pid_namespace: BorrowedFd<'_>) -> Resul
             .at(Step::ReceiveMessage, "poll")?;
         if ended || more {
             sys::drain(ends.as_fd());
-            more = reap(&socket, &mut children)?;
+            more = reap(socket, &mut children)?;
         }
         if request {
             let Some((ZygoteRequest::Fork { id, plan }, fds)) = socket.receive()? else {
@@ -103,7 +110,7 @@ fn reap(socket: &Socket, children: &mut Vec<(i32, u64)>) -> Result<bool> {
             Ok(Some(ended)) => ended,
             Ok(None) => return Ok(false),
             Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return Ok(false),
-            Err(e) => return Err(e).at(Step::CloneProcess, "wait"),
+            Err(e) => return Err(e).at(Step::WaitForProcess, "children"),
         };
         // Others are a context's clone(CLONE_PARENT), where no filter refuses that.
         if let Some(index) = children.iter().position(|(pid, _)| *pid == ended.pid) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from sandbox_runtime.errors import (
 )
 from sandbox_runtime.interpreters.execution import Death
 from sandbox_runtime.interpreters.installation import EXECUTORS
-from sandbox_runtime.messages import Ended, Fork, Forked, NotForked, ZygoteReply
+from sandbox_runtime.messages import Ended, Failed, Fork, Forked, NotForked, ZygoteReply
 from sandbox_runtime.settings import ZYGOTE_START_S
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.settings import Limits
     from sandbox_runtime.supervisor import Supervisor
 
+_LOG = logging.getLogger("sandbox_runtime")
 _DATAGRAM_BYTES = 1 << 20
 _REMEDY = "Install what is named where the interpreter finds it, e.g. pip install ipython numpy"
 
@@ -164,6 +166,13 @@ class Zygote:
         try:
             while True:
                 answer, _ = await self._channel.receive()
+                if isinstance(answer, Failed):
+                    failure = answer.failure
+                    why = f"{failure.step} {failure.subject}: {os.strerror(failure.errno)}"
+                    _LOG.error("a warmed interpreter cannot go on: %s", why)
+                    continue  # its end follows
+                if isinstance(answer, NotForked):
+                    self._children.pop(answer.id, None)  # also where nobody waits any more
                 if isinstance(answer, Ended):
                     if (child := self._children.pop(answer.id, None)) is not None:
                         child.death = _death(answer)
@@ -171,7 +180,9 @@ class Zygote:
                 elif (event := self._waiting.pop(answer.id, None)) is not None:
                     self._answers[answer.id] = answer
                     event.set()
-        except (SandboxLostError, SandboxClosedError):
+        except SandboxLostError as error:
+            _LOG.debug("a warmed interpreter is lost: %s", error)
+        except SandboxClosedError:
             pass
         finally:
             self._lost = True
@@ -233,7 +244,6 @@ class Zygote:
         if answer is None:
             raise SandboxLostError("the zygote has died")
         if isinstance(answer, NotForked):
-            self._children.pop(number, None)
             failure = answer.failure
             if failure.errno == errno.ENOMEM:  # what fork says in a namespace without init
                 raise SandboxLostError("the jail has died, so nothing can be forked into it")

@@ -23,9 +23,16 @@ static SEALED: AtomicBool = AtomicBool::new(false);
 static TAKEN: [AtomicU64; ARENAS / WORD] = [const { AtomicU64::new(0) }; ARENAS / WORD];
 
 /// What a C allocator calls: a context that is not used, then a size.
-pub type Allocate = extern "C" fn(*mut libc::c_void, usize) -> *mut libc::c_void;
+///
+/// # Safety
+/// One thread at a time calls it or [`Free`]; Python's holds the GIL.
+pub type Allocate = unsafe extern "C" fn(*mut libc::c_void, usize) -> *mut libc::c_void;
 /// Likewise: a context, the piece, its size.
-pub type Free = extern "C" fn(*mut libc::c_void, *mut libc::c_void, usize);
+///
+/// # Safety
+/// As for [`Allocate`]. The piece is whole, of the size that was asked for, and used no more; it
+/// came from [`Allocate`], or was mapped by the allocator that was there before.
+pub type Free = unsafe extern "C" fn(*mut libc::c_void, *mut libc::c_void, usize);
 
 /// Reserves the room. Two functions that take from it, for one thread at a time.
 ///
@@ -80,7 +87,8 @@ fn map(size: usize) -> *mut libc::c_void {
     if place == libc::MAP_FAILED { null_mut() } else { place }
 }
 
-extern "C" fn allocate(_context: *mut libc::c_void, size: usize) -> *mut libc::c_void {
+/// See [`Allocate`].
+unsafe extern "C" fn allocate(_context: *mut libc::c_void, size: usize) -> *mut libc::c_void {
     let base = BASE.load(Relaxed);
     if size == ARENA_BYTES && base != 0 && !SEALED.load(Relaxed) {
         // The lowest that is free, so that what is taken lies together.
@@ -96,7 +104,8 @@ extern "C" fn allocate(_context: *mut libc::c_void, size: usize) -> *mut libc::c
     map(size)
 }
 
-extern "C" fn free(_context: *mut libc::c_void, place: *mut libc::c_void, size: usize) {
+/// See [`Free`].
+unsafe extern "C" fn free(_context: *mut libc::c_void, place: *mut libc::c_void, size: usize) {
     let base = BASE.load(Relaxed);
     if !(base..END.load(Relaxed)).contains(&place.addr()) {
         // SAFETY: the allocator gives back a mapping of its own, whole, from here or from its time
@@ -118,7 +127,10 @@ mod tests {
     #[test]
     fn arenas_lie_side_by_side_until_they_are_sealed() {
         let (allocate, free) = reserve_arenas().expect("room");
-        let take = || allocate(null_mut(), ARENA_BYTES);
+        // SAFETY: no other thread of this test's calls either of them.
+        let take = || unsafe { allocate(null_mut(), ARENA_BYTES) };
+        // SAFETY: likewise; what is given back below was taken, and is not used again.
+        let give = |place, size| unsafe { free(null_mut(), place, size) };
         let (first, second, third) = (take(), take(), take());
         assert_eq!(first.addr() % HUGE_BYTES, 0);
         assert_eq!(
@@ -127,21 +139,22 @@ mod tests {
         );
         // SAFETY: it was handed out.
         unsafe { second.cast::<u8>().write(7) };
-        free(null_mut(), second, ARENA_BYTES);
+        give(second, ARENA_BYTES);
         assert_eq!(take(), second, "the lowest that is free");
         // SAFETY: it was handed out again.
         assert_eq!(unsafe { second.cast::<u8>().read() }, 0, "nothing of before");
 
-        let other = allocate(null_mut(), 16 << 10);
+        // SAFETY: as above.
+        let other = unsafe { allocate(null_mut(), 16 << 10) };
         assert!(other.addr().wrapping_sub(first.addr()) >= ARENAS * ARENA_BYTES);
-        free(null_mut(), other, 16 << 10);
+        give(other, 16 << 10);
 
         seal_arenas();
         let later = take();
         assert!(later.addr().wrapping_sub(first.addr()) >= 4 << 20, "from anywhere");
         // SAFETY: it is a mapping of its own.
         unsafe { later.cast::<u8>().write(7) };
-        free(null_mut(), later, ARENA_BYTES);
+        give(later, ARENA_BYTES);
         // SAFETY: what was taken before is still there.
         unsafe { third.cast::<u8>().write(7) };
     }

@@ -63,12 +63,13 @@ pub fn fork(namespaces: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Resu
     })
 }
 
-/// `fork(3)`, with what libraries have asked for by `pthread_atfork(3)`.
+/// `fork(3)`, with what libraries have asked for by `pthread_atfork(3)`. For a process of one thread:
+/// a lock that another one holds would stay locked in the child.
 ///
 /// # Errors
 /// `EAGAIN` when there are too many processes, `ENOMEM`.
 pub fn fork_with_handlers() -> io::Result<Forked> {
-    // SAFETY: the caller has one thread, so no lock is held by another.
+    // SAFETY: a process of one thread, as is asked for above, so no lock is held by another.
     Ok(match check(unsafe { libc::fork() })? {
         0 => Forked::Child,
         pid => Forked::Parent(pid),

@@ -33,7 +33,8 @@ impl Layout {
     }
 }
 
-/// Moves this program's text to huge pages, at the address where it is. For a process of one thread.
+/// Moves this program's text to huge pages, at the address where it is. For a process of one thread:
+/// another would run in the old pages while they are exchanged.
 ///
 /// The new pages are filled, made executable and no longer writable, and then put in the place of the
 /// old ones in one step, so that this very function goes on in them.

@@ -350,16 +350,19 @@ def run(sock: socket.socket, native: Native) -> None:
     home = arrange_home()
     zygote = Zygote(sock, native)
     try:
-        zygote.warm()
-        zygote.serve()
-    except Exception as error:  # noqa: BLE001 - a zygote that cannot go on says so and ends
-        message = {"op": "failed", "reason": f"{type(error).__name__}: {error}"}
-        if isinstance(error, UnusableError):
-            message["reason"] = str(error)
-            if error.module is not None:
-                message["module"] = error.module
-        with contextlib.suppress(OSError):
-            sock.sendall(json.dumps(message).encode())
+        try:
+            zygote.warm()
+        except Exception as error:  # noqa: BLE001 - a zygote that cannot go on says so and ends
+            message = {"op": "failed", "reason": f"{type(error).__name__}: {error}"}
+            if isinstance(error, UnusableError):
+                message["reason"] = str(error)
+                if error.module is not None:
+                    message["module"] = error.module
+            with contextlib.suppress(OSError):
+                sock.sendall(json.dumps(message).encode())
+        else:
+            with contextlib.suppress(OSError):  # of which the native module has told
+                zygote.serve()
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
