@@ -26,6 +26,7 @@ _HOLD_S = 0.005
 _HOLD_EVENT_S = 0.001
 _LATE_S = 0.0035  # what is due so soon for another reason is not hurried: that costs as well
 _MOST_HELD = 4096
+_MOST_POSTED_BYTES = 128 * 1024
 
 _HEADERS = (
     *CORS,
@@ -51,6 +52,7 @@ class EventStream:
         self._ascii_only = ascii_only
         self._sent_at_s = trio.current_time()
         self._out: list[bytes] = []
+        self._posted_bytes = 0
         self._held = ""
         self._held_kind: Callable[[str], msgspec.Struct] | None = None
         self._held_until_s = self._sent_at_s + _HOLD_S  # what is held at first is the head
@@ -63,11 +65,21 @@ class EventStream:
         self._out.append(self._frame(event))
         await self._flush()
 
-    def post(self, event: msgspec.Struct) -> None:
-        """Sends one event together with what follows at once, or within milliseconds."""
+    def post(self, event: msgspec.Struct) -> Awaitable[None] | None:
+        """Sends one event together with what follows at once, or within milliseconds.
+
+        Returns:
+            What is to be awaited before the next one, if so much is held: it waits while the client
+            does not read.
+        """
         self._frame_text()
-        self._out.append(self._frame(event))
+        frame = self._frame(event)
+        self._out.append(frame)
+        self._posted_bytes += len(frame)
+        if self._posted_bytes > _MOST_POSTED_BYTES:
+            return self._flush()
         self._hold(_HOLD_EVENT_S)
+        return None
 
     async def send_text(self, text: str, kind: Callable[[str], msgspec.Struct]) -> None:
         """Sends text; what does not end a line waits a moment for the rest of it.
@@ -122,6 +134,7 @@ class EventStream:
 
     async def _flush(self) -> None:
         out, self._out = self._out, []
+        self._posted_bytes = 0
         self._held_until_s = math.inf
         self._sent_at_s = trio.current_time()
         await self._write(out[0] if len(out) == 1 else b"".join(out))

@@ -67,6 +67,17 @@ def test_a_run_that_takes_too_long_says_so_and_the_state_survives(api: Client, p
     assert run(api, python, "kept")[0]["text"] == "5"
 
 
+def test_code_that_shows_waits_for_a_client_that_does_not_read(api: Client) -> None:
+    """The server holds little of it, and the deadline ends the run all the same."""
+    made = context(api)
+    code = "from IPython.display import HTML\nx, n = HTML('x' * 200_000), 0\n"
+    code += "while True:\n display(x)\n n += 1"
+    body = {"context_id": made, "code": code, "timeout_ms": 2000}
+    with api.events("POST", "/api/execute/code", body):
+        shown, _ = run(api, made, "n")
+    assert 0 < int(shown["text"]) < 150
+
+
 def test_new_clients_read_events_and_old_ones_lines(api: Client, python: str) -> None:
     body = {"context_id": python, "code": "print('é')"}
     with api.request("POST", "/api/execute/code", body, LINES) as response:

@@ -73,6 +73,18 @@ async def test_what_is_posted_goes_out_with_what_is_sent_after_it() -> None:
     assert [data for _, data in written.parts] == [b'{"text":"a"}\n{"text":"b"}\n']
 
 
+async def test_who_posts_much_waits_until_it_is_written() -> None:
+    """Else a client that does not read would have the server hold all of it."""
+    async with open_stream() as (stream, written):
+        assert stream.post(Event("a" * 100_000)) is None
+        unsent = stream.post(Event("b" * 100_000))
+        assert unsent is not None
+        assert written.parts == []
+        await unsent
+        assert sum(len(data) for _, data in written.parts) > 200_000
+        assert stream.post(Event("c")) is None
+
+
 async def test_what_is_posted_last_goes_out_with_the_end() -> None:
     async with open_stream() as (stream, written):
         await stream.send(Event("a"))

@@ -158,10 +158,12 @@ def run(call: Call, body: wire.RunCode) -> Response:
 
     async def produce(events: EventStream) -> None:
         try:
-            events.post(await _streamed(events, context, body.code, limit_s))
+            last = await _streamed(events, context, body.code, limit_s)
         except Exception as error:  # noqa: BLE001 - the last event says it
             told = told_error(error, call.route, modern=call.modern)
-            events.post(_code_error("InternalError", told.message, survived=False))
+            last = _code_error("InternalError", told.message, survived=False)
+        if (unsent := events.post(last)) is not None:
+            await unsent
 
     # Clients of 0.3 ask for a stream of events and read bare lines; those of 0.12 do not ask.
     accepts = call.request.headers.get("accept") or ""
@@ -178,8 +180,8 @@ async def _streamed(
         await context.restart()  # the run that lost it has said so
     out, err = TextPieces(), TextPieces()
 
-    def show(result: Result) -> None:
-        events.post(_shown(result))
+    def show(result: Result) -> Awaitable[None] | None:
+        return events.post(_shown(result))
 
     execution = await context.run(
         code,
