@@ -211,8 +211,8 @@ async def test_json_of_many_values_or_levels_is_left_out_and_told(sandbox: Sandb
         (b'{"a":%s}' % (b"[" * 90 + b"]" * 90), True),
         (b'{"a":%s}' % (b"[" * 120 + b"]" * 120), False),
         (b'{"a":%s}' % (b'{"a":' * 120 + b"1" + b"}" * 120), False),
-        (b'{"a":[%s]}' % b",".join([b"{}"] * 400_000), True),
-        (b'{"a":[%s]}' % b",".join([b"{}"] * 600_000), False),
+        (b'{"a":[%s]}' % b",".join([b"{}"] * 20_000), True),
+        (b'{"a":[%s]}' % b",".join([b"{}"] * 120_000), False),
         (b'{"a":"%s"}' % (b"[{,:" * 600_000), True),
         (b'{"a":"%s"}' % (b'\\"[{' * 600_000), True),
         (b'{"a":"%s"}' % (b"\\\\" * 600_000), True),
@@ -235,14 +235,53 @@ def test_only_json_of_moderate_structure_becomes_values(data: bytes, kept: bool)
     "body",
     [
         b'{"type":"error","name":[{}]}',
-        b'{"type":"display","data":{%s}}' % b",".join(b'"%d":[[]]' % n for n in range(300_000)),
+        b'{"type":"display","data":{%s}}' % b",".join(b'"%d":[[]]' % n for n in range(30_000)),
         b'{"type":' * 100_000,
+        b'{"type":"error","traceback":[%s]}' % b",".join([b"1e308"] * 100_000),
+        b'{"type":"clear_output","wait":1e308}',
         b'{"type":"' + b'\\"' * 1_000_000,
     ],
 )
 def test_frames_that_no_executor_sends_are_refused(body: bytes) -> None:
     with pytest.raises((ValueError, RecursionError)):
         frames.decode(body)
+
+
+async def test_more_json_than_is_sent_is_told_and_breaks_no_protocol(sandbox: Sandbox) -> None:
+    context = await create(sandbox, "python")
+    execution = await context.run(
+        "display({'application/json': [1.5e308] * 600_000, 'text/plain': 'all'}, raw=True)\n"
+        "display({'text/html': '\\1' * 16_000_000, 'text/plain': 'all'}, raw=True)\n"
+        "display({'text/plain': 'all'}, metadata={'a': 'x' * 30_000_000}, raw=True)\n"
+    )
+    assert (execution.ended, execution.error) == ("ok", None)
+    assert [list(result.capped) for result in execution.results] == [
+        ["application/json"],
+        ["text/html"],
+        ["metadata"],
+    ]
+    assert [result.text for result in execution.results] == ["all"] * 3
+
+
+SLOWEST = 26_000_000
+LARGE = {
+    "floats near the largest": b'{"a":[%s]}' % b",".join([b"1e308"] * (SLOWEST // 6)),
+    "some floats": b'{"a":[%s]}' % b",".join([b"1.7976931348623157e308"] * 49_000),
+    "escapes": b'{"a":"%s"}' % (b"\\u1234" * (SLOWEST // 6)),
+    "escapes in many": b'{%s,"b":"%s"}'
+    % (b",".join(b'"%d":{}' % n for n in range(900)), b"\\u1234" * (SLOWEST // 6)),
+    "blanks": b'{"a":[%s1]}' % (b" " * SLOWEST),
+    "long integers": b'{"a":[%s]}' % b",".join([b"9" * 4000] * 1000),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_no_frame_takes_long_to_read(name: str) -> None:
+    """Others wait meanwhile."""
+    body = b'{"type":"display","id":"1","data":%s}' % LARGE[name]
+    before_s = time.process_time()
+    assert frames.decode(body).type == "display"
+    assert time.process_time() - before_s < 0.5  # far less on a processor of one's own
 
 
 def test_small_results_of_many_values_count_as_what_they_take() -> None:

@@ -351,6 +351,9 @@ async def test_big_results_are_cut_and_say_so(context: Context) -> None:
         ["image/png"],
         ["text/plain", "application/json"],
     ]
+    [many] = (await context.run("new Array(60_000).fill(1)")).results
+    assert list(many.capped) == ["application/json"]
+    assert many.text
     assert (await failure(context, "throw new Error('y'.repeat(1e7))"))[1].endswith("left out]")
 
 

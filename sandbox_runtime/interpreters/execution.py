@@ -46,8 +46,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         display_id: Set when it may be updated later.
         is_update: Whether it replaces the earlier result with the same `display_id`.
         capped: Formats that were too large, by MIME type, with their full sizes in bytes. Text is
-            cut off after 1 MiB; others are left out from 16 MiB on, and JSON also beyond a million
-            values or 100 levels.
+            cut off after 1 MiB; others are left out from 16 MiB on, and what is no text also beyond
+            4 MiB, 50 000 values or 100 levels.
     """
 
     data: dict[str, Any]

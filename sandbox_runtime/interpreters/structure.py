@@ -1,15 +1,16 @@
 """How much JSON is, before it becomes values: `[{},{},…]` takes 30 times its bytes then.
 
-Most frames are so small that nothing needs to be counted. What is counted is done so by a few
-passes over the bytes, in time that grows with their number alone, whatever they are.
+What is counted is done so by a few passes over the bytes, in time that grows with their number
+alone, whatever they are.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
-MOST_VALUES = 1_000_000
-"""How many values JSON may hold, keys and containers included: they take some 100 MB."""
+MOST_VALUES = 50_000
+"""How many values JSON may hold, keys and containers included: a float takes up to 2 us to read."""
 
 DEEPEST = 100
 """How deep it may be nested: what handles it later is recursive."""
@@ -36,11 +37,29 @@ def count_values(body: bytes) -> int:
     return 1 + sum(map(bare.count, (b",", b":", b"[", b"{")))
 
 
-def is_moderate(body: bytes) -> bool:
-    """Whether it may become values."""
-    if len(body) > MOST_VALUES and count_values(body) > MOST_VALUES:
-        return False
+def most_values(body: bytes) -> int:
+    """How many values it holds at most: what looks like structure in its strings counts as well."""
+    return 1 + sum(map(body.count, (b",", b":", b"[", b"{")))
+
+
+def is_flat(body: bytes) -> bool:
+    """Whether it is nested no deeper than it may be."""
     return body.count(b"[") + body.count(b"{") <= DEEPEST or _is_flat(body)
+
+
+def is_shallow(value: Any) -> bool:
+    """Whether a value is nested no deeper than it may be."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        containers = [one for one in level if isinstance(one, (dict, list))]
+        if not containers:
+            return True
+        level = [
+            inner
+            for one in containers
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+    return False
 
 
 def _is_flat(body: bytes) -> bool:

@@ -11,7 +11,10 @@ const MOST_TEXT_BYTES = MIB;
 /** The largest other format: half of an image is no use, so a larger one is left out whole. */
 const MOST_FORMAT_BYTES = 16 * MIB;
 /** The largest sum of a result's formats; those that come first in it are sent. */
-const MOST_RESULT_BYTES = 48 * MIB;
+const MOST_RESULT_BYTES = 24 * MIB;
+/** The largest sum of a result's formats that are no text, and how many values these may have. */
+const MOST_JSON_BYTES = 4 * MIB;
+const MOST_VALUES = 50_000;
 const MOST_NODES = 1_000_000;
 const MOST_DEPTH = 50;
 /** By which other runtimes' objects say what they look like. */
@@ -168,24 +171,47 @@ function entriesToJson(entries, state, depth) {
   return object;
 }
 
+/** How many colons, commas and opening brackets there are. */
+function countStructure(json) {
+  let count = 0;
+  for (let at = 0; at < json.length; at++) {
+    const code = json.charCodeAt(at);
+    if (code === 44 || code === 58 || code === 91 || code === 123) count++;
+  }
+  return count;
+}
+
 /** What may be sent of a result's formats, and the full sizes of what is cut or left out. */
 export function capFormats(data) {
   const kept = {};
   const capped = {};
   let room = MOST_RESULT_BYTES;
+  let jsonRoom = MOST_JSON_BYTES;
+  let valuesRoom = MOST_VALUES;
   for (const [mime, value] of Object.entries(data)) {
     const isText = mime === 'text/plain';
-    const limit = Math.min(room, isText ? MOST_TEXT_BYTES : MOST_FORMAT_BYTES);
-    const size = Buffer.byteLength(typeof value === 'string' ? value : stringify(value) ?? '');
+    const limit = isText ? MOST_TEXT_BYTES : MOST_FORMAT_BYTES;
+    const json = typeof value === 'string' ? null : stringify(value) ?? '';
+    const size = Buffer.byteLength(json ?? value);
+    let sendable = value;
     if (size > limit) {
       capped[mime] = size;
-      if (!isText || typeof value !== 'string') continue;
-      kept[mime] = Buffer.from(value).subarray(0, limit).toString().replace(/\ufffd$/, '');
-      room -= limit;
-    } else {
-      kept[mime] = value;
-      room -= size;
+      if (!isText || json !== null) continue;
+      sendable = Buffer.from(value).subarray(0, limit).toString().replace(/\ufffd$/, '');
     }
+    // Escapes make some texts several times as long.
+    const sent = Buffer.byteLength(json ?? stringify(sendable));
+    const values = json === null ? 0 : 1 + countStructure(json);
+    if (sent > room || (json !== null && (sent > jsonRoom || values > valuesRoom))) {
+      capped[mime] = size;
+      continue;
+    }
+    if (json !== null) {
+      jsonRoom -= sent;
+      valuesRoom -= values;
+    }
+    room -= sent;
+    kept[mime] = sendable;
   }
   return { data: kept, capped };
 }

@@ -14,8 +14,14 @@ FORMAT_LIMIT_BYTES = 16 << 20
 """The largest other format of a result: half of an image or of a page is no use, so a larger one
 is left out whole, and its size is told."""
 
-RESULT_LIMIT_BYTES = 48 << 20
-"""The largest sum of a result's formats; those that come first in it are sent."""
+RESULT_LIMIT_BYTES = 24 << 20
+"""The largest sum of a result's formats as JSON; those that come first in it are sent."""
+
+JSON_LIMIT_BYTES = 4 << 20
+"""The largest sum of a result's formats that are no text, and of its metadata."""
+
+MOST_VALUES = 50_000
+"""How many values they may have; colons, commas and opening brackets are counted."""
 
 ERROR_LIMIT_BYTES = 64 << 10
 """How much of an error's message is sent, and of each line of its traceback."""
@@ -39,23 +45,47 @@ def encode(frame: Any) -> bytes:
     return text.encode("utf-8", "json-surrogates")
 
 
-def cap_formats(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+def cap_formats(
+    data: dict[str, Any], metadata: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, int]]:
     """Returns what may be sent of a result, and the full sizes of what is cut or left out."""
     kept: dict[str, Any] = {}
     capped: dict[str, int] = {}
-    room = RESULT_LIMIT_BYTES
+    room, json_room, values_room = RESULT_LIMIT_BYTES, JSON_LIMIT_BYTES, MOST_VALUES
+    if metadata:
+        json_room, values_room = _rest(json_room, values_room, encode(metadata))
+        if min(json_room, values_room) < 0:
+            capped["metadata"] = len(encode(metadata))
+            json_room, values_room, metadata = JSON_LIMIT_BYTES, MOST_VALUES, {}
     for mime, value in data.items():
         size = _size_bytes(value)
-        limit = min(room, TEXT_LIMIT_BYTES if mime == "text/plain" else FORMAT_LIMIT_BYTES)
+        limit = TEXT_LIMIT_BYTES if mime == "text/plain" else FORMAT_LIMIT_BYTES
         if size > limit:
             capped[mime] = size
             if mime != "text/plain" or not isinstance(value, str):
                 continue
             value = cut(value, limit)  # noqa: PLW2901
-            size = limit
-        room -= size
+        if isinstance(value, str):
+            sent = size * 6 if size * 6 <= ERROR_LIMIT_BYTES else len(encode(value))
+        else:
+            encoded = encode(value)
+            rest = _rest(json_room, values_room, encoded)
+            if min(rest) < 0:
+                capped[mime] = size
+                continue
+            (json_room, values_room), sent = rest, len(encoded)
+        if sent > room:
+            capped[mime] = size
+            continue
+        room -= sent
         kept[mime] = value
-    return kept, capped
+    return kept, metadata, capped
+
+
+def _rest(room_bytes: int, values: int, encoded: bytes) -> tuple[int, int]:
+    """What is left beside a value that is no text; below nothing where it is too large."""
+    count = 1 + sum(map(encoded.count, (b",", b":", b"[", b"{")))
+    return room_bytes - len(encoded), values - count
 
 
 def cap_error(value: str, lines: list[str]) -> tuple[str, list[str]]:

@@ -473,8 +473,8 @@ def mime_bundle(data: Frame) -> Frame:
 
 def result_frame(kind: str, data: Frame, metadata: Frame | None) -> Frame:
     """Returns the frame of something shown, with the sizes of what was too large."""
-    kept, capped = cap_formats(mime_bundle(data))
-    frame = {"type": kind, "data": kept, "metadata": metadata or {}}
+    kept, metadata, capped = cap_formats(mime_bundle(data), metadata or {})
+    frame = {"type": kind, "data": kept, "metadata": metadata}
     return {**frame, "capped": capped} if capped else frame
 
 
