@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import msgspec
 import trio
 
-from sandbox_runtime.errors import SandboxClosedError, SandboxLostError
+from sandbox_runtime.errors import SandboxClosedError, SandboxLostError, named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -58,9 +58,15 @@ def send_some(sock: socket.socket, data: bytes | memoryview, fds: Sequence[int] 
 
     Returns:
         How much was sent; of a packet always all.
+
+    Raises:
+        HostLimitError: As many descriptors are on their way as may be; nothing was sent.
     """
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    return sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
+    try:
+        return sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
+    except OSError as error:
+        raise named(error)  # noqa: B904 - mostly the same
 
 
 def send_now(sock: socket.socket, packet: bytes, fds: Sequence[int] = ()) -> bool:
@@ -141,6 +147,8 @@ class Channel(Generic[ReplyT]):
                 await trio.lowlevel.wait_readable(self._socket)
             except trio.ClosedResourceError:
                 raise SandboxClosedError("it is closed") from None
+            except OSError as error:
+                raise named(error)  # noqa: B904 - mostly the same
         return received
 
     def receive_now(self) -> tuple[ReplyT, list[int]] | None:

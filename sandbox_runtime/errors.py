@@ -116,6 +116,39 @@ class SandboxLostError(SandboxError):
     retryable = True
 
 
+class HostLimitError(SandboxError, OSError):
+    """The world's fault: something that the kernel counts for each user is used up.
+
+    Attributes:
+        errno: `errno.ETOOMANYREFS` for descriptors on their way between processes, `errno.ENOSPC`
+            for epoll watches.
+    """
+
+    code = "host_limit"
+    retryable = True
+
+    def __init__(self, errno: int) -> None:
+        what = _COUNTED_FOR_EACH_USER[errno]
+        super().__init__(
+            f"the user of this process has no {what} left",
+            remedy="End the sandbox whose code uses them up. Where sandboxes have separate ids"
+            " (made as root) each counts for itself",
+        )
+        self.errno = errno
+
+
+_COUNTED_FOR_EACH_USER = {
+    errno_names.ETOOMANYREFS: "descriptors to send (as many are on their way as `ulimit -n` says)",
+    errno_names.ENOSPC: "epoll watches (fs.epoll.max_user_watches)",
+}
+
+
+def named(error: OSError) -> OSError:
+    """The same, or what a used up count of this user's is called; of sockets and epoll only."""
+    number = error.errno
+    return HostLimitError(number) if number in _COUNTED_FOR_EACH_USER else error
+
+
 class InterpreterUnavailableError(SandboxError):
     """No context can be made: the interpreter or what it needs is missing or broken."""
 

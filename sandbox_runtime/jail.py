@@ -21,6 +21,7 @@ from sandbox_runtime.errors import (
     NotStartedError,
     SandboxClosedError,
     SandboxLostError,
+    named,
 )
 from sandbox_runtime.messages import (
     Adopt,
@@ -75,12 +76,15 @@ def send_command(
 
     Raises:
         BlockingIOError: There is no room for it.
+        HostLimitError: Something of this user's is used up; nothing was sent.
         SandboxLostError: The shell has died.
     """
     try:
         return Command(sock.fileno(), epoll.fileno(), packet, stdin, body)
     except (BrokenPipeError, ConnectionResetError) as error:
         raise SandboxLostError("the sandbox has died") from error
+    except OSError as error:
+        raise named(error)  # noqa: B904 - mostly the same
 
 
 async def wait_process_end(pidfd: int) -> None:
@@ -172,7 +176,7 @@ class Keeper:
             raise IsolationError("start", 0, message, remedy=step_remedy("start")) from error
         self._fds = fds
         if isinstance(reply, Failed):
-            raise reply.failure.as_isolation_error()
+            raise reply.failure.as_error()
         self.protections = reply.protections
         self._enter = reply.enter
         self._tables = fds[1 : 1 + reply.tables]
@@ -508,7 +512,7 @@ class Jail:
             case Swept():
                 pass  # whoever asked was cancelled
             case Failed(failure=failure):
-                self._lost = self._refusal = SandboxLostError(str(failure.as_isolation_error()))
+                self._lost = self._refusal = SandboxLostError(str(failure.as_error()))
 
     def start(self, program: Execute, fds: Sequence[int]) -> bool:
         """Starts a program in a jail that was made without one.

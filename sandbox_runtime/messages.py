@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandbox_runtime.errors import IsolationError
+from sandbox_runtime.errors import HostLimitError, IsolationError
 from sandbox_runtime.report import Protection, step_remedy
 from sandbox_runtime.settings import Limits
 
@@ -22,8 +23,10 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     errno: int
     subject: str
 
-    def as_isolation_error(self) -> IsolationError:
+    def as_error(self) -> IsolationError | HostLimitError:
         """For steps of making a sandbox or a jail."""
+        if self.errno == errno.ETOOMANYREFS:
+            return HostLimitError(self.errno)
         why = os.strerror(self.errno) if self.errno else "refused"
         about = f" ({self.subject})" if self.subject else ""
         message = f"cannot make a sandbox: {self.step}{about}: {why}"

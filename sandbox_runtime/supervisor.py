@@ -105,7 +105,7 @@ class Supervisor:
                 self.separate_ids = separate_ids
                 self.private_ids = range(ids[0], sum(ids)) if ids else range(0)
             case Failed(failure=failure):
-                raise failure.as_isolation_error()
+                raise failure.as_error()
             case SandboxEnded():
                 raise AssertionError("no sandbox was made yet")
 

@@ -21,10 +21,12 @@ from sandbox_runtime import jail as jails
 from sandbox_runtime.channel import send_some
 from sandbox_runtime.errors import (
     BranchRefusedError,
+    HostLimitError,
     InterpreterUnavailableError,
     NotStartedError,
     SandboxClosedError,
     SandboxLostError,
+    named,
 )
 from sandbox_runtime.interpreters.execution import Death, Execution
 from sandbox_runtime.interpreters.frames import Frame, FrameReader, encode, read
@@ -429,6 +431,8 @@ class Interpreter:
         except (BrokenPipeError, ConnectionResetError):
             self.lost = True
             return None
+        except OSError as error:
+            raise named(error)  # noqa: B904 - mostly the same
 
     async def _look_once(
         self, command: jails.Command, capture: Capture, deadline_s: float, alarms: Alarms
@@ -478,6 +482,9 @@ class Interpreter:
                     fds = ()
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(self._socket)
+        except HostLimitError:
+            self.lost = self.lost or 0 < len(view) < len(data)
+            raise
         except (OSError, trio.ClosedResourceError):
             self.lost = True
         except trio.Cancelled:

@@ -14,6 +14,7 @@ import trio
 from sandbox_runtime import jail as jails
 from sandbox_runtime.channel import Channel, send_packet
 from sandbox_runtime.errors import (
+    HostLimitError,
     InterpreterUnavailableError,
     SandboxClosedError,
     SandboxLostError,
@@ -158,6 +159,8 @@ class Zygote:
     async def _ask(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
         try:
             await self._channel.send(message, fds)
+        except HostLimitError as error:
+            raise SandboxLostError(str(error)) from error  # with the jail, which has no context
         except (SandboxLostError, SandboxClosedError, OSError) as error:
             raise SandboxLostError("the zygote has died") from error
 

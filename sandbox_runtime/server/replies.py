@@ -99,6 +99,7 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.PortUnreachableError: Row(502, "SERVICE_NOT_RESPONDING", REASON),
     errors.PoolFullError: Row(503, "INTERPRETER_NOT_READY", REASON, status_word="initializing"),
     errors.SandboxClosedError: Row(410, "SANDBOX_CLOSED"),
+    errors.HostLimitError: Row(503, "BUSY", REASON),
     errors.SandboxLostError: Row(500, "SANDBOX_LOST"),
     errors.IsolationError: Row(503, "ISOLATION_UNAVAILABLE"),
     MalformedBodyError: Row(400, "VALIDATION_FAILED", REASON),
