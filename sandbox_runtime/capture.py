@@ -23,7 +23,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import trio
 
-from sandbox_runtime.errors import InvalidArgumentError, SandboxClosedError, SandboxLostError
+from sandbox_runtime.errors import (
+    InvalidArgumentError,
+    SandboxClosedError,
+    SandboxLostError,
+    named,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -480,6 +485,8 @@ class Capture:
         except trio.ClosedResourceError:
             if not self._given_up:
                 raise
+        except OSError as error:
+            raise named(error)  # noqa: B904 - mostly the same
         finally:
             self._waits_for = None
 
