@@ -26,6 +26,7 @@ from sandbox_runtime import (
     SandboxReport,
     open_runtime,
     open_sandbox,
+    settings,
 )
 from sandbox_runtime.report import (
     _STEP_REMEDIES,
@@ -268,12 +269,19 @@ async def test_the_least_limit_on_descriptors_is_enough(runtime: Runtime) -> Non
         ).text == "100"
 
 
+async def test_too_few_processes_are_refused_by_name(runtime: Runtime) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"limits\.processes: must be 3 or more"):
+        async with open_sandbox(runtime=runtime, limits=Limits(processes=2)):
+            pass
+    async with open_sandbox(runtime=runtime, limits=Limits(processes=3)) as sandbox:
+        assert (await sandbox.exec("echo alive")).text == "alive\n"
+
+
 async def test_limits_too_small_to_start_are_an_error_with_a_step(
-    runtime: Runtime, sandbox: Sandbox
+    runtime: Runtime, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One process is not enough for a jail; that is said, and does not hang."""
-    from sandbox_runtime import Limits
-
+    monkeypatch.setattr(settings, "MINIMUM_PROCESSES", 1)
     with trio.fail_after(10), pytest.raises(IsolationError):
         async with open_sandbox(runtime=runtime, limits=Limits(processes=1)):
             pass
@@ -291,6 +299,7 @@ async def test_that_is_also_told_if_a_shell_was_asked_for_along_with_it(
         await keeper.wait_gone()
         return await begin_shell(keeper, cwd, env)
 
+    monkeypatch.setattr(settings, "MINIMUM_PROCESSES", 1)
     if late:
         monkeypatch.setattr(fresh, "begin_shell", begin_late)
     for _ in range(10):

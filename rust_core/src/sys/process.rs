@@ -392,6 +392,9 @@ pub fn sealed_file(name: &CStr, content: &[u8]) -> io::Result<OwnedFd> {
     sealed(name, content, libc::MFD_NOEXEC_SEAL)
 }
 
+/// How often a file is sealed again that is busy; nobody but the kernel can hold it.
+const SEAL_ATTEMPTS: u32 = 20;
+
 /// `mode` is known since Linux 6.3, where a sysctl may demand it; before, it is `EINVAL`.
 fn sealed(name: &CStr, content: &[u8], mode: libc::c_uint) -> io::Result<OwnedFd> {
     use std::io::Write;
@@ -404,9 +407,19 @@ fn sealed(name: &CStr, content: &[u8], mode: libc::c_uint) -> io::Result<OwnedFd
     let mut file = std::fs::File::from(fd);
     file.write_all(content)?;
     let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
-    // SAFETY: takes no pointer.
-    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
-    Ok(file.into())
+    let mut attempts = 0;
+    loop {
+        // SAFETY: takes no pointer.
+        match check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) }) {
+            Ok(_) => return Ok(file.into()),
+            // Memory management holds one of its pages for a while, as when it makes huge ones; the
+            // call has waited for that, some tens of milliseconds.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && attempts < SEAL_ATTEMPTS => {
+                attempts += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Borrows a descriptor by number, if it is open, for callers that own it elsewhere: Python's
