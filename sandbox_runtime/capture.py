@@ -486,7 +486,7 @@ class Capture:
             if not self._given_up:
                 raise
         except OSError as error:
-            raise named(error)  # noqa: B904 - mostly the same
+            raise named(error) from None
         finally:
             self._waits_for = None
 

@@ -66,7 +66,7 @@ def send_some(sock: socket.socket, data: bytes | memoryview, fds: Sequence[int] 
     try:
         return sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
     except OSError as error:
-        raise named(error)  # noqa: B904 - mostly the same
+        raise named(error) from None
 
 
 def send_now(sock: socket.socket, packet: bytes, fds: Sequence[int] = ()) -> bool:
@@ -148,7 +148,7 @@ class Channel(Generic[ReplyT]):
             except trio.ClosedResourceError:
                 raise SandboxClosedError("it is closed") from None
             except OSError as error:
-                raise named(error)  # noqa: B904 - mostly the same
+                raise named(error) from None
         return received
 
     def receive_now(self) -> tuple[ReplyT, list[int]] | None:

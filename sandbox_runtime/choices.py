@@ -17,5 +17,8 @@ MOST_BRANCHES = 64
 PYTHON_MEMORY_BYTES = 16 << 20
 """With less of `Limits.memory_bytes` a Python context may die while it starts."""
 
+PYTHON_MEMORY_REMEDY = "Give it 16 MiB or more (limits.memory_bytes, or --memory 16M)"
+"""What to do about less than `PYTHON_MEMORY_BYTES`."""
+
 MINIMUM_MEMORY_BYTES = 1 << 20
 """The least `Limits.memory_bytes`: with less, no process of a sandbox starts."""

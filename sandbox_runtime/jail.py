@@ -15,7 +15,7 @@ import trio
 
 from sandbox_runtime import _core
 from sandbox_runtime.channel import Channel, close_all, packet_pair
-from sandbox_runtime.choices import PYTHON_MEMORY_BYTES
+from sandbox_runtime.choices import PYTHON_MEMORY_BYTES, PYTHON_MEMORY_REMEDY
 from sandbox_runtime.errors import (
     IsolationError,
     NotStartedError,
@@ -84,7 +84,7 @@ def send_command(
     except (BrokenPipeError, ConnectionResetError) as error:
         raise SandboxLostError("the sandbox has died") from error
     except OSError as error:
-        raise named(error)  # noqa: B904 - mostly the same
+        raise named(error) from None
 
 
 async def wait_process_end(pidfd: int) -> None:
@@ -401,11 +401,8 @@ class Keeper:
         """
         if self._enter is not None and self.limits.memory_bytes < PYTHON_MEMORY_BYTES:
             few = f"{error}, probably for want of memory: it may use"
-            mib = PYTHON_MEMORY_BYTES // MIB
-            return SandboxLostError(
-                f"{few} {self.limits.memory_bytes / MIB:.3g} MiB",
-                remedy=f"Give it {mib} MiB or more (limits.memory_bytes, or --memory {mib}M)",
-            )
+            size = f"{self.limits.memory_bytes / MIB:.3g} MiB"
+            return SandboxLostError(f"{few} {size}", remedy=PYTHON_MEMORY_REMEDY)
         if not self.count_memory_kills():
             return error
         return SandboxLostError(

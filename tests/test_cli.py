@@ -466,7 +466,10 @@ def test_a_program_that_dies_with_little_memory_has_the_memory_named(tmp_path: P
     """A kill that the kernel counts, and an end that only looks like it."""
     done = run("exec", "--memory", "4M", "-c", "tail /dev/zero", cwd=tmp_path)
     assert done.returncode == 137
-    assert b"for want of memory. Give it 16 MiB or more (--memory)" in done.stderr
+    assert (
+        b"for want of memory. Give it 16 MiB or more (limits.memory_bytes, or --memory 16M)"
+        in done.stderr
+    )
     done = run("exec", "--memory", "4M", "-c", "exit 127", cwd=tmp_path)
     assert done.returncode == 127
     assert b"status 127, perhaps for want of memory. Give it 16 MiB" in done.stderr

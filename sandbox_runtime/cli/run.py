@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from sandbox_runtime.choices import PYTHON_MEMORY_BYTES
+from sandbox_runtime.choices import PYTHON_MEMORY_BYTES, PYTHON_MEMORY_REMEDY
 from sandbox_runtime.cli.failures import (
     OWN_FAILURE,
     SIGNAL,
@@ -120,14 +120,14 @@ async def _run_in_sandbox(options: Options, start: Start, streams: Streams) -> i
 
 def _with_memory(outcome: Outcome, limit_bytes: int) -> str:
     """What is to be said, with a word on memory if there is so little that it may be the reason."""
-    if limit_bytes >= PYTHON_MEMORY_BYTES or "(--memory" in outcome.note:
+    if limit_bytes >= PYTHON_MEMORY_BYTES or PYTHON_MEMORY_REMEDY in outcome.note:
         return outcome.note
     if outcome.status < OWN_FAILURE:  # the program's own, or the deadline's
         return outcome.note
     note = outcome.note or f"the program ended with status {outcome.status}"
     if "want of memory" not in note:
         note += ", perhaps for want of memory"
-    return f"{note}. Give it {PYTHON_MEMORY_BYTES >> 20} MiB or more (--memory)"
+    return f"{note}. {PYTHON_MEMORY_REMEDY}"
 
 
 async def run_process(

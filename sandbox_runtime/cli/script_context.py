@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from sandbox_runtime.choices import PYTHON_MEMORY_BYTES
+from sandbox_runtime.choices import PYTHON_MEMORY_BYTES, PYTHON_MEMORY_REMEDY
 from sandbox_runtime.cli.failures import OWN_FAILURE
 from sandbox_runtime.cli.outcomes import Outcome, outcome_of_execution
 from sandbox_runtime.cli.showing import Show, show_error
@@ -80,8 +80,7 @@ async def run_in_context(
         why = prologue.error.traceback if prologue.error else prologue.ended
         limit_bytes = options.memory_bytes
         if prologue.death and limit_bytes is not None and limit_bytes < PYTHON_MEMORY_BYTES:
-            mib = PYTHON_MEMORY_BYTES >> 20
-            why += f", probably for want of memory. Give it {mib} MiB or more (--memory {mib}M)"
+            why += f", probably for want of memory. {PYTHON_MEMORY_REMEDY}"
         return Outcome(OWN_FAILURE, {}, f"the interpreter could not be prepared: {why}")
     show = Show(streams, figures)
     started_s = trio.current_time()

@@ -432,7 +432,7 @@ class Interpreter:
             self.lost = True
             return None
         except OSError as error:
-            raise named(error)  # noqa: B904 - mostly the same
+            raise named(error) from None
 
     async def _look_once(
         self, command: jails.Command, capture: Capture, deadline_s: float, alarms: Alarms

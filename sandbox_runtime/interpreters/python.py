@@ -6,7 +6,7 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
 
-from sandbox_runtime.choices import PYTHON_MEMORY_BYTES
+from sandbox_runtime.choices import PYTHON_MEMORY_BYTES, PYTHON_MEMORY_REMEDY
 from sandbox_runtime.errors import InterpreterUnavailableError
 from sandbox_runtime.interpreters.interpreter import Interpreter
 from sandbox_runtime.interpreters.preloads import known_preload
@@ -71,10 +71,9 @@ class Python:
             if limit_bytes >= PYTHON_MEMORY_BYTES or error.remedy:
                 raise
             few = f"{error} while it started, probably for want of memory: it may use"
-            mib = PYTHON_MEMORY_BYTES // MIB
             raise InterpreterUnavailableError(
                 f"{few} {limit_bytes / MIB:.3g} MiB",
-                remedy=f"Give it {mib} MiB or more (limits.memory_bytes, or --memory {mib}M)",
+                remedy=PYTHON_MEMORY_REMEDY,
             ) from error
 
     async def _open(self, keeper: jails.Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
