@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from sandbox_runtime.budget import Budget
     from sandbox_runtime.capture import OutputHandler
-    from sandbox_runtime.jail import Keeper
+    from sandbox_runtime.keeper import Keeper
     from sandbox_runtime.sessions import Session
 
 

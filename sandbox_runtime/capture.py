@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from sandbox_runtime.budget import Claim
-    from sandbox_runtime.jail import Command, Jail
+    from sandbox_runtime.core import Command
+    from sandbox_runtime.jail import Jail
     from sandbox_runtime.logs import Log
 
     OutputHandler = Callable[[bytes], Awaitable[None] | None]

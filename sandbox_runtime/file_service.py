@@ -21,7 +21,8 @@ from sandbox_runtime.settings import BREAK_GRACE_S
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sandbox_runtime import jail as jails
+    from sandbox_runtime.jail import Jail
+    from sandbox_runtime.keeper import Keeper
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -216,7 +217,7 @@ class PendingCall:
 class _Connection:
     """One running service."""
 
-    def __init__(self, jail: jails.Jail, channel: Channel[_Answer]) -> None:
+    def __init__(self, jail: Jail, channel: Channel[_Answer]) -> None:
         self.jail = jail
         self.channel = channel
         self.waiting: dict[int, PendingCall] = {}
@@ -249,7 +250,7 @@ class _Connection:
 class FileService:
     """The file service of a sandbox, started when it is first asked, and again when it has died."""
 
-    def __init__(self, keeper: jails.Keeper, nursery: trio.Nursery) -> None:
+    def __init__(self, keeper: Keeper, nursery: trio.Nursery) -> None:
         self._keeper = keeper
         self._nursery = nursery
         self._opening = trio.Lock()

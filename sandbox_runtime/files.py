@@ -25,7 +25,7 @@ from sandbox_runtime.settings import LIST_LIMIT, READ_LIMIT_BYTES, WORKSPACE
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from sandbox_runtime.jail import Keeper
+    from sandbox_runtime.keeper import Keeper
 
     Path = str | os.PathLike[str]
 

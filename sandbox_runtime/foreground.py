@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sandbox_runtime.capture import OutputHandler
-    from sandbox_runtime.jail import Jail, Keeper
+    from sandbox_runtime.jail import Jail
+    from sandbox_runtime.keeper import Keeper
     from sandbox_runtime.receipts import CommandResult
 
 

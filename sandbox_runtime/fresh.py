@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     import trio
 
-    from sandbox_runtime import jail as jails
     from sandbox_runtime.choices import Network
+    from sandbox_runtime.keeper import Keeper
     from sandbox_runtime.shell import Shell, StartingShell
     from sandbox_runtime.standby import Work
     from sandbox_runtime.supervisor import Supervisor
@@ -62,7 +62,7 @@ class FreshSandbox:
         shell: Its first shell, once that waits for a command.
     """
 
-    def __init__(self, keeper: jails.Keeper, blueprint: Blueprint) -> None:
+    def __init__(self, keeper: Keeper, blueprint: Blueprint) -> None:
         self.keeper = keeper
         self.blueprint = blueprint
         self.starting: StartingShell | None = None
@@ -205,9 +205,7 @@ class Shells:
         keep: Whether to keep one ready at all.
     """
 
-    def __init__(
-        self, keeper: jails.Keeper, nursery: trio.Nursery, work: Work, *, keep: bool
-    ) -> None:
+    def __init__(self, keeper: Keeper, nursery: trio.Nursery, work: Work, *, keep: bool) -> None:
         self._keeper = keeper
         count = int(keep and has_room_for_shell(keeper.limits))
         self._standby = Standby(self._start, count=count, nursery=nursery, work=work)

@@ -26,7 +26,7 @@ from sandbox_runtime.settings import WORKSPACE
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from sandbox_runtime.jail import Keeper
+    from sandbox_runtime.keeper import Keeper
     from sandbox_runtime.sandbox import Sandbox
 
     ProgressHandler = Callable[["CloneProgress"], Awaitable[None] | None]

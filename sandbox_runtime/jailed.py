@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from sandbox_runtime import jail as jails
 from sandbox_runtime.channel import memory_file
 from sandbox_runtime.errors import SandboxClosedError, SandboxLostError
+from sandbox_runtime.jail import EVERY_PROCESS, Jail
 from sandbox_runtime.messages import Execute, encode_env
 from sandbox_runtime.plain_commands import plain_words, shell_variables
 from sandbox_runtime.programs import check_argv, check_cwd, check_env, check_text
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sandbox_runtime.capture import Capture
+    from sandbox_runtime.keeper import Keeper
     from sandbox_runtime.messages import Exited
 
 
@@ -90,9 +91,7 @@ class JailedProgram:
         sent_signals: What all its processes were sent; if it ends by one, it was killed.
     """
 
-    def __init__(
-        self, jail: jails.Jail, capture: Capture, started_s: float, deadline_s: float
-    ) -> None:
+    def __init__(self, jail: Jail, capture: Capture, started_s: float, deadline_s: float) -> None:
         self.jail = jail
         self.capture = capture
         self.deadline_s = deadline_s
@@ -104,7 +103,7 @@ class JailedProgram:
     @classmethod
     async def open(
         cls,
-        keeper: jails.Keeper,
+        keeper: Keeper,
         program: Execute,
         capture: Capture,
         *,
@@ -158,7 +157,7 @@ class JailedProgram:
     async def end(self) -> None:
         """Ends it with all that it has started; init says before what the program used."""
         with contextlib.suppress(SandboxLostError, SandboxClosedError):
-            await self.jail.signal(jails.EVERY_PROCESS, signals.SIGKILL)
+            await self.jail.signal(EVERY_PROCESS, signals.SIGKILL)
             with trio.move_on_after(BREAK_GRACE_S):
                 await self.jail.wait_exited()
         await self.jail.aclose()

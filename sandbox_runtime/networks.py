@@ -26,7 +26,7 @@ from sandbox_runtime.settings import ContextNetwork
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from sandbox_runtime.jail import Keeper
+    from sandbox_runtime.keeper import Keeper
 
 _LONGEST_HOST_NAME = 64  # of utsname, see uname(2)
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?")

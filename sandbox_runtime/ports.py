@@ -26,7 +26,7 @@ from sandbox_runtime.nursery import open_serving_nursery
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from sandbox_runtime import jail as jails
+    from sandbox_runtime.keeper import Keeper
 
 _LOG = logging.getLogger("sandbox_runtime.ports")
 
@@ -70,7 +70,7 @@ class Ports:
         nursery: Runs the forwarding.
     """
 
-    def __init__(self, keeper: jails.Keeper, nursery: trio.Nursery) -> None:
+    def __init__(self, keeper: Keeper, nursery: trio.Nursery) -> None:
         self._keeper = keeper
         self._nursery = nursery
         self._exposed: dict[int, ExposedPort] = {}

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import trio
 
-from sandbox_runtime import jail as jails
 from sandbox_runtime.capture import Capture
 from sandbox_runtime.errors import (
     InvalidArgumentError,
@@ -22,6 +21,7 @@ from sandbox_runtime.errors import (
     SandboxClosedError,
     SandboxLostError,
 )
+from sandbox_runtime.jail import EVERY_PROCESS
 from sandbox_runtime.jailed import JailedProgram, asked_for, without_shell
 from sandbox_runtime.log_lines import LinePattern, find_line
 from sandbox_runtime.programs import check_bytes, check_seconds, make_id
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sandbox_runtime.capture import OutputHandler
+    from sandbox_runtime.keeper import Keeper
     from sandbox_runtime.log_lines import LogLine
     from sandbox_runtime.logs import Log
     from sandbox_runtime.messages import Execute
@@ -88,7 +89,7 @@ class Process:
     @classmethod
     async def open(
         cls,
-        keeper: jails.Keeper,
+        keeper: Keeper,
         command: str | bytes | Sequence[str | bytes],
         *,
         cwd: str | None = None,
@@ -337,7 +338,7 @@ class Process:
                 self._program.sent_signals.add(number)
             # It may just have ended.
             with contextlib.suppress(SandboxLostError, SandboxClosedError):
-                await self._program.jail.signal(jails.EVERY_PROCESS if tree else self.pid, number)
+                await self._program.jail.signal(EVERY_PROCESS if tree else self.pid, number)
 
 
 def check_signal(number: int) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from sandbox_runtime import jail as jails
+from sandbox_runtime import core
 from sandbox_runtime.channel import close_all, memory_file, packet_pair
 from sandbox_runtime.errors import NotStartedError
 from sandbox_runtime.messages import Execute, encode_env
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
 
+    from sandbox_runtime.jail import Jail
+    from sandbox_runtime.keeper import Keeper
+
 _SETUP = b"enable -f /proc/self/fd/4 sandbox_session; sandbox_session 3 4\n"
 _BASH = "A session needs bash 4.4 or newer that can load builtins, as distributions build it"
 
@@ -47,7 +50,7 @@ class Shell:
             first command tells it.
     """
 
-    def __init__(self, jail: jails.Jail, sock: socket.socket, pid: int) -> None:
+    def __init__(self, jail: Jail, sock: socket.socket, pid: int) -> None:
         sock.setblocking(False)
         self._socket = sock
         # What every command needs is made once: an epoll that waits for the shell, and the standard
@@ -95,7 +98,7 @@ class Shell:
 
     def mark(self) -> bytes:
         """Which processes are there now: init's and the shell's children, see `marked`."""
-        return jails.read_children(self.jail.children_fds)
+        return core.read_children(self.jail.children_fds)
 
     def marked(self, mark: bytes) -> tuple[int, ...]:
         """The pids of a mark but for the shell: the roots of earlier jobs."""
@@ -111,7 +114,7 @@ class Shell:
             age_s = int(time.monotonic() - self.handed_over_s)
         return encode_request(self._seq, command, cwd, env, session_age_s=age_s)
 
-    def send(self, header: bytes, body: bytes, stdin: memoryview) -> jails.Command:
+    def send(self, header: bytes, body: bytes, stdin: memoryview) -> core.Command:
         """Asks the shell to run what `encode` made.
 
         Raises:
@@ -129,7 +132,7 @@ class Shell:
                 body_fd = memory_file("command", body)
                 files.append(body_fd)
             packet = header + body if body_fd is None else header
-            sent = jails.send_command(self._socket, self.epoll, packet, stdin_fd, body_fd)
+            sent = core.send_command(self._socket, self.epoll, packet, stdin_fd, body_fd)
             self.handed_over_s = None
             return sent
         finally:
@@ -156,7 +159,7 @@ class Shell:
 class StartingShell:
     """A bash that was asked for and does not take commands yet."""
 
-    def __init__(self, jail: jails.Jail, sock: socket.socket) -> None:
+    def __init__(self, jail: Jail, sock: socket.socket) -> None:
         self._socket = sock
         self._jail = jail
 
@@ -191,7 +194,7 @@ class StartingShell:
         await self._jail.aclose()
 
 
-async def begin_shell(keeper: jails.Keeper, cwd: str, env: Mapping[str, str]) -> StartingShell:
+async def begin_shell(keeper: Keeper, cwd: str, env: Mapping[str, str]) -> StartingShell:
     """Asks for a bash in a jail of its own, also of a sandbox that is not there yet.
 
     Raises:
@@ -219,7 +222,7 @@ async def begin_shell(keeper: jails.Keeper, cwd: str, env: Mapping[str, str]) ->
     return StartingShell(jail, ours)
 
 
-async def start_shell(keeper: jails.Keeper, cwd: str, env: Mapping[str, str]) -> Shell:
+async def start_shell(keeper: Keeper, cwd: str, env: Mapping[str, str]) -> Shell:
     """Starts a bash in a jail of its own and waits until it takes commands.
 
     Raises:
@@ -229,7 +232,7 @@ async def start_shell(keeper: jails.Keeper, cwd: str, env: Mapping[str, str]) ->
     return await (await begin_shell(keeper, cwd, env)).finish()
 
 
-async def _started(jail: jails.Jail) -> int:
+async def _started(jail: Jail) -> int:
     try:
         return await jail.wait_started()
     except NotStartedError as error:

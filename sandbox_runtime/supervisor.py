@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from sandbox_runtime.channel import Channel, packet_pair
+from sandbox_runtime.core import shell_builtin, start_supervisor
 from sandbox_runtime.errors import IsolationError, SandboxClosedError, SandboxLostError
-from sandbox_runtime.jail import Keeper, shell_builtin, start_supervisor, wait_process_end
+from sandbox_runtime.keeper import Keeper
 from sandbox_runtime.messages import (
     LOOPBACK,
     CreateSandbox,
@@ -26,6 +27,7 @@ from sandbox_runtime.messages import (
     SupervisorReply,
     encode_env,
 )
+from sandbox_runtime.pidfds import wait_process_end
 from sandbox_runtime.report import step_remedy
 
 if TYPE_CHECKING:

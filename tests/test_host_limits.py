@@ -20,8 +20,9 @@ import trio.testing
 
 from sandbox_runtime import HostLimitError
 from sandbox_runtime.channel import Channel, packet_pair, send_some
-from sandbox_runtime.jail import send_command, wait_process_end
+from sandbox_runtime.core import send_command
 from sandbox_runtime.messages import Failure
+from sandbox_runtime.pidfds import wait_process_end
 from sandbox_runtime.server.replies import reason_of, row_of
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def test_a_command_that_cannot_be_watched_is_told_of(monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("sandbox_runtime.jail.Command", refuse)
+    monkeypatch.setattr("sandbox_runtime.core.Command", refuse)
     ours, theirs = packet_pair()
     with ours, theirs, select.epoll() as epoll, pytest.raises(HostLimitError):
         send_command(ours, epoll, b"x", 0, None)
@@ -141,7 +142,7 @@ async def test_a_context_survives_a_run_that_could_not_be_sent(
         raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
 
     with monkeypatch.context() as patch:
-        patch.setattr("sandbox_runtime.jail.Command", refuse)
+        patch.setattr("sandbox_runtime.core.Command", refuse)
         patch.setattr("sandbox_runtime.interpreters.interpreter.send_some", _send_to_full)
         for code in ("print(2)", "# " + "long" * 100_000):
             with pytest.raises(HostLimitError):

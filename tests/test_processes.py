@@ -17,7 +17,7 @@ from sandbox_runtime import (
     SandboxClosedError,
     open_sandbox,
 )
-from sandbox_runtime.jail import wait_process_end
+from sandbox_runtime.pidfds import wait_process_end
 
 
 def seen_by_the_host(token: str) -> list[int]:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sandbox_runtime.jail import quote_word
+from sandbox_runtime.core import quote_word
 
 if TYPE_CHECKING:
     from sandbox_runtime import Sandbox

@@ -13,7 +13,7 @@ import trio
 
 from sandbox_runtime import InvalidArgumentError, Limits, Sandbox, open_runtime, open_sandbox
 from sandbox_runtime.errors import IsolationError
-from sandbox_runtime.jail import wait_process_end
+from sandbox_runtime.pidfds import wait_process_end
 from sandbox_runtime.report import PROTECTIONS
 from sandbox_runtime.server.hosting import HostSettings, SandboxSpec, open_host
 from sandbox_runtime.settings import DEFAULT_ENV

@@ -41,7 +41,7 @@ from sandbox_runtime.shell import begin_shell
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from sandbox_runtime.jail import Keeper
+    from sandbox_runtime.keeper import Keeper
     from sandbox_runtime.shell import StartingShell
 
 ROOT = Path(__file__).parent.parent

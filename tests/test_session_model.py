@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox_runtime import open_sandbox
-from sandbox_runtime.jail import quote_word
+from sandbox_runtime.core import quote_word
 
 if TYPE_CHECKING:
     from sandbox_runtime import Session

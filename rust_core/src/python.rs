@@ -1,6 +1,6 @@
 //! The door to Python: the only file that knows it. Arguments in, one call of the core, result out.
 //!
-//! Errors become `OSError` with errno and subject, or `ValueError`; `sandbox_runtime/jail.py`
+//! Errors become `OSError` with errno and subject, or `ValueError`; `sandbox_runtime/core.py`
 //! gives them the names that users know. Nothing here waits on behalf of Python but `serve_forks`,
 //! in a zygote, which has nothing else to do.
 

@@ -326,16 +326,22 @@ def serve_sandboxes(values: dict[str, Any]) -> int:
     return _serve(values)
 
 
+def _make_undumpable() -> None:
+    """Closes this process's memory and descriptors to others of its user (PR_SET_DUMPABLE)."""
+    import prctl
+
+    prctl.set_dumpable(0)
+
+
 def _serve(values: dict[str, Any]) -> int:
     """Serves until a signal ends it, and gives our exit status."""
     for number in (signal.SIGTERM, signal.SIGINT):  # PID 1 would not hear them while it loads
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end_early)
     from sandbox_runtime.control.descriptors import raise_descriptor_limit
-    from sandbox_runtime.jail import make_undumpable
     from sandbox_runtime.launching import launch
 
-    make_undumpable()
+    _make_undumpable()
     descriptors = raise_descriptor_limit()
     try:
         with contextlib.closing(launch()) as launched:  # which begins while the rest is loaded

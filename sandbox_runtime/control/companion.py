@@ -17,7 +17,7 @@ import trio
 
 from sandbox_runtime.control.descriptors import descriptor_limit
 from sandbox_runtime.control.journal import record_event
-from sandbox_runtime.jail import wait_process_end
+from sandbox_runtime.pidfds import wait_process_end
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -32,8 +32,8 @@ from sandbox_runtime.control.addresses import (
 from sandbox_runtime.control.companion import run_companion
 from sandbox_runtime.control.journal import record_event
 from sandbox_runtime.control.orphans import reap_orphans
+from sandbox_runtime.core import VERSION
 from sandbox_runtime.errors import InvalidArgumentError
-from sandbox_runtime.jail import VERSION
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.server.app import AppSettings, open_app
 from sandbox_runtime.server.http import (

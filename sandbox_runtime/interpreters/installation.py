@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox_runtime import jail as jails
+from sandbox_runtime import core
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ def read_only_paths(python: str = sys.executable) -> list[str]:
     A directory that holds nothing but an installation is shown whole, which is one mount. Of any
     other, as somebody's home or a project, only the interpreter's parts are.
     """
-    paths = {EXECUTORS.parent.parent, Path(jails.core_path).parent}
+    paths = {EXECUTORS.parent.parent, Path(core.core_path).parent}
     prefixes = {Path(sys.prefix), Path(sys.base_prefix), Path(sys.exec_prefix)}
     for executable in (Path(python), Path(python).resolve()):
         prefix = executable.parent.parent

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from sandbox_runtime import jail as jails
+from sandbox_runtime import core
 from sandbox_runtime.channel import send_some
 from sandbox_runtime.errors import (
     BranchRefusedError,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.capture import Capture, Found
     from sandbox_runtime.interpreters.execution import RunEnded, TracebackStyle
     from sandbox_runtime.interpreters.runs import Run
+    from sandbox_runtime.jail import Jail
 
 _RECEIVE_BYTES = 256 * 1024
 _RESEND_INTERRUPT_S = 0.3
@@ -70,7 +71,7 @@ class Interpreter:
 
     def __init__(
         self,
-        jail: jails.Jail | SharedJail,
+        jail: Jail | SharedJail,
         sock: socket.socket,
         *,
         interrupt_signal: int = signal.SIGINT,
@@ -422,10 +423,10 @@ class Interpreter:
             await capture.drain()
         return self._execution(run, capture, over=over, wall_s=time.monotonic() - started_s)
 
-    def _try_to_tell(self, request: bytes) -> jails.Command | None:
+    def _try_to_tell(self, request: bytes) -> core.Command | None:
         """Sends a run that is short; None if it cannot go at once."""
         try:
-            return jails.Command(self._socket.fileno(), self._epoll.fileno(), request, None, None)
+            return core.Command(self._socket.fileno(), self._epoll.fileno(), request, None, None)
         except BlockingIOError:
             return None
         except (BrokenPipeError, ConnectionResetError):
@@ -435,7 +436,7 @@ class Interpreter:
             raise named(error) from None
 
     async def _look_once(
-        self, command: jails.Command, capture: Capture, deadline_s: float, alarms: Alarms
+        self, command: core.Command, capture: Capture, deadline_s: float, alarms: Alarms
     ) -> bool:
         """Waits for the first news of a run; True if it is over, with all that is to be done.
 

@@ -12,8 +12,8 @@ from sandbox_runtime.settings import ContextNetwork, Limits
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sandbox_runtime import jail as jails
     from sandbox_runtime.interpreters.interpreter import Interpreter
+    from sandbox_runtime.keeper import Keeper
 
 _ALIASES = {"python3": "python", "js": "javascript", "node": "javascript", "ts": "typescript"}
 
@@ -64,7 +64,7 @@ class Language(Protocol):
             InterpreterUnavailableError: It has died.
         """
 
-    async def open(self, keeper: jails.Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
+    async def open(self, keeper: Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
         """Makes one in a jail of its own; returns when it is ready for its first run.
 
         Args:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from sandbox_runtime import jail as jails
+from sandbox_runtime import core
 from sandbox_runtime.errors import (
     InterpreterUnavailableError,
     InvalidArgumentError,
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from sandbox_runtime.interpreters.languages import Wanted
+    from sandbox_runtime.jail import Jail
+    from sandbox_runtime.keeper import Keeper
     from sandbox_runtime.settings import Limits
 
 NODE_LANGUAGES = ("javascript", "typescript")
@@ -158,7 +160,7 @@ class Node:
             "limits": {} if wanted.limits is None else _limits(wanted.limits),
         }
 
-    async def open(self, keeper: jails.Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
+    async def open(self, keeper: Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
         """Starts one in a fresh jail."""
         data_bytes = keeper.limits.memory_bytes
         if data_bytes < _LEAST_DATA_BYTES:
@@ -184,8 +186,8 @@ class Node:
 
 
 async def _start(
-    keeper: jails.Keeper, node: NodeProgram, wanted: Wanted, executor: socket.socket
-) -> jails.Jail:
+    keeper: Keeper, node: NodeProgram, wanted: Wanted, executor: socket.socket
+) -> Jail:
     usable_bytes = keeper.limits.memory_bytes - _CODE_BYTES
     if wanted.limits is not None:
         usable_bytes = min(usable_bytes, wanted.limits.memory_bytes)
@@ -198,7 +200,7 @@ async def _start(
     )
     with (
         open(os.devnull, "r+b", buffering=0) as null,
-        open(jails.node_addon(), "rb", buffering=0) as addon,
+        open(core.node_addon(), "rb", buffering=0) as addon,
     ):
         return await keeper.create_jail(
             program,
@@ -207,7 +209,7 @@ async def _start(
         )
 
 
-async def _wait_started(jail: jails.Jail, node: NodeProgram) -> None:
+async def _wait_started(jail: Jail, node: NodeProgram) -> None:
     try:
         await jail.wait_started()
     except NotStartedError as error:
@@ -225,7 +227,7 @@ def _limits(limits: Limits) -> dict[str, int]:
     }
 
 
-async def _wait_death(jail: jails.Jail) -> Death | None:
+async def _wait_death(jail: Jail) -> Death | None:
     try:
         exited = await jail.wait_exited()
     except (SandboxLostError, SandboxClosedError):

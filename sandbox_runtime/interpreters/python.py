@@ -16,10 +16,10 @@ from sandbox_runtime.settings import DEFAULT_ENV, MIB, WORKSPACE
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from sandbox_runtime import jail as jails
     from sandbox_runtime.interpreters.languages import Wanted
     from sandbox_runtime.interpreters.preloads import Preload
     from sandbox_runtime.interpreters.zygote import Zygote
+    from sandbox_runtime.keeper import Keeper
 
 
 class Python:
@@ -61,7 +61,7 @@ class Python:
         if wanted.cwd is not None or wanted.env or preload.names != usual.names:
             await interpreter.start({"type": "start", **_beginning(wanted, preload)})
 
-    async def open(self, keeper: jails.Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
+    async def open(self, keeper: Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
         """Forks one into a fresh jail."""
         try:
             return await self._open(keeper, wanted, prime=prime)
@@ -76,7 +76,7 @@ class Python:
                 remedy=PYTHON_MEMORY_REMEDY,
             ) from error
 
-    async def _open(self, keeper: jails.Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
+    async def _open(self, keeper: Keeper, wanted: Wanted, *, prime: bool) -> Interpreter:
         preload = known_preload(wanted.preload, self._preloads)
         inner_network = wanted.network == "loopback"
         host_network = keeper.has_host_network and not inner_network

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     import trio
 
-    from sandbox_runtime import jail as jails
     from sandbox_runtime.alarms import Alarms
     from sandbox_runtime.interpreters.interpreter import Interpreter
     from sandbox_runtime.interpreters.languages import Language
+    from sandbox_runtime.keeper import Keeper
 
     Opener = Callable[[bool], Awaitable[Interpreter]]
     Branches = list[Context]
@@ -53,7 +53,7 @@ class Contexts:
 
     def __init__(
         self,
-        keeper: jails.Keeper,
+        keeper: Keeper,
         languages: Mapping[str, Language],
         pool_sizes: Mapping[str, PoolSize],
         nursery: trio.Nursery,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sandbox_runtime.errors import SandboxClosedError, SandboxLostError
 
 if TYPE_CHECKING:
-    from sandbox_runtime import jail as jails
+    from sandbox_runtime.jail import Jail
 
 
 class SharedJail:
@@ -18,7 +18,7 @@ class SharedJail:
         jail: The jail.
     """
 
-    def __init__(self, jail: jails.Jail) -> None:
+    def __init__(self, jail: Jail) -> None:
         self.jail = jail
         self._living: set[int] = set()
 

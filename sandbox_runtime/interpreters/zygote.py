@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from sandbox_runtime import jail as jails
+from sandbox_runtime import core
 from sandbox_runtime.channel import Channel, send_packet
 from sandbox_runtime.errors import (
     HostLimitError,
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from sandbox_runtime.jail import Jail
+    from sandbox_runtime.keeper import Keeper
     from sandbox_runtime.settings import Limits
     from sandbox_runtime.supervisor import Supervisor
 
@@ -116,7 +118,7 @@ class Zygote:
         host_network: bool,  # noqa: FBT001
     ) -> Zygote | dict[str, str]:
         """A warm zygote, or the module that it could not import and why."""
-        argv = [python, "-I", "-B", str(EXECUTORS / "python_zygote.py"), jails.core_path]
+        argv = [python, "-I", "-B", str(EXECUTORS / "python_zygote.py"), core.core_path]
         env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp"}
         zygote = cls(await supervisor.start_zygote(argv, env, host_network=host_network))
         try:
@@ -204,8 +206,8 @@ class Zygote:
 
     async def fork(
         self,
-        keeper: jails.Keeper,
-        jail: jails.Jail,
+        keeper: Keeper,
+        jail: Jail,
         executor: socket.socket,
         limits: Limits | None = None,
         *,

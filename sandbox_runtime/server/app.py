@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 import msgspec
 import trio
 
-from sandbox_runtime.jail import VERSION
+from sandbox_runtime.core import VERSION
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.server.browsers import BrowserPolicy, check_browser
 from sandbox_runtime.server.faults import (

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from sandbox_runtime.core import quote_word
 from sandbox_runtime.errors import InvalidArgumentError
-from sandbox_runtime.jail import quote_word
 from sandbox_runtime.programs import check_env, check_id
 from sandbox_runtime.server.faults import (
     CommandTimeoutError,

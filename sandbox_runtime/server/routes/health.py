@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sandbox_runtime.jail import VERSION
+from sandbox_runtime.core import VERSION
 from sandbox_runtime.server.replies import text_reply
 from sandbox_runtime.server.routing import Route
 from sandbox_runtime.wire import health as wire
