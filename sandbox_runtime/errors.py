@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sandbox_runtime.client.models import CommandResult as SentResult
     from sandbox_runtime.receipts import CommandResult
 
 
@@ -96,9 +97,8 @@ class CommandFailedError(SandboxError):
 
     code = "command_failed"
 
-    def __init__(self, result: CommandResult) -> None:
-        how = f"exit code {result.exit_code}" if result.ended == "exit" else result.ended
-        tail = result.stderr[-500:].decode(errors="replace").strip()
+    def __init__(self, result: CommandResult | SentResult, how: str, stderr: str) -> None:
+        tail = stderr[-500:].strip()
         super().__init__(f"the command ended with {how}{': ' + tail if tail else ''}")
         self.result = result
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import msgspec
 
 from sandbox_runtime.errors import InvalidArgumentError
-from sandbox_runtime.logs import StreamName
 
-if TYPE_CHECKING:
-    from sandbox_runtime.logs import LogFollower
+StreamName = Literal["stdout", "stderr"]
 
 _LINE_LIMIT_BYTES = 64 * 1024
 
@@ -30,45 +28,43 @@ class LogLine(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[str | bytes | None, ...] = ()
 
 
-class LinePattern:
-    """What a line has to hold: text anywhere in it, or a match of a regular expression."""
+class LineSearch:
+    """Looks for a line in what a program writes, as it comes.
+
+    Args:
+        pattern: Text that the line holds, or a compiled regular expression, which is tried on
+            finished lines only: half a number matches too.
+    """
 
     def __init__(self, pattern: str | bytes | re.Pattern[Any]) -> None:
         if not isinstance(pattern, (str, bytes, re.Pattern)) or pattern in {"", b""}:
             raise InvalidArgumentError("pattern", f"{pattern!r} is no text and no re.compile(…)")
-        self._text = pattern.encode() if isinstance(pattern, str) else pattern
+        self._looked_for = pattern.encode() if isinstance(pattern, str) else pattern
+        self._rest: dict[StreamName, bytes] = {"stdout": b"", "stderr": b""}
 
-    def search(self, stream: StreamName, line: bytes, *, finished: bool) -> LogLine | None:
-        """The line, if it holds what was looked for.
-
-        A regular expression sees finished lines only: half a number matches too.
-        """
-        if isinstance(self._text, bytes):
-            return LogLine(stream=stream, line=line) if self._text in line else None
-        if not finished:
-            return None
-        is_for_text = isinstance(self._text.pattern, str)
-        found = self._text.search(line.decode(errors="replace") if is_for_text else line)
-        return found and LogLine(stream=stream, line=line, groups=found.groups())
-
-
-async def find_line(follower: LogFollower, pattern: LinePattern) -> LogLine | None:
-    """Reads until a line holds what is looked for; None when the log has ended without it.
-
-    A line longer than 64 KiB is looked at in pieces.
-    """
-    rest: dict[StreamName, bytes] = {"stdout": b"", "stderr": b""}
-    async for chunk in follower:
-        lines = (rest[chunk.stream] + chunk.data).split(b"\n")
+    def take(self, stream: StreamName, data: bytes) -> LogLine | None:
+        """The first line that holds it; a line longer than 64 KiB is looked at in pieces."""
+        lines = (self._rest[stream] + data).split(b"\n")
         last = lines.pop()
         for line in lines:
-            if found := pattern.search(chunk.stream, line.removesuffix(b"\r"), finished=True):
+            if found := self._look(stream, line.removesuffix(b"\r"), finished=True):
                 return found
         is_long = len(last) > _LINE_LIMIT_BYTES
-        if found := pattern.search(chunk.stream, last, finished=is_long):
-            return found
-        rest[chunk.stream] = b"" if is_long else last
-    for stream, line in rest.items():
-        if line and (found := pattern.search(stream, line, finished=True)):
-            return found
-    return None
+        self._rest[stream] = b"" if is_long else last
+        return self._look(stream, last, finished=is_long)
+
+    def end(self) -> LogLine | None:
+        """The last line of either stream, if it holds it and has no end of its own."""
+        for stream, line in self._rest.items():
+            if line and (found := self._look(stream, line, finished=True)):
+                return found
+        return None
+
+    def _look(self, stream: StreamName, line: bytes, *, finished: bool) -> LogLine | None:
+        if isinstance(self._looked_for, bytes):
+            return LogLine(stream=stream, line=line) if self._looked_for in line else None
+        if not finished:
+            return None
+        is_for_text = isinstance(self._looked_for.pattern, str)
+        found = self._looked_for.search(line.decode(errors="replace") if is_for_text else line)
+        return found and LogLine(stream=stream, line=line, groups=found.groups())

@@ -13,18 +13,17 @@ from __future__ import annotations
 import struct
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 import trio
 
 from sandbox_runtime.errors import InvalidArgumentError
+from sandbox_runtime.log_lines import StreamName
 from sandbox_runtime.spill import BLOCK_BYTES, Block
 
 if TYPE_CHECKING:
     from sandbox_runtime.spill import Spill
-
-StreamName = Literal["stdout", "stderr"]
 
 _STREAMS: tuple[StreamName, StreamName] = ("stdout", "stderr")
 _RUN = struct.Struct("<BI")

@@ -23,7 +23,7 @@ from sandbox_runtime.errors import (
 )
 from sandbox_runtime.jail import EVERY_PROCESS
 from sandbox_runtime.jailed import JailedProgram, asked_for, without_shell
-from sandbox_runtime.log_lines import LinePattern, find_line
+from sandbox_runtime.log_lines import LineSearch
 from sandbox_runtime.programs import check_bytes, check_seconds, make_id
 from sandbox_runtime.settings import BREAK_GRACE_S, KILL_GRACE_S, OUTPUT_LIMIT_BYTES, WORKSPACE
 
@@ -281,12 +281,14 @@ class Process:
 
         Cancellation: stops waiting; the process goes on.
         """
-        looked_for = LinePattern(pattern)
-        found = await find_line(self.logs.follow(), looked_for)
-        if found is None:
-            await self._done.wait()
-            raise ProcessEndedError(self.id, self.exit_code, f"a line with {pattern!r} came")
-        return found
+        search = LineSearch(pattern)
+        async for chunk in self.logs.follow():
+            if found := search.take(chunk.stream, chunk.data):
+                return found
+        if found := search.end():
+            return found
+        await self._done.wait()
+        raise ProcessEndedError(self.id, self.exit_code, f"a line with {pattern!r} came")
 
     async def kill(
         self, signal: int = signals.SIGKILL, *, grace_s: float = KILL_GRACE_S

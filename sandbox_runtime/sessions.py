@@ -276,7 +276,8 @@ class Session:
         finally:
             self._turn.release()
         if check and not result.ok:
-            raise CommandFailedError(result)
+            how = f"exit code {result.exit_code}" if result.ended == "exit" else result.ended
+            raise CommandFailedError(result, how, result.stderr.decode(errors="replace"))
         return result
 
     async def _run(

@@ -25,7 +25,7 @@ from sandbox_runtime.client import (
     Sandbox,
     UnreachableError,
 )
-from sandbox_runtime.errors import InvalidArgumentError
+from sandbox_runtime.errors import CommandFailedError, InvalidArgumentError, ProcessEndedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -105,6 +105,42 @@ def test_a_process_is_followed_to_its_end(sandbox: Sandbox) -> None:
     assert process.wait() == 4
     assert process.logs().stdout == "one\ntwo\n"
     assert process.refresh().status == "failed"
+
+
+def test_a_line_of_a_process_is_waited_for(sandbox: Sandbox) -> None:
+    process = sandbox.start_process("echo starting; echo 'ready on 8000' >&2; sleep 1000")
+    found = process.wait_for_log(re.compile(r"ready on (\d+)"))
+    assert (found.stream, found.line, found.groups) == ("stderr", b"ready on 8000", ("8000",))
+    assert process.wait_for_log("start").line == b"starting"
+    process.kill()
+    with pytest.raises(ProcessEndedError, match="before a line with 'never'"):
+        process.wait_for_log("never")
+
+
+_LISTEN = "import socket; s = socket.create_server(('127.0.0.1', 8000)); s.accept()"
+
+
+def test_a_port_of_a_process_is_waited_for(sandbox: Sandbox) -> None:
+    sandbox.start_process(f'python3 -c "{_LISTEN}"').wait_for_port(8000)
+    sandbox.wait_for_port(8000)
+    with pytest.raises(ProcessEndedError, match="exit code 3 before port 8001"):
+        sandbox.start_process("exit 3").wait_for_port(8001)
+    with pytest.raises(DeadlineError, match=r"8001 did not answer in 0\.05 s"):
+        sandbox.wait_for_port(8001, deadline_s=0.05)
+    with pytest.raises(InvalidRequestError, match="port"):
+        sandbox.wait_for_port(70000)
+
+
+def test_a_command_that_has_to_succeed_is_an_error_if_it_does_not(sandbox: Sandbox) -> None:
+    assert sandbox.exec("echo fine", check=True).stdout == "fine\n"
+    with pytest.raises(CommandFailedError, match="exit code 3: sad") as caught:
+        sandbox.exec("echo sad >&2; (exit 3)", check=True)
+    assert caught.value.result.exit_code == 3
+    with (
+        sandbox.create_session() as session,
+        pytest.raises(CommandFailedError, match="exit code 1"),
+    ):
+        session.exec("false", on_stdout=lambda _: None, check=True)
 
 
 def test_processes_are_killed_together(sandbox: Sandbox) -> None:

@@ -146,6 +146,6 @@ def error_of(status: int, body: bytes, retry_after: str | None) -> ApiError:
 
 def stream_error_of(code: str, message: str, context: dict[str, Any]) -> ApiError:
     """The exception for a stream whose last event is an error."""
-    kind = DeadlineError if code == _COMMAND_DEADLINE else ApiError
+    kind = _class_of(200, code, context)
     remedy = "Give it more with deadline_s" if kind is DeadlineError else ""
     return kind(message, status=200, error_code=code, context=context, remedy=remedy)

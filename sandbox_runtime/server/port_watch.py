@@ -74,7 +74,8 @@ async def watch_port(
         await tell(PortError(port=port, error=str(error)))
         return
     if scope.cancelled_caught:
-        await tell(PortError(port=port, error=f"port {port} did not answer in {limit_s:g} s"))
+        why = f"port {port} did not answer in {limit_s:g} s"
+        await tell(PortError(port=port, error=why, reason="deadline"))
     elif is_ready:
         await tell(PortReady(port=port, status_code=seen[0]) if seen else PortReady(port=port))
     else:

@@ -116,10 +116,15 @@ class PortProcessExited(Message, frozen=True, kw_only=True, tag_field="type", ta
 
 
 class PortError(Message, frozen=True, kw_only=True, tag_field="type", tag="error"):
-    """The watching failed. The last event."""
+    """The watching failed. The last event.
+
+    Attributes:
+        reason: `deadline` if the time was up.
+    """
 
     port: int
     error: str
+    reason: Literal["deadline"] | UnsetType = UNSET
 
 
 PortEvent = PortWatching | PortReady | PortProcessExited | PortError

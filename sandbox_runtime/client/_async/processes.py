@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from sandbox_runtime.client._async.ports import wait_for_port
 from sandbox_runtime.client.arguments import command_text, milliseconds_of
+from sandbox_runtime.errors import ProcessEndedError
+from sandbox_runtime.log_lines import LineSearch
 from sandbox_runtime.wire import processes as wire
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import AsyncIterator, Mapping
 
     from sandbox_runtime.client._async.transport import AsyncEvents, AsyncTransport
+    from sandbox_runtime.log_lines import LogLine
 
 
 class AsyncProcess:
@@ -25,6 +30,7 @@ class AsyncProcess:
 
     def __init__(self, transport: AsyncTransport, prefix: str, info: wire.ProcessInfo) -> None:
         self._transport = transport
+        self._prefix = prefix
         self._path = f"{prefix}/api/process/{quote(info.id, safe='')}"
         self.id = info.id
         self.info = info
@@ -51,6 +57,45 @@ class AsyncProcess:
             async for _ in events:
                 pass
         return (await self.refresh()).exit_code
+
+    async def wait_for_log(self, pattern: str | bytes | re.Pattern[Any]) -> LogLine:
+        """Waits for a line of its output; what is kept of it already counts.
+
+        Args:
+            pattern: Text that the line holds, or a compiled regular expression, which is tried on
+                finished lines only, in this process.
+
+        Raises:
+            ProcessEndedError: It ended without such a line.
+        """
+        search = LineSearch(pattern)
+        async with self.follow() as events:
+            async for event in events:
+                match event:
+                    case wire.LogStdout(data=data):
+                        found = search.take("stdout", data.encode())
+                    case wire.LogStderr(data=data):
+                        found = search.take("stderr", data.encode())
+                    case _:
+                        continue
+                if found:
+                    return found
+        if found := search.end():
+            return found
+        exit_code = (await self.refresh()).exit_code
+        raise ProcessEndedError(self.id, exit_code, f"a line with {pattern!r} came")
+
+    async def wait_for_port(self, port: int, *, deadline_s: float | None = None) -> None:
+        """Waits until a program listens on a port of the sandbox, or this process has ended.
+
+        Raises:
+            ProcessEndedError: It ended before.
+            DeadlineError: Nothing listened in time.
+            InvalidRequestError: It is no port, or the control server's own.
+        """
+        await wait_for_port(
+            self._transport, self._prefix, port, process_id=self.id, deadline_s=deadline_s
+        )
 
     async def kill(self) -> None:
         """Ends it and everything it started."""

@@ -11,6 +11,7 @@ from sandbox_runtime.client._async.blocking import run_blocking
 from sandbox_runtime.client._async.commands import execute
 from sandbox_runtime.client._async.contexts import AsyncContext
 from sandbox_runtime.client._async.files import AsyncFiles
+from sandbox_runtime.client._async.ports import wait_for_port
 from sandbox_runtime.client._async.processes import AsyncProcess, start
 from sandbox_runtime.client._async.sessions import AsyncSession
 from sandbox_runtime.client._async.transport import AsyncTransport
@@ -151,6 +152,7 @@ class AsyncSandbox:
         deadline_s: float | None = None,
         on_stdout: Callable[[str], None] | None = None,
         on_stderr: Callable[[str], None] | None = None,
+        check: bool = False,
     ) -> CommandResult:
         """Runs a command in the sandbox's first session and waits for its end.
 
@@ -162,11 +164,13 @@ class AsyncSandbox:
                 it is not given.
             on_stdout: Called with each piece as it comes.
             on_stderr: Likewise.
+            check: Raise unless the exit code is 0.
 
         Returns:
             How it ended, whatever its exit code.
 
         Raises:
+            CommandFailedError: With `check`; its `result` is what would have been returned.
             DeadlineError: The deadline passed; its `context` has the output so far.
             ApiError: It did not end by itself for another reason, as that its shell was lost.
             InvalidArgumentError: `deadline_s` cannot mean anything.
@@ -182,6 +186,7 @@ class AsyncSandbox:
             deadline_s=deadline_s,
             on_stdout=on_stdout,
             on_stderr=on_stderr,
+            check=check,
         )
 
     async def create_session(
@@ -293,6 +298,15 @@ class AsyncSandbox:
         path = f"{self._prefix}/api/git/checkout"
         done = await self._transport.call("POST", path, git_wire.CheckedOut, body=body)
         return Clone(directory=done.target_dir, branch=done.branch, commit=done.commit or None)
+
+    async def wait_for_port(self, port: int, *, deadline_s: float | None = None) -> None:
+        """Waits until a program listens on a port of the sandbox; as long as it takes by default.
+
+        Raises:
+            DeadlineError: Nothing did in time.
+            InvalidRequestError: It is no port, or the control server's own.
+        """
+        await wait_for_port(self._transport, self._prefix, port, deadline_s=deadline_s)
 
     async def expose_port(self, port: int, *, name: str | None = None) -> ExposedPort:
         """Lets a port be reached through the server."""

@@ -38,6 +38,7 @@ class AsyncSession:
         deadline_s: float | None = None,
         on_stdout: Callable[[str], None] | None = None,
         on_stderr: Callable[[str], None] | None = None,
+        check: bool = False,
     ) -> CommandResult:
         """Runs a command in this session; see `AsyncSandbox.exec`."""
         return await execute(
@@ -50,6 +51,7 @@ class AsyncSession:
             deadline_s=deadline_s,
             on_stdout=on_stdout,
             on_stderr=on_stderr,
+            check=check,
         )
 
     async def aclose(self) -> None:

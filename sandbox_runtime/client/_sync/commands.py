@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sandbox_runtime.client.arguments import command_text, milliseconds_of
 from sandbox_runtime.client.errors import ApiError, stream_error_of
 from sandbox_runtime.client.models import CommandResult
+from sandbox_runtime.errors import CommandFailedError
 from sandbox_runtime.wire import commands as wire
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def execute(
     deadline_s: float | None,
     on_stdout: Callable[[str], None] | None,
     on_stderr: Callable[[str], None] | None,
+    check: bool,
 ) -> CommandResult:
     """Runs a command; with a callback its output is handed on as it comes."""
     body = wire.Execute(
@@ -37,7 +39,7 @@ def execute(
     )
     if on_stdout is None and on_stderr is None:
         done = transport.call("POST", f"{prefix}/api/execute", wire.Executed, body=body)
-        return CommandResult(
+        result = CommandResult(
             stdout=done.stdout,
             stderr=done.stderr,
             exit_code=done.exit_code,
@@ -46,7 +48,12 @@ def execute(
             peak_memory_bytes=done.peak_memory_bytes,
             cpu_s=done.cpu_ms / 1000 if done.cpu_ms is not None else None,
         )
-    return _stream(transport, f"{prefix}/api/execute/stream", body, on_stdout, on_stderr)
+    else:
+        path = f"{prefix}/api/execute/stream"
+        result = _stream(transport, path, body, on_stdout, on_stderr)
+    if check and not result.ok:
+        raise CommandFailedError(result, f"exit code {result.exit_code}", result.stderr)
+    return result
 
 
 def _stream(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from sandbox_runtime.client._sync.ports import wait_for_port
 from sandbox_runtime.client.arguments import command_text, milliseconds_of
+from sandbox_runtime.errors import ProcessEndedError
+from sandbox_runtime.log_lines import LineSearch
 from sandbox_runtime.wire import processes as wire
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Iterator, Mapping
 
     from sandbox_runtime.client._sync.transport import Events, Transport
+    from sandbox_runtime.log_lines import LogLine
 
 
 class Process:
@@ -25,6 +30,7 @@ class Process:
 
     def __init__(self, transport: Transport, prefix: str, info: wire.ProcessInfo) -> None:
         self._transport = transport
+        self._prefix = prefix
         self._path = f"{prefix}/api/process/{quote(info.id, safe='')}"
         self.id = info.id
         self.info = info
@@ -51,6 +57,45 @@ class Process:
             for _ in events:
                 pass
         return (self.refresh()).exit_code
+
+    def wait_for_log(self, pattern: str | bytes | re.Pattern[Any]) -> LogLine:
+        """Waits for a line of its output; what is kept of it already counts.
+
+        Args:
+            pattern: Text that the line holds, or a compiled regular expression, which is tried on
+                finished lines only, in this process.
+
+        Raises:
+            ProcessEndedError: It ended without such a line.
+        """
+        search = LineSearch(pattern)
+        with self.follow() as events:
+            for event in events:
+                match event:
+                    case wire.LogStdout(data=data):
+                        found = search.take("stdout", data.encode())
+                    case wire.LogStderr(data=data):
+                        found = search.take("stderr", data.encode())
+                    case _:
+                        continue
+                if found:
+                    return found
+        if found := search.end():
+            return found
+        exit_code = (self.refresh()).exit_code
+        raise ProcessEndedError(self.id, exit_code, f"a line with {pattern!r} came")
+
+    def wait_for_port(self, port: int, *, deadline_s: float | None = None) -> None:
+        """Waits until a program listens on a port of the sandbox, or this process has ended.
+
+        Raises:
+            ProcessEndedError: It ended before.
+            DeadlineError: Nothing listened in time.
+            InvalidRequestError: It is no port, or the control server's own.
+        """
+        wait_for_port(
+            self._transport, self._prefix, port, process_id=self.id, deadline_s=deadline_s
+        )
 
     def kill(self) -> None:
         """Ends it and everything it started."""

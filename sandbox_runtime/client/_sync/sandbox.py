@@ -10,6 +10,7 @@ from sandbox_runtime.client._sync.blocking import run_blocking
 from sandbox_runtime.client._sync.commands import execute
 from sandbox_runtime.client._sync.contexts import Context
 from sandbox_runtime.client._sync.files import Files
+from sandbox_runtime.client._sync.ports import wait_for_port
 from sandbox_runtime.client._sync.processes import Process, start
 from sandbox_runtime.client._sync.sessions import Session
 from sandbox_runtime.client._sync.transport import Transport
@@ -148,6 +149,7 @@ class Sandbox:
         deadline_s: float | None = None,
         on_stdout: Callable[[str], None] | None = None,
         on_stderr: Callable[[str], None] | None = None,
+        check: bool = False,
     ) -> CommandResult:
         """Runs a command in the sandbox's first session and waits for its end.
 
@@ -159,11 +161,13 @@ class Sandbox:
                 it is not given.
             on_stdout: Called with each piece as it comes.
             on_stderr: Likewise.
+            check: Raise unless the exit code is 0.
 
         Returns:
             How it ended, whatever its exit code.
 
         Raises:
+            CommandFailedError: With `check`; its `result` is what would have been returned.
             DeadlineError: The deadline passed; its `context` has the output so far.
             ApiError: It did not end by itself for another reason, as that its shell was lost.
             InvalidArgumentError: `deadline_s` cannot mean anything.
@@ -179,6 +183,7 @@ class Sandbox:
             deadline_s=deadline_s,
             on_stdout=on_stdout,
             on_stderr=on_stderr,
+            check=check,
         )
 
     def create_session(
@@ -290,6 +295,15 @@ class Sandbox:
         path = f"{self._prefix}/api/git/checkout"
         done = self._transport.call("POST", path, git_wire.CheckedOut, body=body)
         return Clone(directory=done.target_dir, branch=done.branch, commit=done.commit or None)
+
+    def wait_for_port(self, port: int, *, deadline_s: float | None = None) -> None:
+        """Waits until a program listens on a port of the sandbox; as long as it takes by default.
+
+        Raises:
+            DeadlineError: Nothing did in time.
+            InvalidRequestError: It is no port, or the control server's own.
+        """
+        wait_for_port(self._transport, self._prefix, port, deadline_s=deadline_s)
 
     def expose_port(self, port: int, *, name: str | None = None) -> ExposedPort:
         """Lets a port be reached through the server."""

@@ -38,6 +38,7 @@ class Session:
         deadline_s: float | None = None,
         on_stdout: Callable[[str], None] | None = None,
         on_stderr: Callable[[str], None] | None = None,
+        check: bool = False,
     ) -> CommandResult:
         """Runs a command in this session; see `Sandbox.exec`."""
         return execute(
@@ -50,6 +51,7 @@ class Session:
             deadline_s=deadline_s,
             on_stdout=on_stdout,
             on_stderr=on_stderr,
+            check=check,
         )
 
     def close(self) -> None:
