@@ -90,6 +90,24 @@ async def test_branches_draw_different_random_numbers(sandbox: Sandbox) -> None:
     assert len({await text(one, "own.random()") for one in [context, *branches]}) == 1
 
 
+_TORCH = """
+import sys, types
+torch = sys.modules["torch"] = types.ModuleType("torch")
+seeds = []
+torch.manual_seed = seeds.append
+"""
+
+
+async def test_branches_have_different_seeds_of_torch(context: Context) -> None:
+    """By the one call that torch has for it; a module that only has its name hinders nothing."""
+    await context.run(_TORCH)
+    seeds = [await text(one, "seeds") for one in await context.fork(2)]
+    assert len({*seeds, "[]"}) == 3
+    await context.run("del torch.manual_seed")
+    (branch,) = await context.fork()
+    assert await text(branch, "len(seeds)") == "0"
+
+
 async def test_a_branch_can_be_branched(context: Context) -> None:
     """And outlives the one it came from."""
     await context.run("path = ['root']")

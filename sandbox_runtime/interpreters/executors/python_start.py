@@ -82,8 +82,9 @@ def refresh_process() -> None:
             numpy_random.set_state(("MT19937", words, _TWISTER_WORDS))
         except ValueError:  # user code has chosen another generator, and this is its branch
             numpy_random.set_bit_generator(type(numpy_random.get_bit_generator())())
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.manual_seed(int.from_bytes(os.urandom(8), "big"))
+    seed_torch = getattr(sys.modules.get("torch"), "manual_seed", None)
+    if seed_torch is not None:  # user code may have a module of that name which is another
+        seed_torch(int.from_bytes(os.urandom(8), "big"))
     time.tzset()
     for module, attribute in _STALE:
         if module in sys.modules:
