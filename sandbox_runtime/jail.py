@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 EVERY_PROCESS = -1
 """Instead of a pid: everything in the jail but its init."""
+FOR_EVER = 2**64 - 1
+"""Later than whatever has started: a sweep with this as `since_ticks` ends what it names alone."""
 
 
 class Jail:

@@ -281,6 +281,7 @@ class Sandbox:
         preload: str | None = None,
         name: str | None = None,
         network: ContextNetwork = "loopback",
+        ready_branches: int = 0,
     ) -> Context:
         """A fresh interpreter, warmed and in a jail of its own; see `Contexts.create`."""
         self._check_open()
@@ -292,6 +293,7 @@ class Sandbox:
             preload=preload,
             name=name,
             network=network,
+            ready_branches=ready_branches,
         )
 
     @property

@@ -152,6 +152,8 @@ def test_branches_are_in_the_object_of_json(tmp_path: Path) -> None:
         (["-c", "1", "a.py"], "not both"),
         (["--language", "javascript", "-c", "1", "--branch", "2"], "cannot be branched"),
         (["-c", "1", *["--branch", "2"] * 65], "65"),
+        (["-c", "1", "--ready-branches", "1"], "dialogue"),
+        (["--language", "typescript", "--ready-branches", "1"], "cannot be branched"),
         (["missing.py"], "missing.py"),
         (["."], "directory"),
         (["latin.js"], "UTF-8"),
@@ -261,6 +263,25 @@ def test_ctrl_c_ends_the_cell_and_keeps_the_state(terminal: Terminal) -> None:
     terminal.expect("\r\n42\r\n>>> ")
     terminal.type("exit(3)\n")
     assert terminal.status() == 3
+
+
+def test_a_dialogue_branches_what_is_ready(tmp_path: Path) -> None:
+    """The copy holds what was typed last, whether it was made before it was asked for or not."""
+    terminal = Terminal("--ready-branches", "1", cwd=tmp_path)
+    for number in range(2):
+        terminal.expect(">>> ")
+        terminal.type(f"x = {number}\n")
+        terminal.expect(">>> ")
+        terminal.type(":branch\n")
+        terminal.expect(">>> ")
+        terminal.type("'x', x\n")
+        terminal.expect(f"'x', {number}")
+        terminal.expect(">>> ")
+        terminal.type(":drop\n")
+    terminal.expect(">>> ")
+    terminal.type("\x04")
+    assert terminal.status() == 0
+    terminal.close()
 
 
 def test_a_dialogue_goes_between_branches(terminal: Terminal) -> None:

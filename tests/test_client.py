@@ -197,6 +197,17 @@ def test_branches_begin_with_the_state_of_their_origin(sandbox: Sandbox) -> None
         assert context.run("data").text == "[1]"
 
 
+def test_branches_that_are_made_ahead_hold_the_state_of_the_last_run(sandbox: Sandbox) -> None:
+    with sandbox.create_code_context(ready_branches=1) as context:
+        for number in range(3):
+            context.run(f"data = {number}")
+            for branch in context.fork(2):
+                with branch:
+                    assert branch.run("data").text == str(number)
+    with pytest.raises(InvalidRequestError, match="ready"):
+        sandbox.create_code_context(ready_branches=65)
+
+
 def test_what_keeps_a_context_from_being_branched_is_named(sandbox: Sandbox) -> None:
     with sandbox.create_code_context() as context:
         context.run("import socket\nserver = socket.create_server(('127.0.0.1', 0))")

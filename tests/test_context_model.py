@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 )
 
 from sandbox_runtime.client import NotFoundError, Sandbox
+from sandbox_runtime.wire.code import ContextList
 
 if TYPE_CHECKING:
     from sandbox_runtime.client._sync.contexts import Context
@@ -59,6 +60,7 @@ class Contexts(RuleBasedStateMachine):
         self.sandbox.__enter__()
         self.living: list[tuple[Context, State]] = []
         self.gone: list[Context] = []
+        self.ahead: dict[str, int] = {}
 
     def teardown(self) -> None:
         self.sandbox.__exit__(None, None, None)
@@ -146,7 +148,7 @@ class Contexts(RuleBasedStateMachine):
 
 
 class PythonContexts(Contexts):
-    """In Python they branch besides."""
+    """In Python they branch besides, also from branches that were made ahead."""
 
     language = "python"
     show = f"for name in {NAMES}: print(name, globals().get(name))"
@@ -157,11 +159,29 @@ class PythonContexts(Contexts):
     die = "import os; os._exit(1)"
 
     @precondition(lambda self: len(self.living) < MOST_CONTEXTS)
-    @rule(number=which, count=st.integers(1, 2))
-    def branch(self, number: int, count: int) -> None:
+    @rule(ready=st.integers(1, 2))
+    def make_one_with_branches_ahead(self, ready: int) -> None:
+        context = self.sandbox.create_code_context(self.language, ready_branches=ready)
+        self.ahead[context.id] = ready
+        self.living.append((context, {}))
+
+    @precondition(lambda self: len(self.living) < MOST_CONTEXTS)
+    @rule(number=which, count=st.integers(1, 3), rested=st.booleans())
+    def branch(self, number: int, count: int, rested: bool) -> None:
         context, state = self.pick(number)
+        if rested:
+            self.wait_ready(context)
         for branch in context.fork(count):
             self.living.append((branch, {name: list(held) for name, held in state.items()}))
+
+    def wait_ready(self, context: Context) -> None:
+        """Until all that are made ahead wait; the invariant has run code in it before."""
+        path = f"{self.sandbox._prefix}/api/contexts"
+        while (wanted := self.ahead.get(context.id)) is not None:
+            told = self.sandbox._transport.call("GET", path, ContextList)
+            (info,) = (one for one in told.contexts if one.id == context.id)
+            if info.ready_branches == wanted:
+                return
 
 
 class JavaScriptContexts(Contexts):

@@ -444,12 +444,20 @@ struct Bounds<'a> {
 fn doomed(table: &[Row], bounds: Bounds<'_>) -> Vec<i32> {
     let Bounds { spare, keep, since_ticks, trees, ends } = bounds;
     let rows: HashMap<i32, &Row> = table.iter().map(|row| (row.pid, row)).collect();
+    // Whatever else holds: with what is to end its descendants end, up to another interpreter.
+    let is_to_end = |row: &Row| {
+        let mut current = row;
+        while !ends.contains(&current.pid) {
+            match rows.get(&current.parent) {
+                Some(parent) if parent.pid > 1 && !trees.contains(&current.pid) => current = parent,
+                _ => return false,
+            }
+        }
+        true
+    };
     let is_kept = |row: &Row| {
         let mut current = row;
         loop {
-            if ends.contains(&current.pid) {
-                return false;
-            }
             if current.started_ticks < since_ticks || trees.contains(&current.pid) {
                 return true;
             }
@@ -465,7 +473,7 @@ fn doomed(table: &[Row], bounds: Bounds<'_>) -> Vec<i32> {
     table
         .iter()
         .filter(|row| row.pid != 1 && !row.is_dead && !spare.contains(&row.pid))
-        .filter(|row| !is_kept(row))
+        .filter(|row| is_to_end(row) || !is_kept(row))
         .map(|row| row.pid)
         .collect()
 }
@@ -629,6 +637,15 @@ mod tests {
         let table = [&table[..], &[row(6, 2, 8)]].concat();
         let bounds = Bounds { trees: &[2], ends: &[3], ..Bounds::default() };
         assert_eq!(doomed(&table, bounds), [3, 4, 5]);
+    }
+
+    #[test]
+    fn an_interpreter_ends_alone_where_all_else_was_there_before() {
+        // 3 ends with its child 4; 2 and its child 5 stay, and 6, which is nobody's any more.
+        let table = [row(1, 0, 0), row(2, 1, 1), row(3, 1, 5), row(4, 3, 6), row(5, 2, 7)];
+        let table = [&table[..], &[row(6, 1, 8)]].concat();
+        let bounds = Bounds { since_ticks: u64::MAX, ends: &[3], ..Bounds::default() };
+        assert_eq!(doomed(&table, bounds), [3, 4]);
     }
 
     #[test]

@@ -275,18 +275,26 @@ class Embedded:
 
         return self._candidate("ours: kill", once, limits=limits)
 
-    def branch(self, array_mb: int) -> Candidate:
-        """A context that holds an array copied, to the copy's first result."""
+    def branch(self, array_mb: int, *, ready: bool = False) -> Candidate:
+        """A context that holds an array copied, to the copy's first result.
+
+        Args:
+            array_mb: How large the array is.
+            ready: Whether the copy is made before it is asked for.
+        """
 
         @asynccontextmanager
         async def open_it() -> AsyncIterator[Once]:
             async with open_sandbox(runtime=self._runtime, python_pool=0) as sandbox:
-                context = await sandbox.create_code_context()
+                context = await sandbox.create_code_context(ready_branches=int(ready))
                 held = await context.run(f"import numpy\nx = numpy.ones({array_mb * 125_000})")
                 if held.error is not None:
                     raise PeerFailedError(str(held.error))
 
                 async def once(stopwatch: Stopwatch) -> None:
+                    await context.wait_ready_branches()
+                    if context.ready_branches < int(ready):
+                        raise PeerFailedError("no branch was made ahead")
                     with stopwatch:
                         (child,) = await context.fork()
                         execution = await child.run("int(x[-1]) + 1")
@@ -296,7 +304,10 @@ class Embedded:
                 yield once
 
         return Candidate(
-            name="ours: context.fork", open=open_it, protections=PROTECTIONS, ours=True
+            name=f"ours: {'ready branch' if ready else 'context.fork'}",
+            open=open_it,
+            protections=PROTECTIONS,
+            ours=True,
         )
 
     def alive_sandboxes(self, count: int) -> Candidate:

@@ -279,7 +279,18 @@ def _branch(ours: Embedded, sizes: Sizes) -> list[Scenario]:
             ],
             rounds=30,
             quick_rounds=5,
-        )
+        ),
+        scenario(
+            "branch-ready",
+            f"the same with {sizes.array_mb} MB and a branch that was made ahead",
+            [
+                ours.branch(sizes.array_mb, ready=True),
+                branching.forked(sizes.array_mb, huge_pages=False),
+                branching.forked(sizes.array_mb, huge_pages=True),
+            ],
+            rounds=30,
+            quick_rounds=5,
+        ),
     ]
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from sandbox_runtime.bench.rounds import Once, Stopwatch
 
 _TIMEOUT_S = 50.0
+_READY_S = 10.0
+_LOOK_S = 0.02
 
 
 class WireClient:
@@ -171,16 +173,24 @@ class Served(Crowds):
 
         return self._candidate(once)
 
-    def branch(self, array_mb: int) -> Candidate:
-        """A context that holds an array branched, to the branch's first result."""
+    def branch(self, array_mb: int, *, ready: bool = False) -> Candidate:
+        """A context that holds an array branched, to the branch's first result.
+
+        Args:
+            array_mb: How large the array is.
+            ready: Whether the branch is made before it is asked for.
+        """
         contexts: list[str] = []
 
         def once(client: WireClient, session: str, stopwatch: Stopwatch) -> None:
             del session
             if not contexts:
-                contexts.append(client.call("POST", "/api/contexts", {"language": "python"})["id"])
+                wanted = {"language": "python"} | ({"readyBranches": 1} if ready else {})
+                contexts.append(client.call("POST", "/api/contexts", wanted)["id"])
                 held = f"import numpy\nx = numpy.ones({array_mb * 125_000})\n1 + 1"
                 client.run_code(contexts[0], held)
+            if ready:
+                _wait_ready_branch(client, contexts[0])
             with stopwatch:
                 answer = client.call("POST", f"/api/contexts/{contexts[0]}/fork", {})
                 child = answer["contexts"][0]["id"]
@@ -289,3 +299,14 @@ class Served(Crowds):
             client.call("DELETE", f"/api/contexts/{context}")
 
         return self._candidate(once)
+
+
+def _wait_ready_branch(client: WireClient, context_id: str) -> None:
+    """Looks until one waits, and lets what else its making has begun settle."""
+    end_s = time.monotonic() + _READY_S
+    while time.monotonic() < end_s:
+        time.sleep(_LOOK_S)
+        listed = client.call("GET", "/api/contexts")["contexts"]
+        if any(one["id"] == context_id and one["readyBranches"] for one in listed):
+            return
+    raise PeerFailedError(f"no branch was made ahead within {_READY_S:g} s")

@@ -172,6 +172,9 @@ def wire_scenarios(
             f"HTTP: a context with an array of {sizes.array_mb} MB branched, to the first result"
         )
         found.append(scenario("http-branch", title, [ours], rounds=20, quick_rounds=3))
+        ours = dataclasses.replace(servers[0].branch(sizes.array_mb, ready=True), ours=True)
+        title = f"HTTP: the same with {sizes.array_mb} MB and a branch that was made ahead"
+        found.append(scenario("http-branch-ready", title, [ours], rounds=20, quick_rounds=3))
     if node:
         found += _of_node(each, startable, few)
     return found

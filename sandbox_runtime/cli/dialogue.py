@@ -39,12 +39,16 @@ class Dialogue:
         language: What the context speaks.
         options: Those of the command; the time limit is that of each cell.
         figures: A directory for the figures that are shown.
+        ready_branches: How many copies of the state to keep ready.
     """
 
-    def __init__(self, language: str, options: Options, figures: Path | None) -> None:
+    def __init__(
+        self, language: str, options: Options, figures: Path | None, *, ready_branches: int = 0
+    ) -> None:
         self._language = language
         self._options = options
         self._figures = figures
+        self._ready_branches = ready_branches
         self._branches: Branches | None = None
         self._reading: trio.CancelScope | None = None
 
@@ -62,7 +66,10 @@ class Dialogue:
         """Runs cell after cell until the input ends or the interpreter exits."""
         options = self._options
         context = await sandbox.create_code_context(
-            self._language, cwd=options.cwd, env=options.env
+            self._language,
+            cwd=options.cwd,
+            env=options.env,
+            ready_branches=self._ready_branches,
         )
         self._branches = branches = Branches(context)
         say(

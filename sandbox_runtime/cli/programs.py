@@ -157,6 +157,13 @@ in front is about branches: `:branch` goes on in a copy of the state, `:help` sa
     help="A cell that runs after the code in a copy of its state, beside the other branches; "
     "shown in their order. Python only. Repeatable.",
 )
+@click.option(
+    "--ready-branches",
+    type=click.IntRange(0, MOST_BRANCHES),
+    default=0,
+    metavar="N",
+    help="In a dialogue, keep N copies of the state ready, so that `:branch` is there at once.",
+)
 @figures_option
 @sandbox_options
 def run_code(
@@ -165,6 +172,7 @@ def run_code(
     text: str | None,
     language: str | None,
     branches: tuple[str, ...],
+    ready_branches: int,
     figures: Path | None,
 ) -> int:
     """See `_CODE_HELP`."""
@@ -173,14 +181,18 @@ def run_code(
     chosen = language_of(file, language)
     if branches and chosen != "python":
         raise click.UsageError(f"--branch: contexts of {chosen} cannot be branched")
+    if ready_branches and chosen != "python":
+        raise click.UsageError(f"--ready-branches: contexts of {chosen} cannot be branched")
     if len(branches) > MOST_BRANCHES:
         raise click.UsageError(f"--branch: {len(branches)} are more than {MOST_BRANCHES}")
     if file is None and text is None:
         if os.isatty(0):
             if branches:
                 raise click.UsageError("--branch needs code to run first: -c, FILE or -")
-            return _talk(options, chosen, figures)
+            return _talk(options, chosen, figures, ready_branches)
         file = "-"
+    if ready_branches:
+        raise click.UsageError("--ready-branches is for a dialogue: leave out the code")
     source = load_code(file, chosen) if file is not None else text or ""
 
     from sandbox_runtime.cli.code import run_cell
@@ -192,12 +204,12 @@ def run_code(
     return supervise(options, start)
 
 
-def _talk(options: Options, language: str, figures: Path | None) -> int:
+def _talk(options: Options, language: str, figures: Path | None, ready_branches: int) -> int:
     if options.as_json:
         raise click.UsageError("--json needs code to run: -c, FILE or -")
 
     from sandbox_runtime.cli.dialogue import Dialogue
     from sandbox_runtime.cli.run import supervise
 
-    dialogue = Dialogue(language, options, figures)
+    dialogue = Dialogue(language, options, figures, ready_branches=ready_branches)
     return supervise(options, dialogue.hold, interrupt=dialogue.interrupt)

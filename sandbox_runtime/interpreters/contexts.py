@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.interpreters.execution import Execution
     from sandbox_runtime.interpreters.interpreter import Interpreter
     from sandbox_runtime.interpreters.languages import Wanted
+    from sandbox_runtime.interpreters.ready_branches import ReadyBranches
     from sandbox_runtime.interpreters.runs import ClearHandler, ResultHandler
 
 _STYLES: tuple[str, ...] = get_args(TracebackStyle)
@@ -42,7 +43,8 @@ class Context:
         name: What people call it, if anything.
         created_s: When it was made, in seconds since 1970.
         used_s: When it was made or its last run began, likewise.
-        on_fork: Makes its branches.
+        on_fork: Has its branches made and makes contexts of them.
+        ahead: Its branches that are made ahead, if any are.
         on_closed: Called once nothing of it is left, for its owner to forget it.
         work: Entered for each run, which is not to be disturbed.
         alarms: What keeps the deadlines of short runs.
@@ -68,7 +70,8 @@ class Context:
         self._idle = trio.Event()
         self._idle.set()
         self.created_s = self.used_s = time.time()
-        self.on_fork: Callable[[Interpreter, Context, int], Awaitable[list[Context]]]
+        self.on_fork: Callable[[Context, int], Awaitable[list[Context]]]
+        self.ahead: ReadyBranches | None = None
         self.on_closed: Callable[[Context], object] = lambda _: None
         self.work: AbstractContextManager[object] = nullcontext()
         self.alarms: Alarms
@@ -162,6 +165,8 @@ class Context:
             if self.lost:
                 raise SandboxClosedError("the context has ended; restart it or create a new one")
             self.used_s = time.time()
+            if self.ahead is not None:
+                self.ahead.drop()
             self._idle = trio.Event()
             try:
                 capture = Capture(limit_bytes, on_stdout, on_stderr, make_pipes=False)
@@ -174,6 +179,8 @@ class Context:
                 self._idle.set()
         finally:
             self._turn.release()
+            if self.ahead is not None and not self.lost:
+                self.ahead.refill()
 
     def interrupt(self) -> bool:
         """Ends the run of this moment as its deadline would; its result says `interrupted`.
@@ -209,7 +216,47 @@ class Context:
         async with self._turn:
             if self.lost:
                 raise SandboxClosedError("the context has ended; restart it or create a new one")
-            return await self.on_fork(self._interpreter, self, count)
+            branches = await self.on_fork(self, count)
+        if self.ahead is not None:
+            self.ahead.refill()
+        return branches
+
+    async def copy(self, count: int) -> list[Interpreter]:
+        """Copies of its interpreter, those first that were made ahead; only `on_fork` calls it."""
+        copies = []
+        if self.ahead is not None and self._interpreter.look():
+            copies = self.ahead.take(count)
+        if len(copies) == count:
+            return copies
+        try:
+            return [*copies, *await self._interpreter.fork(count - len(copies))]
+        except BaseException:
+            if self.ahead is not None:
+                self.ahead.give_up(copies)
+            raise
+
+    async def copy_ahead(self, holds: Callable[[], bool]) -> Interpreter | None:
+        """One copy of its interpreter, for `ahead`; None if the state does not hold any more."""
+        async with self._turn:
+            if self.lost or not holds():
+                return None
+            # A branch that is begun is finished: to give up half of one would end others' orphans.
+            interpreter = self._interpreter
+            with trio.CancelScope(shield=True):
+                copies = await interpreter.begin_fork(1)
+        with trio.CancelScope(shield=True):  # a run need not wait for this
+            await interpreter.finish_fork(copies)
+        return copies[0]
+
+    @property
+    def ready_branches(self) -> int:
+        """How many branches wait to be asked for."""
+        return 0 if self.ahead is None else self.ahead.ready
+
+    async def wait_ready_branches(self) -> None:
+        """Waits until as many branches are made ahead as are to be, or none will be at present."""
+        if self.ahead is not None:
+            await self.ahead.wait_full()
 
     async def restart(self) -> None:
         """Begins anew: same id and settings, fresh state. What runs or waits ends as killed.
@@ -221,6 +268,8 @@ class Context:
         if self._closed:
             raise SandboxClosedError("the context was deleted; create a new one")
         old = self._interpreter
+        if self.ahead is not None:
+            self.ahead.drop()
         await old.aclose()
         async with self._turn:
             if self._interpreter is not old or self._closed:
@@ -235,8 +284,12 @@ class Context:
     async def aclose(self) -> None:
         """Ends the context; its processes and memory are gone when this returns."""
         self._closed = True
+        if self.ahead is not None:
+            self.ahead.drop()  # first, so that the jail ends with its last interpreter
         with trio.CancelScope(shield=True):
             if self._restarted is not None:
                 await self._restarted.wait()
             await self._interpreter.aclose()
+            if self.ahead is not None:
+                await self.ahead.aclose()
         self.on_closed(self)

@@ -50,6 +50,7 @@ _DEATH_S = 0.2
 _FRAMES_BETWEEN_CHECKPOINTS = 100
 _MOST_STRAY_FRAMES = 256
 _SHORT_BYTES = 16 * 1024  # goes into an empty socket whole or not at all
+_TOO_SLOW = f"not answer within {BRANCHING_S:g} s when it was branched"
 _PIDS = 1 << 22  # the largest number that a process can have, proc_sys_kernel(5)
 
 
@@ -180,6 +181,17 @@ class Interpreter:
             BranchRefusedError: Something in it cannot be copied; it is named.
             InterpreterUnavailableError: It or a copy has died, or has not answered in time.
         """
+        copies = await self.begin_fork(count)
+        await self.finish_fork(copies)
+        return copies
+
+    async def begin_fork(self, count: int) -> list[Interpreter]:
+        """Copies its live state; from then on it may be used, while `finish_fork` is awaited.
+
+        Raises:
+            BranchRefusedError: Something in it cannot be copied; it is named.
+            InterpreterUnavailableError: It has died, or has not answered in time.
+        """
         if not self._branches:
             raise BranchRefusedError("interpreters of this language cannot be copied")
         self._bodies.clear()  # of threads that have outlived their cell
@@ -198,7 +210,11 @@ class Interpreter:
             finally:
                 for _, theirs in pairs:
                     theirs.close()
-            await self._finish_branching(copies)
+            await self._wait_forked()
+        except BranchRefusedError:
+            for copy in copies:
+                copy.close_ends()  # none was made: nothing is to be ended
+            raise
         except BaseException:
             with trio.CancelScope(shield=True):
                 for copy in copies:
@@ -210,24 +226,36 @@ class Interpreter:
             raise
         return copies
 
-    async def _finish_branching(self, copies: Sequence[Interpreter]) -> None:
-        """Waits until it and its copies have answered, for as long as they may take."""
-        too_slow = f"not answer within {BRANCHING_S:g} s when it was branched"
+    async def _wait_forked(self) -> None:
+        """Waits until it has answered that it is copied, for as long as that may take."""
         with trio.move_on_after(BRANCHING_S) as scope:
             answer = await self._answer_to(self._number)
         if scope.cancelled_caught:
             self.lost = True
             remedy = "Its state is lost; restart the context or create a new one"
-            raise InterpreterUnavailableError(f"the interpreter did {too_slow}", remedy=remedy)
+            raise InterpreterUnavailableError(f"the interpreter did {_TOO_SLOW}", remedy=remedy)
         if answer.type == "refused":
             raise BranchRefusedError("it holds what cannot be copied", answer.data or {})
         if answer.type != "forked":
             raise InterpreterUnavailableError(str(answer.reason))
-        with trio.move_on_after(BRANCHING_S) as scope:
-            for copy in copies:
-                await copy.begin_as_copy(self)
-        if scope.cancelled_caught:
-            raise InterpreterUnavailableError(f"a copy of the interpreter did {too_slow}")
+
+    async def finish_fork(self, copies: Sequence[Interpreter]) -> None:
+        """Waits until its copies are ready; if one does not come, all are ended.
+
+        Raises:
+            InterpreterUnavailableError: A copy has died, or has not answered in time.
+        """
+        try:
+            with trio.move_on_after(BRANCHING_S) as scope:
+                for copy in copies:
+                    await copy.begin_as_copy(self)
+            if scope.cancelled_caught:
+                raise InterpreterUnavailableError(f"a copy of the interpreter did {_TOO_SLOW}")
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                for copy in copies:
+                    await copy.aclose()
+            raise
 
     async def begin_as_copy(self, origin: Interpreter) -> None:
         """Waits until it is ready for its first run.
@@ -415,7 +443,7 @@ class Interpreter:
             self._stop = self._run = self._capture = None
             self._unheard = self._unfinished = None
             if self._closing:
-                self._close()
+                self.close_ends()
         if self.lost:
             await self._end()
             capture.mute()
@@ -599,11 +627,23 @@ class Interpreter:
         with trio.CancelScope(shield=True):
             await self._shared.leave(self.pid)
         if self._run is None:
-            self._close()
+            self.close_ends()
         else:
             self._closing = True  # its run has been stopped, and may not know of it yet
 
-    def _close(self) -> None:
+    def forget(self) -> None:
+        """Of a copy that nobody has had: it is none of the jail's interpreters any more."""
+        self.lost = True
+        self._shared.forget(self.pid)
+
+    async def end_forgotten(self, copies: Sequence[Interpreter]) -> None:
+        """Ends copies of its jail that were forgotten, itself perhaps one, and nothing else."""
+        await self._shared.end([copy.pid for copy in copies])
+        for copy in copies:
+            copy.close_ends()
+
+    def close_ends(self) -> None:
+        """Closes our end of its socket; its process is not waited for."""
         if self._socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()

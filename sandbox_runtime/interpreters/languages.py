@@ -44,7 +44,14 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Language(Protocol):
-    """Makes interpreters of one language."""
+    """Makes interpreters of one language.
+
+    Attributes:
+        can_branch: Whether its interpreters can be copied with their state.
+    """
+
+    @property
+    def can_branch(self) -> bool: ...
 
     def check(self, wanted: Wanted) -> None:
         """Refuses what no interpreter of this language can be.

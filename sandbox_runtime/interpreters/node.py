@@ -126,6 +126,8 @@ class Node:
         find: Gives the Node to run.
     """
 
+    can_branch = False
+
     def __init__(self, find: Callable[[], Awaitable[NodeProgram]]) -> None:
         self._find = find
 

@@ -31,6 +31,8 @@ class Python:
         preloads: The sets of modules, by name.
     """
 
+    can_branch = True
+
     def __init__(
         self,
         zygote: Callable[[tuple[str, ...], bool], Awaitable[Zygote]],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from sandbox_runtime.choices import MOST_BRANCHES
 from sandbox_runtime.errors import (
     ContextNotFoundError,
     InvalidArgumentError,
@@ -17,6 +18,7 @@ from sandbox_runtime.interpreters.contexts import Context
 from sandbox_runtime.interpreters.languages import Wanted, known_language
 from sandbox_runtime.interpreters.pool import Pool
 from sandbox_runtime.interpreters.pool_sizes import PoolSize
+from sandbox_runtime.interpreters.ready_branches import ReadyBranches
 from sandbox_runtime.networks import check_context_network
 from sandbox_runtime.programs import check_cwd, check_env
 from sandbox_runtime.settings import WORKSPACE, ContextNetwork, Limits
@@ -45,7 +47,7 @@ class Contexts:
         keeper: Of the sandbox.
         languages: Who makes interpreters, by the language's one name.
         pool_sizes: How many of a language to keep ready; none of those that are not named.
-        nursery: Fills the pools.
+        nursery: Fills the pools, and makes branches ahead.
         alarms: What keeps the deadlines of short runs.
         closed: Whether the sandbox has ended, so that none can be made any more.
         work: Entered for each run of a context.
@@ -63,6 +65,7 @@ class Contexts:
         work: AbstractContextManager[object] | None = None,
     ) -> None:
         self._alarms = alarms
+        self._nursery = nursery
         self._work = work or nullcontext()
         self._keeper = keeper
         self._languages = languages
@@ -82,6 +85,12 @@ class Contexts:
         """The languages that contexts speak here."""
         return tuple(self._languages)
 
+    @property
+    def branches_ahead(self) -> int:
+        """How many branches its contexts are to keep ready, whether they are there or not."""
+        ahead = (context.ahead for context in self._contexts.values())
+        return sum(branches.count for branches in ahead if branches is not None)
+
     async def create(
         self,
         language: str = "python",
@@ -92,6 +101,7 @@ class Contexts:
         preload: str | None = None,
         name: str | None = None,
         network: ContextNetwork = "loopback",
+        ready_branches: int = 0,
     ) -> Context:
         """A fresh interpreter in a jail of its own.
 
@@ -105,6 +115,8 @@ class Contexts:
             network: What it may reach: a loopback device only, whatever the sandbox's sessions
                 may, or the same as they. Only Python contexts of a sandbox with the host's
                 network take longer for it: they are forked from an interpreter of their own.
+            ready_branches: How many branches to make ahead, 0 to 64, whenever a run has ended; each
+                takes a place, as a context does.
 
         Raises:
             InvalidArgumentError: An argument cannot mean anything; an unknown language names the
@@ -129,17 +141,36 @@ class Contexts:
             network=check_context_network(network),
         )
         self._languages[wanted.language].check(wanted)
+        self._check_ready_branches(ready_branches, wanted.language)
         context_id = str(uuid.uuid4())
         pool = self._pools[wanted.language]
         self._asked_for.add(wanted.language)
         claims = self._is_served(wanted)
-        await pool.take_place(context_id, wanted.language, claims=claims)
         try:
+            await pool.take_place(context_id, wanted.language, claims=claims)
+            for place in _places_ahead(context_id, ready_branches):
+                await pool.take_place(place, wanted.language)
             interpreter = await self._open(wanted)
         except BaseException:
-            pool.leave(context_id, wanted.language)
+            self._leave_places(context_id, wanted.language, ready_branches)
             raise
-        return self._enter(Context(context_id, wanted, interpreter, self._open, name=name))
+        context = Context(context_id, wanted, interpreter, self._open, name=name)
+        if ready_branches:
+            context.ahead = ReadyBranches(
+                ready_branches, context.copy_ahead, self._nursery, self._wait_quiet
+            )
+        return self._enter(context)
+
+    def _check_ready_branches(self, count: int, language: str) -> None:
+        field = "ready_branches"
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MOST_BRANCHES:
+            raise InvalidArgumentError(field, f"must be 0 to {MOST_BRANCHES}, not {count!r}")
+        if count and not self._languages[language].can_branch:
+            raise InvalidArgumentError(field, f"{language} contexts cannot be branched")
+
+    def _leave_places(self, context_id: str, language: str, ready_branches: int) -> None:
+        for place in (context_id, *_places_ahead(context_id, ready_branches)):
+            self._pools[language].leave(place, language)
 
     def _enter(self, context: Context) -> Context:
         self._contexts[context.id] = context
@@ -148,13 +179,13 @@ class Contexts:
         context.on_fork = self._fork
         return context
 
-    async def _fork(self, interpreter: Interpreter, parent: Context, count: int) -> Branches:
+    async def _fork(self, parent: Context, count: int) -> Branches:
         pool = self._pools[parent.language]
         ids = [str(uuid.uuid4()) for _ in range(count)]
         try:
             for context_id in ids:
                 await pool.take_place(context_id, parent.language)
-            copies = await interpreter.fork(count)
+            copies = await parent.copy(count)
         except BaseException:
             for context_id in ids:
                 pool.leave(context_id, parent.language)
@@ -166,7 +197,8 @@ class Contexts:
 
     def _forget(self, context: Context) -> None:
         self._contexts.pop(context.id, None)
-        self._pools[context.language].leave(context.id, context.language)
+        ready_branches = 0 if context.ahead is None else context.ahead.count
+        self._leave_places(context.id, context.language, ready_branches)
 
     async def _open(self, wanted: Wanted) -> Interpreter:
         pool = self._pools[wanted.language]
@@ -266,3 +298,8 @@ class Contexts:
             await pool.aclose()
         for context in self.list():
             await context.aclose()
+
+
+def _places_ahead(context_id: str, ready_branches: int) -> list[str]:
+    """Who takes the places of the branches that a context has made ahead."""
+    return [f"{context_id} {number}" for number in range(ready_branches)]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from sandbox_runtime import jail as jails
 from sandbox_runtime.errors import SandboxClosedError, SandboxLostError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sandbox_runtime.jail import Jail
 
 
@@ -36,6 +39,22 @@ class SharedJail:
     def others(self, pid: int) -> list[int]:
         """The interpreters besides this one."""
         return sorted(self._living - {pid})
+
+    async def end(self, pids: Sequence[int]) -> None:
+        """Ends processes and what they started, and nothing else; none is alive afterwards.
+
+        Args:
+            pids: Interpreters that were entered and forgotten, of which nobody has had any.
+        """
+        if not self._living:  # the last one has left since
+            await self.jail.aclose()
+            return
+        with contextlib.suppress(SandboxLostError, SandboxClosedError):
+            await self.jail.sweep(
+                spare=(), keep=(), since_ticks=jails.FOR_EVER, trees=sorted(self._living), ends=pids
+            )
+            for pid in pids:
+                self.jail.disown(pid)
 
     async def leave(self, pid: int) -> None:
         """Ends an interpreter and what it started; nothing of it is alive when this returns.

@@ -11,21 +11,34 @@ from sandbox_runtime.wire.shape import Env, Message, Milliseconds, OwnMessage, T
 
 
 class CreateContext(Message, frozen=True, kw_only=True):
-    """Make a context."""
+    """Make a context.
+
+    Attributes:
+        language: What it speaks.
+        cwd: Where it starts.
+        env_vars: Variables besides the usual ones.
+        ready_branches: How many branches to make ahead, whenever a run has ended.
+    """
 
     language: str = "python"
     cwd: str | None = None
     env_vars: Env | None = msgspec.field(name="env_vars", default=None)
+    ready_branches: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
 
 
 class ContextInfo(Message, frozen=True, kw_only=True):
-    """What a context is."""
+    """What a context is.
+
+    Attributes:
+        ready_branches: How many branches wait at present, if any are made ahead.
+    """
 
     id: str
     language: str
     cwd: str
     created_at: str
     last_used: str
+    ready_branches: int | UnsetType = UNSET
 
 
 class ContextCreated(Message, frozen=True, kw_only=True):

@@ -186,6 +186,25 @@ def test_branches_count_as_contexts(api: Client) -> None:
     assert len(api.post(f"/api/contexts/{one}/fork", {"count": 1}).json["contexts"]) == 1
 
 
+def test_branches_that_are_made_ahead_count_as_contexts(api: Client) -> None:
+    """As many as are wanted, whether they are there or not; the context says how many are."""
+    there = api.get("/api/interpreter/health").json["contexts"]
+    reply = api.post("/api/contexts", {"readyBranches": 64})
+    assert reply.status == 429
+    assert "ready branches counted" in reply.json["error"]
+    assert api.post("/api/contexts", {"readyBranches": 65}).status == 400
+    assert api.get("/api/interpreter/health").json["contexts"] == there
+    made = api.post("/api/contexts", {"readyBranches": 1}).json["id"]
+    run(api, made, "x = 7")
+    ready = None
+    while ready != 1:
+        listed = api.get("/api/contexts").json["contexts"]
+        ready = next(one["readyBranches"] for one in listed if one["id"] == made)
+    (branch,) = api.post(f"/api/contexts/{made}/fork", {}).json["contexts"]
+    assert "readyBranches" not in branch
+    assert run(api, branch["id"], "x + 1")[0]["text"] == "8"
+
+
 def test_a_line_is_one_event_and_text_without_its_end_comes_all_the_same(
     api: Client, python: str
 ) -> None:

@@ -243,10 +243,26 @@ class AsyncSandbox:
         *,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
+        ready_branches: int = 0,
     ) -> AsyncContext:
-        """A fresh interpreter, warmed and in a jail of its own."""
+        """A fresh interpreter, warmed and in a jail of its own.
+
+        Args:
+            language: What it speaks.
+            cwd: Where it starts; `/workspace` by default.
+            env: Variables besides the usual ones.
+            ready_branches: How many branches to make ahead, 0 to 64, whenever a run has ended, so
+                that `AsyncContext.fork` need not make them; each counts as a context.
+
+        Raises:
+            BusyError: There are as many contexts as there may be.
+            InvalidRequestError: An argument cannot mean anything.
+        """
         body = code_wire.CreateContext(
-            language=language, cwd=cwd, env_vars=dict(env) if env else None
+            language=language,
+            cwd=cwd,
+            env_vars=dict(env) if env else None,
+            ready_branches=ready_branches,
         )
         path = f"{self._prefix}/api/contexts"
         made = await self._transport.call("POST", path, code_wire.ContextCreated, body=body)

@@ -52,9 +52,10 @@ def _opening(call: Call, count: int) -> Iterator[None]:
         BusyError: No descriptors are left for them.
     """
     most = call.host.settings.most_contexts
-    there = len(call.sandbox.sandbox.contexts.list()) + call.sandbox.contexts_opening
+    contexts = call.sandbox.sandbox.contexts
+    there = len(contexts.list()) + contexts.branches_ahead + call.sandbox.contexts_opening
     if there + count > most:
-        had = f"The sandbox has {there} contexts and may have {most}"
+        had = f"The sandbox has {there} contexts, ready branches counted, and may have {most}"
         reason = f"The sandbox has {most} contexts already" if there >= most else had
         raise TooManyError(reason, remedy="Delete one")
     check_descriptors()
@@ -68,8 +69,13 @@ def _opening(call: Call, count: int) -> Iterator[None]:
 async def create(call: Call, body: wire.CreateContext) -> wire.ContextCreated:
     contexts = call.sandbox.sandbox.contexts
     language = known_language(body.language, contexts.languages)
-    with _opening(call, 1):
-        context = await contexts.create(language, cwd=body.cwd, env=given_env(body.env_vars))
+    with _opening(call, 1 + body.ready_branches):
+        context = await contexts.create(
+            language,
+            cwd=body.cwd,
+            env=given_env(body.env_vars),
+            ready_branches=body.ready_branches,
+        )
     return wire.ContextCreated(
         id=context.id,
         context_id=context.id,
@@ -88,6 +94,7 @@ def _info(context: Context) -> wire.ContextInfo:
         cwd=_cwd(context),
         created_at=iso_moment(context.created_s),
         last_used=iso_moment(context.used_s),
+        ready_branches=UNSET if context.ahead is None else context.ready_branches,
     )
 
 

@@ -1,0 +1,283 @@
+"""Branches that are made ahead: handed out at once, while they hold their context's state."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from sandbox_runtime import (
+    BranchRefusedError,
+    Context,
+    InvalidArgumentError,
+    PoolFullError,
+    PoolSize,
+    Runtime,
+    Sandbox,
+    open_sandbox,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+PROCESSES = """
+import os
+def processes():
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with open(f"/proc/{pid}/stat") as stat:
+            if pid != "1" and stat.read().rsplit(")")[1].split()[0] not in "ZX":
+                found.append(int(pid))
+    return sorted(found)
+"""
+
+
+@pytest.fixture
+async def sandbox(runtime: Runtime) -> AsyncIterator[Sandbox]:
+    """A sandbox with nothing made ahead."""
+    async with open_sandbox(runtime=runtime, python_pool=0) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+async def context(sandbox: Sandbox) -> Context:
+    """A context that makes two branches ahead; it has imported nothing large."""
+    return await sandbox.contexts.create(preload="bare", ready_branches=2)
+
+
+async def text(context: Context, code: str) -> str | None:
+    """What a cell says."""
+    execution = await context.run(code, deadline_s=30)
+    assert execution.ended == "ok", execution.error
+    return execution.text
+
+
+def pids_ahead(context: Context) -> list[int]:
+    """The numbers of those that wait, in the jail."""
+    assert context.ahead is not None
+    return [branch.pid for branch in context.ahead._ready]
+
+
+async def test_they_are_made_when_a_run_has_ended(context: Context) -> None:
+    """As many as were asked for, and again when some were handed out; a first run makes them."""
+    assert context.ready_branches == 0
+    await context.run("x = ['first']")
+    await context.wait_ready_branches()
+    assert context.ready_branches == 2
+    waiting = pids_ahead(context)
+    (branch,) = await context.fork()
+    assert branch._interpreter.pid == waiting[0]
+    assert await text(branch, "x") == "['first']"
+    assert branch.ready_branches == 0
+    await context.wait_ready_branches()
+    assert context.ready_branches == 2
+    assert pids_ahead(context)[0] == waiting[1]
+
+
+async def test_the_rest_is_made_on_demand(sandbox: Sandbox, context: Context) -> None:
+    """Each with a state of its own, all of them contexts like others."""
+    await context.run("x = []")
+    await context.wait_ready_branches()
+    waiting = pids_ahead(context)
+    branches = await context.fork(4)
+    assert [branch._interpreter.pid for branch in branches][:2] == waiting
+    for number, branch in enumerate(branches):
+        await branch.run(f"x.append({number})")
+    assert [await text(one, "x") for one in branches] == ["[0]", "[1]", "[2]", "[3]"]
+    assert await text(context, "x") == "[]"
+    assert sandbox.contexts.list() == [context, *branches]
+
+
+async def test_a_run_makes_them_stale(context: Context) -> None:
+    """Also one that only fails; they are ended, and what is handed out holds the newer state."""
+    await context.run(PROCESSES + "x = 1")
+    await context.wait_ready_branches()
+    stale = pids_ahead(context)
+    execution = await context.run("x = 2\n1 / 0")
+    assert execution.error is not None
+    (early,) = await context.fork()
+    assert await text(early, "x") == "2"
+    await context.wait_ready_branches()
+    fresh = pids_ahead(context)
+    assert not set(stale) & {*fresh, early._interpreter.pid}
+    (branch,) = await context.fork()
+    assert await text(branch, "x") == "2"
+    assert not set(stale) & set(json.loads(str(await text(branch, "processes()"))))
+
+
+async def test_none_is_handed_out_while_a_run_goes_on(context: Context) -> None:
+    """Who asks meanwhile waits for its end, and gets the state after it."""
+    await context.run("x = 1")
+    await context.wait_ready_branches()
+    begun = trio.Event()
+
+    async def run() -> None:
+        await context.run(
+            "x = 2\nprint('begun')\nopen('/tmp/go').read()\nx = 3",
+            on_stdout=lambda _: begun.set(),
+        )
+
+    await context.run("import os\nos.mkfifo('/tmp/go')")
+    await context.wait_ready_branches()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await begun.wait()
+        assert context.ready_branches == 0
+        branches: list[Context] = []
+
+        async def fork() -> None:
+            branches.extend(await context.fork())
+
+        nursery.start_soon(fork)
+        await trio.testing.wait_all_tasks_blocked()
+        assert branches == []
+        context.interrupt()
+    assert await text(branches[0], "x") == "2"
+
+
+async def test_an_interrupted_run_and_a_restart_make_them_stale(context: Context) -> None:
+    """What is ready afterwards is a copy of what is there then."""
+    await context.run("x = 1")
+    await context.wait_ready_branches()
+    execution = await context.run("x = 2\nwhile True: pass", deadline_s=0.2)
+    assert execution.state_survived
+    await context.wait_ready_branches()
+    (branch,) = await context.fork()
+    assert await text(branch, "x") == "2"
+    await context.wait_ready_branches()
+    await context.restart()
+    assert context.ready_branches == 0
+    (branch,) = await context.fork()
+    assert await text(branch, "'x' in globals()") == "False"
+
+
+async def test_their_end_leaves_everybody_else_alone(context: Context) -> None:
+    """Daemons, which have no parent any more, and what the running code has just started."""
+    await context.run(
+        PROCESSES + "import subprocess, time\n"
+        "def daemon():\n"
+        "    made = 'sleep 1000 >/dev/null 2>&1 & echo $!'\n"
+        "    return int(subprocess.run(['sh', '-c', made], stdout=-1).stdout)\n"
+        "first = daemon()"
+    )
+    await context.wait_ready_branches()
+    stale = pids_ahead(context)
+    await context.run(
+        f"second = daemon()\nwhile set({stale}) & set(processes()): time.sleep(0.005)",
+        deadline_s=20,
+    )
+    assert await text(context, "{first, second} <= set(processes())") == "True"
+
+
+async def test_nothing_is_left_of_them_when_their_context_is_deleted(
+    sandbox: Sandbox, context: Context
+) -> None:
+    """While a branch goes on in the same jail, with its own children."""
+    await context.run(PROCESSES + "import subprocess")
+    await context.wait_ready_branches()
+    (branch,) = await context.fork()
+    await context.wait_ready_branches()
+    stale = pids_ahead(context)
+    await branch.run("child = subprocess.Popen(['sleep', '1000'])")
+    await context.aclose()
+    left = json.loads(str(await text(branch, "processes()")))
+    assert not set(stale) & set(left)
+    assert left == [branch._interpreter.pid, int(str(await text(branch, "child.pid")))]
+    jail = branch._interpreter._jail
+    await branch.aclose()
+    assert not jail.alive
+    assert sandbox.contexts.pool("python").lent == 0
+
+
+async def test_a_context_that_is_deleted_while_they_are_made_leaves_nothing(
+    sandbox: Sandbox,
+) -> None:
+    """At whatever moment of their making; the jail ends with them."""
+    for delay_s in (0, 0.008, 0.012, 0.014, 0.016, 0.02):
+        context = await sandbox.contexts.create(preload="bare", ready_branches=3)
+        await context.run("x = 1")
+        await trio.sleep(delay_s)  # a moment of their making, not something that is waited for
+        jail = context._interpreter._jail
+        await context.aclose()
+        assert not jail.alive
+        assert context.ready_branches == 0
+    assert sandbox.contexts.pool("python").lent == 0
+
+
+async def test_one_that_has_died_is_not_handed_out(context: Context) -> None:
+    """Its origin may end it, by a signal; another one is made."""
+    await context.run("x = 1\nimport os, signal")
+    await context.wait_ready_branches()
+    first, second = pids_ahead(context)
+    assert context.ahead is not None
+    branches = list(context.ahead._ready)
+    await branches[0]._jail.signal(first, 9)
+    with trio.fail_after(5):
+        while branches[0].look():
+            await trio.lowlevel.wait_readable(branches[0].fileno())
+    (branch,) = await context.fork()
+    assert branch._interpreter.pid == second
+    assert await text(branch, "x") == "1"
+
+
+async def test_a_state_that_cannot_be_copied_has_none_ready(context: Context) -> None:
+    """Nothing ends for that; `fork` names what is in the way, and when it is gone they come."""
+    await context.run(
+        PROCESSES + "import subprocess, threading\n"
+        "made = 'sleep 1000 >/dev/null 2>&1 & echo $!'\n"
+        "daemon = int(subprocess.run(['sh', '-c', made], stdout=-1).stdout)\n"
+        "stop = threading.Event()\n"
+        "thread = threading.Thread(target=stop.wait, name='the watcher'); thread.start()"
+    )
+    await context.wait_ready_branches()
+    assert context.ready_branches == 0
+    with pytest.raises(BranchRefusedError, match="the watcher"):
+        await context.fork()
+    await context.run("stop.set(); thread.join()")
+    await context.wait_ready_branches()
+    assert context.ready_branches == 2
+    assert await text(context, "daemon in processes()") == "True"
+
+
+async def test_random_numbers_differ_between_them(sandbox: Sandbox) -> None:
+    """As between branches that are made on demand, and from their origin."""
+    context = await sandbox.contexts.create(ready_branches=2)
+    await context.run("import random, secrets, uuid\nimport numpy as np")
+    await context.wait_ready_branches()
+    all_of_them = [context, *await context.fork(3)]
+    for draw in ("random.random()", "np.random.rand()", "uuid.uuid4()"):
+        assert len({await text(one, draw) for one in all_of_them}) == 4, draw
+
+
+async def test_each_takes_a_place_of_the_pool(runtime: Runtime) -> None:
+    """Whether it is there at the moment or not; the places come back with the context's end."""
+    sizes = {"python": PoolSize(min=0, max=4, wait_s=0.1)}
+    async with open_sandbox(runtime=runtime, pools=sizes) as small:
+        with pytest.raises(PoolFullError):
+            await small.contexts.create(preload="bare", ready_branches=4)
+        assert small.contexts.pool("python").lent == 0
+        context = await small.contexts.create(preload="bare", ready_branches=2)
+        assert small.contexts.pool("python").lent == 3
+        assert small.contexts.branches_ahead == 2
+        await context.run("1")
+        await context.wait_ready_branches()
+        await context.fork()
+        with pytest.raises(PoolFullError):
+            await context.fork()
+        await context.aclose()
+        assert small.contexts.pool("python").lent == 1
+
+
+async def test_mistakes_are_told(sandbox: Sandbox) -> None:
+    """Numbers that cannot be, and languages that have no branches."""
+    for count in (-1, 65, True, "2", math.nan):
+        with pytest.raises(InvalidArgumentError, match="ready_branches"):
+            await sandbox.contexts.create(ready_branches=count)  # type: ignore[arg-type]
+    if "javascript" in sandbox.contexts.languages:
+        with pytest.raises(InvalidArgumentError, match="cannot be branched"):
+            await sandbox.contexts.create("javascript", ready_branches=1)
+    assert sandbox.contexts.list() == []
