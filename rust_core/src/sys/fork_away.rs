@@ -107,8 +107,8 @@ fn fork_by_middleman() -> io::Result<i32> {
         // SAFETY: as above.
         0 => match check(unsafe { libc::fork() }) {
             Ok(0) => Ok(0),
-            Ok(_) => exit_now(0),
-            Err(e) => exit_now(e.raw_os_error().unwrap_or(libc::EAGAIN)),
+            Ok(_) => super::exit_now(0),
+            Err(e) => super::exit_now(e.raw_os_error().unwrap_or(libc::EAGAIN)),
         },
         middleman => Ok(middleman),
     }
