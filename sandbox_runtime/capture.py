@@ -16,6 +16,7 @@ import array
 import contextlib
 import fcntl
 import inspect
+import itertools
 import os
 import select
 import termios
@@ -44,6 +45,9 @@ _CHUNK_BYTES = 256 * 1024
 _BIG_PIPE_BYTES = 1024 * 1024
 _ANSWER_BYTES = 64  # of a shell, which has 56; one that fills them is none
 _READS_BETWEEN_CHECKPOINTS = 16
+_LOOKS_BETWEEN_WAITS = 16
+
+_looks = itertools.count()
 
 
 class Stream:
@@ -312,7 +316,7 @@ class Capture:
     @property
     def calls_back(self) -> bool:
         """Whether somebody is to hear each piece."""
-        return any(stream.calls_back for stream in self.streams)
+        return self.stdout.calls_back or self.stderr.calls_back
 
     @property
     def at_end(self) -> bool:
@@ -345,13 +349,13 @@ class Capture:
 
     def close_write_ends(self) -> None:
         """Once the command holds them."""
-        for stream in self.streams:
-            stream.close_write_end()
+        self.stdout.close_write_end()
+        self.stderr.close_write_end()
 
     def close(self) -> None:
         """Closes everything."""
-        for stream in self.streams:
-            stream.close()
+        self.stdout.close()
+        self.stderr.close()
 
     async def first_look(
         self, command: Command, epoll: select.epoll, most_bytes: int
@@ -373,8 +377,13 @@ class Capture:
         found = None
         try:
             if not self._given_up:
-                await self._wait_for(epoll)
-                found = command.collect(most_bytes)
+                # Whoever was woken on this processor may have run in this process's place and be
+                # done by now. Every so often it waits all the same, so that other tasks run.
+                if next(_looks) % _LOOKS_BETWEEN_WAITS:
+                    found = command.collect(most_bytes)
+                if found is None:
+                    await self._wait_for(epoll)
+                    found = command.collect(most_bytes)
         finally:
             if found is None or not (found[2] and found[4]):
                 self.adopt(command)

@@ -1,16 +1,14 @@
 """Servers of the wire, ours and others, measured through one plain HTTP client.
 
-The client is `http.client` on a kept connection, the same for every server, so what it costs
-is on both sides of a ratio.
+The client is a kept connection (`wire_http.py`), the same for every server, so what it costs is on
+both sides of a ratio.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import time
-import urllib.parse
 import uuid
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,7 @@ import trio
 from sandbox_runtime.bench.rounds import Candidate
 from sandbox_runtime.bench.spawned import PeerFailedError
 from sandbox_runtime.bench.wire_crowds import Crowds
+from sandbox_runtime.bench.wire_http import Connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -35,11 +34,7 @@ class WireClient:
     """One kept connection to a server of the wire; blocking, as only one is measured at a time."""
 
     def __init__(self, url: str) -> None:
-        parts = urllib.parse.urlsplit(url)
-        self._prefix = parts.path.rstrip("/")
-        self._connection = http.client.HTTPConnection(
-            parts.hostname or "127.0.0.1", parts.port or 80, timeout=_TIMEOUT_S
-        )
+        self._connection = Connection(url, _TIMEOUT_S)
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         """A request and its whole answer, decoded if it is JSON."""
@@ -48,14 +43,11 @@ class WireClient:
 
     def raw(self, method: str, path: str, body: object = None) -> tuple[bytes, str]:
         """A request, its whole answer, and the answer's content type."""
-        payload = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
-        self._connection.request(method, self._prefix + path, payload, headers)
-        with self._connection.getresponse() as response:
-            raw = response.read()
-            if response.status not in {200, 201}:
-                raise PeerFailedError(f"{method} {path}: {response.status} {raw[:200]!r}")
-            return raw, response.headers.get("Content-Type", "")
+        self._connection.ask(method, path, None if body is None else json.dumps(body).encode())
+        head, raw = self._connection.answer()
+        if head.status not in {200, 201}:
+            raise PeerFailedError(f"{method} {path}: {head.status} {raw[:200]!r}")
+        return raw, head.kind
 
     def first_event(self, path: str, body: object, mark: bytes) -> re.Match[bytes]:
         """Sends a request, waits until the answer's stream has this pattern in it, and hangs up.
@@ -64,17 +56,13 @@ class WireClient:
             What matched.
         """
         payload = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
-        method = "GET" if body is None else "POST"
-        self._connection.request(method, self._prefix + path, payload, headers)
-        response = self._connection.getresponse()
+        self._connection.ask("GET" if body is None else "POST", path, payload)
         seen = b""
-        while (found := re.search(mark, seen)) is None:
-            piece = response.read1(65536)
-            if not piece:
-                raise PeerFailedError(f"{path}: ended without {mark!r}: {seen[-200:]!r}")
+        for piece in self._connection.pieces(self._connection.head()):
             seen += piece
-        return found
+            if (found := re.search(mark, seen)) is not None:
+                return found
+        raise PeerFailedError(f"{path}: ended without {mark!r}: {seen[-200:]!r}")
 
     def finish(self) -> None:
         """Reads what is left of an answer by closing; the next request connects anew."""

@@ -6,14 +6,13 @@ so that the client is the same small part of every server's time.
 
 from __future__ import annotations
 
-import http.client
 import json
-import urllib.parse
 from abc import ABC, abstractmethod
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from sandbox_runtime.bench.spawned import PeerFailedError
+from sandbox_runtime.bench.wire_http import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from sandbox_runtime.bench.wire import WireClient
 
 _TIMEOUT_S = 50.0
-_HEADERS = {"Content-Type": "application/json", "Accept": "text/event-stream"}
 
 
 class Crowd:
@@ -34,27 +32,19 @@ class Crowd:
     """
 
     def __init__(self, url: str, count: int) -> None:
-        parts = urllib.parse.urlsplit(url)
-        self._prefix = parts.path.rstrip("/")
-        self._connections = [
-            http.client.HTTPConnection(
-                parts.hostname or "127.0.0.1", parts.port or 80, timeout=_TIMEOUT_S
-            )
-            for _ in range(count)
-        ]
+        self._connections = [Connection(url, _TIMEOUT_S) for _ in range(count)]
 
     def ask(self, method: str, path: str, bodies: Sequence[object]) -> list[bytes]:
         """One request on each connection, all before the first answer is read; all the answers."""
         asking = self._connections[: len(bodies)]
         for connection, body in zip(asking, bodies, strict=True):
-            connection.request(method, self._prefix + path, json.dumps(body).encode(), _HEADERS)
+            connection.ask(method, path, json.dumps(body).encode())
         answers = []
         for connection in asking:
-            with connection.getresponse() as response:
-                raw = response.read()
-                if response.status != 200:
-                    raise PeerFailedError(f"{method} {path}: {response.status} {raw[:200]!r}")
-                answers.append(raw)
+            head, raw = connection.answer()
+            if head.status != 200:
+                raise PeerFailedError(f"{method} {path}: {head.status} {raw[:200]!r}")
+            answers.append(raw)
         return answers
 
     def close(self) -> None:
