@@ -12,6 +12,7 @@ __all__ = [
     "enter_jail",
     "fork_away",
     "node_addon",
+    "plain_words",
     "quote_word",
     "read_children",
     "reserve_arenas",
@@ -116,3 +117,6 @@ def separate_branch() -> None:
 
 def quote_word(word: bytes) -> bytes:
     """Escape one word for a POSIX shell; `ValueError` for a NUL."""
+
+def plain_words(text: bytes) -> list[bytes] | None:
+    """The program and its arguments that shell text consists of; None if it is anything else."""

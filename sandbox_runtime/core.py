@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import socket
 
 quote_word = _core.quote_word
+plain_words = _core.plain_words
 shell_builtin = _core.shell_builtin
 node_addon = _core.node_addon
 read_children = _core.read_children

@@ -1,8 +1,9 @@
 """Shell text that names one program and its words, which a shell would only become.
 
 `bash -c 'python3 app.py'` starts, sees that there is nothing else to do, and executes the program
-in its own place; that takes a millisecond. Such text is taken apart here by the rules of quoting
-that need no shell. What is anything else to a shell, or might be, is left to it.
+in its own place; that takes a millisecond. Which text that is, by the rules of quoting that need no
+shell, stands in `rust_core/src/plain.rs`; here, what a shell that starts might make of it. What is
+anything else to a shell, or might be, is left to it.
 """
 
 from __future__ import annotations
@@ -10,16 +11,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from sandbox_runtime import core
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-_LONGEST_BYTES = 8192
-
-_PROGRAM = rb"[A-Za-z0-9_./][A-Za-z0-9_./+-]*"
-_WORD = rb"""(?:[A-Za-z0-9_./+,:=@%-]|'[^']*'|"[^"$`\\]*")+"""
-_PLAIN = re.compile(rb"[ \t]*" + _PROGRAM + rb"(?:[ \t]+" + _WORD + rb")*[ \t\n]*")
-_EACH = re.compile(_WORD)
-_QUOTED = re.compile(rb"""'([^']*)'|"([^"]*)\"""")
 
 # Builtins and reserved words of bash that could stand where the name of a program does.
 _OF_THE_SHELL = frozenset(
@@ -52,17 +47,14 @@ def plain_words(text: bytes, env: Mapping[str, str]) -> tuple[bytes, ...] | None
     Returns:
         None if the shell has anything to do, or might have.
     """
-    if len(text) > _LONGEST_BYTES or not _PLAIN.fullmatch(text):
+    words = core.plain_words(text)
+    if words is None or words[0] in _OF_THE_SHELL:
         return None
     if any(map(_READ_BY_SHELLS.fullmatch, env)):
         return None
     if not all(directory.startswith("/") for directory in env.get("PATH", "").split(":")):
         return None  # a shell may look elsewhere, and expands `~` there
-    words = tuple(
-        _QUOTED.sub(lambda quoted: quoted[1] or quoted[2] or b"", word)
-        for word in _EACH.findall(text)
-    )
-    return None if words[0] in _OF_THE_SHELL else words
+    return tuple(words)
 
 
 def shell_variables(cwd: str) -> dict[str, str]:

@@ -9,7 +9,8 @@
 //!   are one kernel feature each.
 //! - [`zygote`] is the loop of what is forked for each Python context.
 //! - [`spec`] is what is said over the sockets, [`channel`] how; [`error`] what can go wrong.
-//! - [`command`] is the control process's side of a session's command; [`quote`] escapes for a shell.
+//! - [`command`] is the control process's side of a session's command; [`quote`] escapes for a shell,
+//!   [`plain`] reads what needs none.
 //! - `sys` is the only place with `unsafe`, `python` the only one that knows Python.
 
 #[allow(unsafe_code, reason = "the one module of system calls; each block says why it is sound")]
@@ -29,6 +30,7 @@ pub mod keeper;
 pub mod landlock;
 pub mod launcher;
 pub mod mounts;
+pub mod plain;
 pub mod probe;
 pub mod quote;
 pub mod rlimits;

@@ -15,7 +15,7 @@ use pyo3::types::PyBytes;
 use crate::command::{Collected, Command, Shell};
 use crate::error::Failure;
 use crate::spec::EnterPlan;
-use crate::{channel, contain, quote, sys, zygote};
+use crate::{channel, contain, plain, quote, sys, zygote};
 
 /// The supervisor, built with this extension (see `build.rs`).
 static SUPERVISOR: &[u8] = include_bytes!(env!("SANDBOX_SUPERVISOR"));
@@ -220,6 +220,13 @@ fn quote_word<'py>(py: Python<'py>, word: &[u8]) -> PyResult<Bound<'py, PyBytes>
     Ok(PyBytes::new(py, &quoted))
 }
 
+/// The program and its arguments that shell text consists of; `None` if it is anything else.
+#[pyfunction]
+fn plain_words<'py>(py: Python<'py>, text: &[u8]) -> Option<Vec<Bound<'py, PyBytes>>> {
+    let words = plain::words(text)?;
+    Some(words.iter().map(|word| PyBytes::new(py, &word.bytes)).collect())
+}
+
 fn borrow<'a>(fd: i32) -> PyResult<BorrowedFd<'a>> {
     sys::borrow(fd).ok_or_else(|| PyValueError::new_err(format!("{fd} is no open descriptor")))
 }
@@ -243,5 +250,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(fork_away, module)?)?;
     module.add_function(wrap_pyfunction!(separate_branch, module)?)?;
     module.add_function(wrap_pyfunction!(quote_word, module)?)?;
+    module.add_function(wrap_pyfunction!(plain_words, module)?)?;
     module.add("version", env!("CARGO_PKG_VERSION"))
 }

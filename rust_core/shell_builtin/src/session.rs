@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::frame::{self, Action, End, Header, NotRun, Request};
+use crate::plain;
 use crate::sys::{self, Mode, Usage};
 
 /// The command that runs. It outlives the jump of a break.
@@ -169,6 +170,7 @@ fn prepare_text(seq: u64, request: &Request, text: &[u8], pipes: [OwnedFd; 3]) -
         }
     }
     sys::store_text(text);
+    sys::expect_program(plain::words(text));
     *lock(&PENDING) = Some(Pending { seq, before, way_back });
     Step::RunText
 }

@@ -4,6 +4,8 @@
 //! the same from 4.4 to 5.3. The shell has one thread, so its globals are touched by that thread and
 //! by the handler of the break, which only writes flags.
 
+mod jump_table;
+mod plain_program;
 mod spawn;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -15,6 +17,7 @@ use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
+pub(crate) use plain_program::expect as expect_program;
 use spawn::spawn;
 
 /// The shell's own descriptors live from here up, out of the way of scripts.
@@ -559,6 +562,7 @@ pub(crate) fn run_stored_text() -> c_int {
     // SAFETY: the callback has the type that bash calls.
     unsafe { add_unwind_protect(on_unwind, null_mut()) };
     push_assignments();
+    plain_program::arm();
     let level = get_int(&raw const indirection_level);
     set_int(&raw mut indirection_level, 0); // `set -x` shows one `+`, as for `bash -c`
     BREAK.store(false, Relaxed);
@@ -636,6 +640,7 @@ extern "C" fn pop_scope_on_unwind(argument: *mut c_char) {
 /// After text: its status is `$?`, its scope is gone, its output is written.
 pub(crate) fn settle(status: c_int) {
     BREAK.store(false, Relaxed);
+    plain_program::disarm();
     set_int(&raw mut interrupt_state, 0);
     set_last_status(status);
     if SCOPE_IS_PUSHED.swap(false, Relaxed) {
@@ -886,11 +891,11 @@ pub(crate) fn run_program(
     // All of them: a handler of bash's must not run in the child, which shares its memory.
     let mask = change_mask(libc::SIG_SETMASK, &all_signals());
     set_mode(Mode::Program);
-    let mut spawned = spawn(program, &pointers, &environment, &pipes, &mask);
+    let mut spawned = spawn(program, &pointers, environment.as_ptr(), Some(&pipes), &mask);
     if spawned.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENOEXEC)) {
         let mut script = vec![c"bash".as_ptr(), program.as_ptr()];
         script.extend_from_slice(&pointers[1..]);
-        spawned = spawn(c"/proc/self/exe", &script, &environment, &pipes, &mask);
+        spawned = spawn(c"/proc/self/exe", &script, environment.as_ptr(), Some(&pipes), &mask);
     }
     let mut held = mask;
     // SAFETY: the set is ours.

@@ -21,27 +21,28 @@ struct Plan<'a> {
     program: &'a CStr,
     arguments: *const *const c_char,
     environment: *const *const c_char,
-    pipes: [c_int; 3],
+    pipes: Option<[c_int; 3]>,
     mask: &'a libc::sigset_t,
     errno: c_int,
 }
 
-/// Starts `program` with `pipes` as its 0, 1 and 2 and the signal mask `mask`; returns its pid.
+/// Starts `program` with `pipes` as its 0, 1 and 2, or with those of this process, and the signal
+/// mask `mask`; returns its pid.
 ///
 /// Every signal must be blocked: until it executes, the child runs in the memory of this process.
-/// `arguments` and `environment` end with NULL.
+/// `arguments` and `environment` are lists of strings that end with NULL.
 pub(super) fn spawn(
     program: &CStr,
     arguments: &[*const c_char],
-    environment: &[*const c_char],
-    pipes: &[OwnedFd; 3],
+    environment: *const *const c_char,
+    pipes: Option<&[OwnedFd; 3]>,
     mask: &libc::sigset_t,
 ) -> io::Result<c_int> {
     let mut plan = Plan {
         program,
         arguments: arguments.as_ptr(),
-        environment: environment.as_ptr(),
-        pipes: [0, 1, 2].map(|index| pipes[index].as_raw_fd()),
+        environment,
+        pipes: pipes.map(|pipes| [0, 1, 2].map(|index| pipes[index].as_raw_fd())),
         mask,
         errno: 0,
     };
@@ -79,7 +80,14 @@ extern "C" fn enter(argument: *mut c_void) -> c_int {
 
 fn prepare(plan: &Plan<'_>) -> io::Result<()> {
     reset_actions();
-    let mut pipes = plan.pipes;
+    if let Some(pipes) = plan.pipes {
+        put_pipes(pipes)?;
+    }
+    change_mask(libc::SIG_SETMASK, plan.mask);
+    Ok(())
+}
+
+fn put_pipes(mut pipes: [c_int; 3]) -> io::Result<()> {
     for pipe in pipes.iter_mut().filter(|pipe| **pipe < 3) {
         // A script had closed that number. It would be overwritten before it is copied.
         // SAFETY: no preconditions.
@@ -89,7 +97,6 @@ fn prepare(plan: &Plan<'_>) -> io::Result<()> {
         // SAFETY: no preconditions; what was open as `target` is meant to be replaced.
         check(unsafe { libc::dup2(pipe, target) })?;
     }
-    change_mask(libc::SIG_SETMASK, plan.mask);
     Ok(())
 }
 
