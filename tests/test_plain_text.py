@@ -269,8 +269,10 @@ async def test_a_program_is_seen_to_run_as_bash_runs_it(sandbox: Sandbox) -> Non
     assert await told_apart(sandbox, [Case(":", text) for text in texts]) == {}
 
 
-async def test_what_the_shell_holds_means_the_same(sandbox: Sandbox) -> None:
-    assert await told_apart(sandbox, [Case(state, "show 'a b'") for state in STATES]) == {}
+@pytest.mark.parametrize("part", range(3))
+async def test_what_the_shell_holds_means_the_same(sandbox: Sandbox, part: int) -> None:
+    states = STATES[part::3]
+    assert await told_apart(sandbox, [Case(state, "show 'a b'") for state in states]) == {}
 
 
 async def test_what_the_shell_holds_means_the_same_where_a_program_is_missing_or_fails(
@@ -309,11 +311,13 @@ async def test_what_a_command_is_given_arrives(sandbox: Sandbox) -> None:
     )
 
 
-PIECES = [*"'\" \tab=/.,:%@-$\\`*?[{~!#;<()^\n\x7fä", "'a b'", '"a b"', "''", "  "]
+PIECES = [*"'\" \tab=/.,:%@-$\\`*?[{~!#;)^\n\x7fä", "'a b'", '"a b"', "''", "  "]
 
 
-@settings(max_examples=8)
-@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), min_size=20))
+@settings(max_examples=5)
+@given(
+    st.lists(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), min_size=15, max_size=25)
+)
 def test_any_text_is_read_as_bash_reads_it(texts: list[str]) -> None:
     """Plain or not: a shell that has a trap, so that nothing is plain to it, reads the same."""
 
