@@ -12,6 +12,7 @@ __all__ = [
     "enter_jail",
     "fork_away",
     "node_addon",
+    "own_pages",
     "plain_words",
     "quote_word",
     "read_children",
@@ -22,6 +23,7 @@ __all__ = [
     "shell_builtin",
     "start_supervisor",
     "version",
+    "written_pages",
 ]
 
 version: str
@@ -93,6 +95,12 @@ def serve_forks(socket: int, own_pid_namespace: int) -> tuple[bytes, list[int]] 
 
 def reserve_arenas() -> tuple[int, int]:
     """Addresses of two functions for `PyObject_SetArenaAllocator`: arenas side by side."""
+
+def written_pages() -> bytes:
+    """The pages that this process, a fork, has for itself, for `own_pages`."""
+
+def own_pages(pages: bytes, until_readable: int, /) -> None:
+    """Takes pages for this process, a fork that waits, until there is something to read."""
 
 def seal_arenas() -> None:
     """From here on new arenas come from anywhere; room that nobody has taken is given back."""

@@ -60,6 +60,10 @@ def seal_arenas():
     pass
 
 
+def written_pages():
+    return b""
+
+
 def serve_forks(fd, own_pid_ns):
     sock = socket.socket(fileno=os.dup(fd))
     wakeup, writer = socket.socketpair()

@@ -185,6 +185,24 @@ fn seal_arenas() {
     sys::seal_arenas();
 }
 
+/// The pages that this process, a fork, has for itself, for `own_pages`.
+#[pyfunction]
+fn written_pages(py: Python<'_>) -> PyResult<Bound<'_, PyBytes>> {
+    let pages = sys::written_pages()?;
+    let words = pages.iter().flat_map(|(start, bytes)| [*start, *bytes]);
+    Ok(PyBytes::new(py, &words.flat_map(usize::to_ne_bytes).collect::<Vec<_>>()))
+}
+
+/// Takes pages for this process, a fork that waits, until there is something to read.
+#[pyfunction]
+fn own_pages(pages: &[u8], until_readable: i32) -> PyResult<()> {
+    const WORD_BYTES: usize = size_of::<usize>();
+    let word = |bytes: &[u8]| bytes.try_into().map_or(0, usize::from_ne_bytes);
+    let pairs = pages.chunks_exact(2 * WORD_BYTES).map(|pair| pair.split_at(WORD_BYTES));
+    let pages: Vec<_> = pairs.map(|(start, bytes)| (word(start), word(bytes))).collect();
+    Ok(sys::own_pages(&pages, borrow(until_readable)?)?)
+}
+
 /// Confines this process, a zygote's fresh fork, as a context: see `contain::enter`.
 #[pyfunction]
 fn enter_jail(plan: &[u8], fds: Vec<i32>, kept: i32) -> PyResult<()> {
@@ -246,6 +264,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(serve_forks, module)?)?;
     module.add_function(wrap_pyfunction!(reserve_arenas, module)?)?;
     module.add_function(wrap_pyfunction!(seal_arenas, module)?)?;
+    module.add_function(wrap_pyfunction!(written_pages, module)?)?;
+    module.add_function(wrap_pyfunction!(own_pages, module)?)?;
     module.add_function(wrap_pyfunction!(enter_jail, module)?)?;
     module.add_function(wrap_pyfunction!(fork_away, module)?)?;
     module.add_function(wrap_pyfunction!(separate_branch, module)?)?;

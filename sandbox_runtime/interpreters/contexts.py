@@ -243,7 +243,7 @@ class Context:
             # A branch that is begun is finished: to give up half of one would end others' orphans.
             interpreter = self._interpreter
             with trio.CancelScope(shield=True):
-                copies = await interpreter.begin_fork(1)
+                copies = await interpreter.begin_fork(1, ahead=True)
         with trio.CancelScope(shield=True):  # a run need not wait for this
             await interpreter.finish_fork(copies)
         return copies[0]

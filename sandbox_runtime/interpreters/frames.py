@@ -9,7 +9,7 @@ A frame is a 4-byte big-endian length, then that much JSON.
     ← {"type": "clear_output", "id", "wait"}
     ← {"type": "error", "id", "name", "value", "traceback"}
     ← {"type": "done", "id", "status", "execution_count", "usage"}       the last of a run
-    → {"type": "fork", "id"}, with a socket for each copy, on which that says `ready`
+    → {"type": "fork", "id", "ahead"}, with a socket for each copy, on which that says `ready`
     ← {"type": "forked", "id"}, or {"type": "refused", "id", "data"}, which names what is in the way
 """
 

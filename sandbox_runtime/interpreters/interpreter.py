@@ -185,8 +185,13 @@ class Interpreter:
         await self.finish_fork(copies)
         return copies
 
-    async def begin_fork(self, count: int) -> list[Interpreter]:
+    async def begin_fork(self, count: int, *, ahead: bool = False) -> list[Interpreter]:
         """Copies its live state; from then on it may be used, while `finish_fork` is awaited.
+
+        Args:
+            count: How many.
+            ahead: Whether nobody waits for the copies, so that they have time to get ready for a
+                first run.
 
         Raises:
             BranchRefusedError: Something in it cannot be copied; it is named.
@@ -199,7 +204,7 @@ class Interpreter:
         pairs: list[tuple[socket.socket, socket.socket]] = []
         copies: list[Interpreter] = []
         self._number += 1
-        message = {"type": "fork", "id": str(self._number)}
+        message = {"type": "fork", "id": str(self._number), "ahead": ahead}
         try:
             try:
                 for _ in range(count):

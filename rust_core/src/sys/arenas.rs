@@ -67,6 +67,12 @@ pub fn seal_arenas() {
     unmap(end, END.swap(end, Relaxed));
 }
 
+/// Whether an address is in the room, none of which is given back once the arenas are sealed.
+#[must_use]
+pub fn is_in_arenas(address: usize) -> bool {
+    (BASE.load(Relaxed)..END.load(Relaxed)).contains(&address)
+}
+
 /// Gives back a part of the room that nobody has taken or will take.
 fn unmap(start: usize, end: usize) {
     if start < end {

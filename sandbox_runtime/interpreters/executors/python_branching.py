@@ -32,12 +32,25 @@ def separate_branch() -> None:
     os.setsid()
 
 
+def own_pages(until_readable: int) -> None:
+    """Has the pages that a cell will write to before there is one; see `use_native`."""
+
+
+def expect_pages(pages: bytes) -> None:
+    """Takes note of the pages that a cell writes to."""
+    global _expected  # noqa: PLW0603 - known once, before any fork
+    _expected = pages
+
+
+_expected = b""
+
+
 def use_native(native: Any) -> None:
     """Takes from the native module what makes branches, if it has that.
 
     Its fork copies the page tables once instead of twice, and knows nothing of Python.
     """
-    global fork_away, separate_branch
+    global fork_away, separate_branch, own_pages
     if not hasattr(native, "fork_away"):
         return
     before, after_in_parent, after_in_child = (
@@ -56,7 +69,10 @@ def use_native(native: Any) -> None:
             (after_in_child if is_copy else after_in_parent)()
         return is_copy
 
-    fork_away, separate_branch = fork, native.separate_branch
+    def own(until_readable: int) -> None:
+        native.own_pages(_expected, until_readable)
+
+    fork_away, separate_branch, own_pages = fork, native.separate_branch, own
 
 
 def what_cannot_be_copied(own: set[int]) -> dict[str, list[str]]:

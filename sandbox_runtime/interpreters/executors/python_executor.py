@@ -29,7 +29,8 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import python_branching as branching
-from .python_branching import use_native as use_native  # noqa: PLC0414 - for the zygote
+from .python_branching import expect_pages as expect_pages  # noqa: PLC0414 - for the zygote
+from .python_branching import use_native as use_native  # noqa: PLC0414 - likewise
 from .python_cells import raised_in_cell
 from .python_displays import show_open_figures
 from .python_shell import (
@@ -202,6 +203,7 @@ class Executor:
         """Makes a copy of this process for each socket, unless something would not survive it."""
         tasks: list[str] = []
         own = {self._socket.fileno(), *fds}
+        ahead = bool(request.get("ahead"))
         if isinstance(runner := self._shell.loop_runner, LoopRunner):
             tasks = runner.unfinished()
             if not tasks:
@@ -216,7 +218,7 @@ class Executor:
         for fd in fds:
             try:
                 if branching.fork_away():
-                    self._become_branch(fd, fds)
+                    self._become_branch(fd, fds, ahead=ahead)
                     return
             except OSError as error:
                 answer = {"type": "failed", "reason": f"it cannot be copied: {error.strerror}"}
@@ -224,7 +226,7 @@ class Executor:
         _close(fds)
         self._socket.send({**answer, "id": request["id"]})
 
-    def _become_branch(self, own: int, fds: list[int]) -> None:
+    def _become_branch(self, own: int, fds: list[int], *, ahead: bool) -> None:
         """Goes on as a copy with a socket of its own; the fork has closed the old one."""
         try:
             _close([fd for fd in fds if fd != own])
@@ -232,6 +234,8 @@ class Executor:
             self._pid = _getpid()
             branching.separate_branch()
             refresh_process()
+            if ahead:
+                branching.own_pages(self._socket.fileno())
             self._socket.send({"type": "ready", "pid": self._pid})
         except BaseException as error:  # noqa: BLE001 - it must not go on as half a branch
             with contextlib.suppress(BaseException):
@@ -445,6 +449,18 @@ def rehearse(shell: Shell, cells: list[str]) -> None:
     Raises:
         RuntimeError: A cell failed that does not start with a comment saying it does.
     """
+    run_cells(shell, cells)
+    if isinstance(shell.loop_runner, LoopRunner):
+        shell.loop_runner.close()  # an event loop must not be shared by forked children
+    shell.restart()
+
+
+def run_cells(shell: Shell, cells: list[str]) -> None:
+    """Runs cells as a control process would.
+
+    Raises:
+        RuntimeError: As `rehearse`.
+    """
     for code in cells:
         ours, theirs = socket.socketpair()
         null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
@@ -457,6 +473,3 @@ def rehearse(shell: Shell, cells: list[str]) -> None:
             replies = stream.read()
         if (b'"status": "ok"' in replies) == code.startswith("# fails"):
             raise RuntimeError(f"the rehearsal of {code!r} went wrong: {replies[:2000]!r}")
-    if isinstance(shell.loop_runner, LoopRunner):
-        shell.loop_runner.close()  # an event loop must not be shared by forked children
-    shell.restart()

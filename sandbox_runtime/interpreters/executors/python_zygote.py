@@ -90,6 +90,12 @@ class Native(Protocol):
     def seal_arenas(self) -> None:
         """From here on new arenas come from anywhere."""
 
+    def written_pages(self) -> bytes:
+        """The pages that this process, a fork, has for itself."""
+
+    def own_pages(self, pages: bytes, until_readable: int, /) -> None:
+        """Takes pages for this process, a fork that waits, until there is something to read."""
+
     def serve_forks(self, sock: int, own_pid_ns: int, /) -> tuple[bytes, list[int]] | None:
         """Serves until the control process is gone; returns in each child with what is its."""
 
@@ -244,9 +250,26 @@ class Zygote:
         ctypes.CDLL(None).malloc_trim(0)
         gc.freeze()
         self._native.seal_arenas()
+        self._executor.expect_pages(self._find_pages())
         join_pages()
         version = ".".join(map(str, sys.version_info[:3]))
         self._send(op="ready", python=version, preloaded=preloaded, missing=missing)
+
+    def _find_pages(self) -> bytes:
+        """Which pages a cell writes to, found in a fork that runs one."""
+        pages, told = os.pipe()
+        if (pid := os.fork()) == 0:
+            try:
+                self._executor.run_cells(self._shell, ["1 + 1"])
+                with open(told, "wb") as stream:
+                    stream.write(self._native.written_pages())
+            finally:
+                os._exit(0)
+        os.close(told)
+        with open(pages, "rb") as stream:
+            found = stream.read()
+        os.waitpid(pid, 0)
+        return found
 
     def serve(self) -> None:
         """Forks and tells of ends until the control process closes its end."""
