@@ -44,6 +44,7 @@ CONTROL_FD = 3
 MAX_DATAGRAM_BYTES = 1 << 20
 HUGE_BYTES = 2 << 20
 MADV_COLLAPSE = 25
+MOST_REHEARSAL_S = 5
 
 SINGLE_THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
@@ -256,9 +257,10 @@ class Zygote:
         self._send(op="ready", python=version, preloaded=preloaded, missing=missing)
 
     def _find_pages(self) -> bytes:
-        """Which pages a cell writes to, found in a fork that runs one."""
+        """Which pages a cell writes to, found in a fork that runs one; none if it hangs."""
         pages, told = os.pipe()
         if (pid := os.fork()) == 0:
+            signal.alarm(MOST_REHEARSAL_S)
             try:
                 self._executor.run_cells(self._shell, ["1 + 1"])
                 with open(told, "wb") as stream:
