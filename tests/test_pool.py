@@ -237,6 +237,28 @@ async def test_nothing_is_made_ahead_while_code_runs(
     assert trio.current_time() - started_s == 1
 
 
+async def test_nothing_is_made_ahead_right_after_code_has_run(
+    maker: Maker,
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001 - it makes the time pass
+) -> None:
+    """Whoever runs one short cell after another is seldom busy, and is not disturbed either."""
+    rested_s = began_s = trio.current_time()
+    quiet = trio.Event()
+    quiet.set()
+    pool = make_pool(
+        maker, nursery, PoolSize(min=1), wait_quiet=quiet.wait, rested_s=lambda: rested_s
+    )
+    pool.refill()
+    for _ in range(20):
+        await trio.sleep(0.02)
+        rested_s = trio.current_time()
+    assert maker.tries == 0
+    await pool.wait_full()
+    assert pool.ready == 1
+    assert 0.02 < trio.current_time() - rested_s < trio.current_time() - began_s < 1
+
+
 async def test_who_asks_where_nothing_can_be_made_is_told_why_at_once(
     maker: Maker,
     nursery: trio.Nursery,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, get_args
@@ -43,6 +44,7 @@ class Context:
         name: What people call it, if anything.
         created_s: When it was made, in seconds since 1970.
         used_s: When it was made or its last run began, likewise.
+        rested_s: When its last run ended, on trio's clock.
         on_fork: Has its branches made and makes contexts of them.
         ahead: Its branches that are made ahead, if any are.
         on_closed: Called once nothing of it is left, for its owner to forget it.
@@ -70,6 +72,7 @@ class Context:
         self._idle = trio.Event()
         self._idle.set()
         self.created_s = self.used_s = time.time()
+        self.rested_s = -math.inf
         self.on_fork: Callable[[Context, int], Awaitable[list[Context]]]
         self.ahead: ReadyBranches | None = None
         self.on_closed: Callable[[Context], object] = lambda _: None
@@ -176,6 +179,7 @@ class Context:
                         code, capture, run, timeout_s, alarms=self.alarms, traceback=traceback
                     )
             finally:
+                self.rested_s = trio.current_time()
                 self._idle.set()
         finally:
             self._turn.release()

@@ -47,6 +47,7 @@ MOST_FORMATS = 1000
 """How many formats a result may have."""
 
 _LEAST_WEIGHT_BYTES = 1024
+_FEW_VALUES = _LEAST_WEIGHT_BYTES // BYTES_PER_VALUE
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
@@ -127,8 +128,11 @@ class FrameReader:
         Raises:
             ValueError: They are no frames.
         """
-        self._buffer += data
         frames: list[bytes] = []
+        if not self._buffer:
+            # Most often a few whole frames have come, which need no copy of all.
+            data = self._take_whole(data, frames)
+        self._buffer += data
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
             if length > LARGEST_FRAME_BYTES:
@@ -139,6 +143,19 @@ class FrameReader:
             frames.append(bytes(memoryview(self._buffer)[_LENGTH.size : end]))
             del self._buffer[:end]
         return frames
+
+    @staticmethod
+    def _take_whole(data: bytes, frames: list[bytes]) -> bytes:
+        """Adds the bodies of the whole frames at the beginning; returns what is left."""
+        start, size = 0, len(data)
+        while start + _LENGTH.size <= size:
+            body = start + _LENGTH.size
+            end = body + _LENGTH.unpack_from(data, start)[0]
+            if end > size:
+                break
+            frames.append(data[body:end])
+            start = end
+        return data[start:]
 
 
 def decode(body: bytes) -> Frame:
@@ -162,7 +179,10 @@ def read(body: bytes) -> tuple[Frame, int]:
         frame = _DECODER.decode(body)
         if frame.type == "done":  # each run has one, and nothing in it is large
             return frame, len(body)
-        return frame, _weigh(len(body), count_values(body))
+        values = most_values(body)  # of a short one that is all that has to be known
+        if values > _FEW_VALUES:
+            values = count_values(body)
+        return frame, _weigh(len(body), values)
     if count_strings(body) > MOST_VALUES:
         outline = _OUTLINE_DECODER.decode(body)
         told = msgspec.structs.asdict(outline) | {"capped": {"*/*": len(body)}}

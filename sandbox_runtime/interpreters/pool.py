@@ -5,7 +5,7 @@ languages that its interpreters can speak; each of these has places of its own. 
 decided by `plan`, which does nothing itself.
 
 Theory of operation. A claim takes what is ready and has another made in its place. That waits until
-no code runs in the sandbox and nobody has asked for a moment: the processor is the users'. A claim
+no code has run in the sandbox and nobody asked for a moment: the processor is the users'. A claim
 that finds nothing ready takes the one that comes next, which waits no more then. A pool that was
 found empty keeps one more ready than before, up to two more than usual, until nobody has claimed
 anything for a while. Making fails for reasons that stay (no IPython, no memory), so after some
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.interpreters.interpreter import Interpreter
 
 _PATIENCE_S = 1.0
-_CALM_S = 0.03
+_CALM_S = 0.05
 _MOST_GROWTH = 2
 
 
@@ -102,6 +102,7 @@ class Pool:
         sizes: How many, by language.
         nursery: Makes them in the background.
         wait_quiet: Waits until no code runs in the sandbox.
+        rested_s: When code last ran there, on trio's clock.
     """
 
     def __init__(
@@ -110,12 +111,14 @@ class Pool:
         sizes: Mapping[str, PoolSize],
         nursery: trio.Nursery,
         wait_quiet: Callable[[], Awaitable[None]] | None = None,
+        rested_s: Callable[[], float] = lambda: -math.inf,
     ) -> None:
         self._open_one = open_one
         self._sizes = sizes
         self._size = _together(sizes.values())
         self._nursery = nursery
         self._wait_quiet = wait_quiet
+        self._rested_s = rested_s
         self._places = {
             language: trio.CapacityLimiter(math.inf if size.max is None else size.max)
             for language, size in sizes.items()
@@ -204,7 +207,7 @@ class Pool:
             raise
 
     async def _wait_calm(self) -> None:
-        """Waits until none is being made, no code runs, and nobody has claimed for a moment."""
+        """Waits until none is being made, and for a moment no code has run and nobody claimed."""
         while True:
             if first := [one for one in self._coming if one.begun or one.taken]:
                 await first[0].over.wait()
@@ -212,10 +215,11 @@ class Pool:
             if self._wait_quiet is None:
                 return
             await self._wait_quiet()
-            calm_s = trio.current_time() - self._claimed_s
-            if calm_s >= _CALM_S:
+            # Between two short cells of one user nothing runs either.
+            calm_at_s = max(self._claimed_s, self._rested_s()) + _CALM_S
+            if trio.current_time() >= calm_at_s:
                 return
-            await trio.sleep(_CALM_S - calm_s)
+            await trio.sleep_until(calm_at_s)
 
     async def make(
         self, open_one: Callable[[], Awaitable[Interpreter]], *, counts: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
@@ -77,7 +78,7 @@ class Contexts:
             spoken = [language for language in languages if languages[language] is maker]
             sizes = {language: pool_sizes.get(language, PoolSize(min=0)) for language in spoken}
             opener = self._opener(spoken)
-            pool = Pool(opener, sizes, nursery, self._wait_quiet)
+            pool = Pool(opener, sizes, nursery, self._wait_quiet, self._rested_s)
             self._pools |= dict.fromkeys(spoken, pool)
 
     @property
@@ -232,6 +233,10 @@ class Contexts:
         if not self._keeper.has_host_network:
             network = "loopback"
         return msgspec.structs.replace(wanted, limits=limits, network=network)
+
+    def _rested_s(self) -> float:
+        """When code last ran in any of the contexts, on trio's clock."""
+        return max((one.rested_s for one in self._contexts.values()), default=-math.inf)
 
     async def _wait_quiet(self) -> None:
         """Waits until no code runs in any of the contexts."""

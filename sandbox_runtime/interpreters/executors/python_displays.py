@@ -91,16 +91,16 @@ class Displays(DisplayFormatter):
                 return False  # of somebody's own making
             if formatter.__class__ is PlainTextFormatter:
                 continue
-            printers = told.get("type_printers", _EMPTY)
-            deferred = told.get("deferred_printers", _EMPTY)
-            if (
-                kind in printers
-                or object in printers
-                or name in deferred
-                or _OBJECT in deferred
-                or number in told.get("singleton_printers", _EMPTY)
-                or (kind is bool and (int in printers or _INT in deferred))
+            # Most know of nothing at all.
+            if (printers := told.get("type_printers")) and (
+                kind in printers or object in printers or (kind is bool and int in printers)
             ):
+                return False
+            if (deferred := told.get("deferred_printers")) and (
+                name in deferred or _OBJECT in deferred or (kind is bool and _INT in deferred)
+            ):
+                return False
+            if (single := told.get("singleton_printers")) and number in single:
                 return False
         return True
 

@@ -22,6 +22,7 @@ import contextlib
 import ctypes
 import getpass
 import io
+import operator
 import os
 import resource
 import socket
@@ -77,7 +78,7 @@ _LOWEST_RECURSION_LIMIT = 1000
 
 # Bound early: user code may replace attributes of `os` (pyfakefs does) while frames must go on.
 _getpid, _dup2, _exit = os.getpid, os.dup2, os._exit
-_getrusage = resource.getrusage
+_getrusage, _is_same = resource.getrusage, operator.is_
 
 
 def prepare_process() -> None:
@@ -134,6 +135,7 @@ class Executor:
             _KNOWN_BUILTINS.update(_LIVE_BUILTINS)
         self._builtins = _outline(_LIVE_BUILTINS)
         self._muted: dict[int, Callable[..., Any]] = {}
+        self._handlers: list[Any] = [self] * len(MUTABLE_SIGNALS)  # when a cell was last over
         self._description: tuple[str, str, list[str]] | None = None
         self._interrupted = False
         self._style = "plain"
@@ -173,9 +175,7 @@ class Executor:
 
         In a process forked by user code, what can be shown as text is printed.
         """
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
+        _flush_streams()
         if _getpid() != self._pid:
             if text := frame.get("data", {}).get("text/plain"):
                 print(text)
@@ -317,9 +317,7 @@ class Executor:
         error: BaseException | None = result.error_before_exec or result.error_in_exec
         if error is None and _getpid() == self._pid:
             show_open_figures(shell, self._socket.send_held)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
+        _flush_streams()
         return error
 
     def _describe_interruptibly(self, error: BaseException) -> None:
@@ -366,12 +364,17 @@ class Executor:
             sys.setrecursionlimit(_LOWEST_RECURSION_LIMIT)
         sys.stdin, sys.stdout, sys.stderr = self._streams
         # A timer set by the cell must not raise in the middle of a frame.
+        if not all(map(_is_same, map(getsignal, MUTABLE_SIGNALS), self._handlers)):
+            self._mute_handlers()
+        set_signal(SIGINT, self._on_sigint)
+
+    def _mute_handlers(self) -> None:
         for signum in MUTABLE_SIGNALS:
             handler = getsignal(signum)
             if callable(handler) and handler is not ignore_signal:
                 self._muted[signum] = handler
                 set_signal(signum, ignore_signal)
-        set_signal(SIGINT, self._on_sigint)
+        self._handlers = [*map(getsignal, MUTABLE_SIGNALS)]
 
     def _detach_output(self) -> None:
         """Flushes what C code has buffered and points 1 and 2 at `/dev/null`."""
@@ -407,6 +410,18 @@ def _abandon_in_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_abandon_in_fork)
+
+
+def _flush_streams() -> None:
+    # Without a context manager, which would be half of a short cell's frames.
+    try:  # noqa: SIM105
+        sys.stdout.flush()
+    except Exception:  # noqa: BLE001, S110 - they are the user's; what cannot be flushed is lost
+        pass
+    try:  # noqa: SIM105
+        sys.stderr.flush()
+    except Exception:  # noqa: BLE001, S110 - likewise
+        pass
 
 
 def _close(fds: list[int]) -> None:

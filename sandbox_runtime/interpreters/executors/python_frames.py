@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import codecs
 import json
+import json.encoder
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TEXT_LIMIT_BYTES = 1 << 20
 """How much of a result's plain text is sent; the rest is cut off, and its size is told."""
@@ -33,7 +37,29 @@ _DEEPEST_JSON = 50
 
 # Bound early: user code may replace them, and frames must go on.
 _dumps = json.dumps
-_encode_strictly = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_join = "".join
+
+
+def _strict_encoder() -> Callable[[Any], str]:
+    """An encoder without NaN: the native part of `JSONEncoder`, without what it asks each time."""
+    usual = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    default, basestring = usual.default, json.encoder.encode_basestring
+
+    def encode_natively(frame: Any) -> str:
+        seen: dict[int, Any] = {}  # what holds itself is no data
+        parts = make(seen, default, basestring, None, ": ", ", ", False, False, False)
+        return _join(parts(frame, 0))
+
+    try:
+        same = encode_natively(_SAMPLE) == usual.encode(_SAMPLE)
+    except TypeError:  # another Python's takes something else
+        same = False
+    return encode_natively if same else usual.encode
+
+
+_SAMPLE = {"a": [1, -0.5, None, True, "\u00e9\n"]}
+_encode_strictly = _strict_encoder()
 
 
 def encode(frame: Any) -> bytes:

@@ -28,9 +28,11 @@ MOST_DESCRIPTORS = 64
 
 _HEADER = struct.Struct(">I")
 _RECEIVE_BYTES = 16 * 1024
+_DESCRIPTOR = struct.Struct("i")
+_DESCRIPTORS_BYTES = socket.CMSG_LEN(MOST_DESCRIPTORS * _DESCRIPTOR.size)
 
 # Bound early: user code may replace attributes of `os` (pyfakefs does) while frames must go on.
-_write, _loads = os.write, json.loads
+_write, _decode = os.write, json.JSONDecoder().decode
 # A handler of the user's may show something while its own thread is in here: another thread can
 # have received the signal, which no mask of this one keeps from Python.
 _new_lock = threading.RLock
@@ -90,15 +92,21 @@ class FrameSocket:
         """Waits for a frame and the descriptors that ride on its first byte; None at EOF."""
         try:
             # Nothing follows a frame before it was answered, so that more may be asked for.
-            data, fds, _, _ = socket.recv_fds(
-                self._sock, _RECEIVE_BYTES, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+            data, told, _, _ = self._sock.recvmsg(
+                _RECEIVE_BYTES, _DESCRIPTORS_BYTES, socket.MSG_CMSG_CLOEXEC
             )
+            fds = [
+                fd
+                for _, kind, packed in told
+                if kind == socket.SCM_RIGHTS
+                for (fd,) in _DESCRIPTOR.iter_unpack(packed)
+            ]
             if len(data) < _HEADER.size:
                 data += self._receive_exactly(_HEADER.size - len(data))
             end = _HEADER.size + _HEADER.unpack_from(data)[0]
             if len(data) < end:
                 data += self._receive_exactly(end - len(data))
-            return _loads(data[_HEADER.size : end]), fds
+            return _decode(str(data[_HEADER.size : end], "utf-8", "surrogatepass")), fds
         except (EOFError, ConnectionError):
             return None
 

@@ -226,10 +226,11 @@ def _shown(result: Result) -> wire.CodeResult:
     for mime, value in result.data.items():
         if value is not None and (name := SHORT_NAMES.get(mime)) is not None:
             formats[name] = value if isinstance(value, str) or name == "json" else str(value)
-    if (chart := result.chart) is not None:
-        formats["chart"] = as_wire(chart, result.data)
-    if result.table is not None:
-        formats["data"] = result.table
+    if len(result.data) != 1 or "text" not in formats:  # most are text alone
+        if (chart := result.chart) is not None:
+            formats["chart"] = as_wire(chart, result.data)
+        if result.table is not None:
+            formats["data"] = result.table
     return wire.CodeResult(
         **formats,
         metadata=result.metadata,
