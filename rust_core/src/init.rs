@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, OsStr};
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -37,6 +38,9 @@ const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
 /// How many ended processes are taken note of before the socket is looked at again.
 const REAPED_AT_ONCE: usize = 256;
 
+/// What there is to look at: the socket, ended children.
+type Seen = [bool; 2];
+
 struct Init<'a> {
     socket: &'a Socket,
     prepared: &'a Prepared,
@@ -65,14 +69,33 @@ pub fn run(
     let has_program = program.is_some();
     let mut init = Init { socket, prepared, spawned: HashSet::new(), untold: None, has_program };
     let result = init.confine(&fds).and_then(|()| {
-        // The program first: it is already running while the rest is told.
-        let started = program.map(|program| (start(&program, &fds, prepared), program));
-        drop(fds);
-        init.report_ready(namespaces, started)?;
+        let seen = match program {
+            Some(Program::Execute { argv, env, cwd, until_end: true, .. }) if !namespaces => {
+                let pidfd = sys::pidfd_open(sys::pid()).at(Step::OpenDescriptor, "pidfd")?;
+                match init.start_and_wait(Executable::new(&argv, &env, &cwd), fds) {
+                    Ok((pid, seen)) => {
+                        init.untold = Some((pid, pidfd));
+                        seen
+                    }
+                    Err(failure) => {
+                        let reply = InitReply::Ready { pid: None, failure: Some(failure) };
+                        socket.send(&reply, &[pidfd.as_fd()])?;
+                        Seen::default()
+                    }
+                }
+            }
+            program => {
+                // The program first: it is already running while the rest is told.
+                let started = program.map(|program| (start(&program, &fds, prepared), program));
+                drop(fds);
+                init.report_ready(namespaces, started)?;
+                Seen::default()
+            }
+        };
         if init.has_program {
             sys::end_burst(); // it may live for long
         }
-        init.serve()
+        init.serve(seen)
     });
     if let Err(failure) = result {
         refuse(socket, failure);
@@ -100,15 +123,7 @@ impl Init<'_> {
         namespaces: bool,
         started: Option<(Result<i32>, Program)>,
     ) -> Result<()> {
-        let pidfd = sys::pidfd_open(sys::pid()).at(Step::OpenDescriptor, "pidfd")?;
-        if let (false, Some((Ok(pid), Program::Execute { until_end: true, .. }))) =
-            (namespaces, &started)
-        {
-            self.spawned.insert(*pid);
-            self.untold = Some((*pid, pidfd));
-            return Ok(());
-        }
-        let mut carried = vec![pidfd];
+        let mut carried = vec![sys::pidfd_open(sys::pid()).at(Step::OpenDescriptor, "pidfd")?];
         if namespaces {
             for name in ["pid", "mnt"] {
                 let path = format!("/proc/self/ns/{name}");
@@ -143,13 +158,12 @@ impl Init<'_> {
             .collect()
     }
 
-    fn serve(&mut self) -> Result<()> {
+    /// Serves the jail, beginning with what was seen already.
+    fn serve(&mut self, mut seen: Seen) -> Result<()> {
         let children = self.prepared.children.as_fd();
         let mut more = false;
         loop {
-            let timeout = more.then_some(Duration::ZERO);
-            let [request, child] = sys::wait_readable([self.socket.as_fd(), children], timeout)
-                .at(Step::ReceiveMessage, "poll")?;
+            let [request, child] = seen;
             if child || more {
                 sys::drain(children);
                 more = self.reap()?;
@@ -158,32 +172,65 @@ impl Init<'_> {
                 let Some((request, fds)) = self.socket.receive()? else {
                     return self.tell_start();
                 };
-                self.obey(request, &fds)?;
+                seen = self.obey(request, fds)?;
+                if seen != Seen::default() {
+                    continue;
+                }
             }
+            let timeout = more.then_some(Duration::ZERO);
+            seen = sys::wait_readable([self.socket.as_fd(), children], timeout)
+                .at(Step::ReceiveMessage, "poll")?;
         }
     }
 
     /// Starts the program of a jail that was made ahead.
-    fn start(&mut self, program: &Program, fds: &[OwnedFd]) -> Result<()> {
+    fn start(&mut self, program: &Program, fds: Vec<OwnedFd>) -> Result<Seen> {
         if std::mem::replace(&mut self.has_program, true) {
-            return Ok(()); // a jail has one
+            return Ok(Seen::default()); // a jail has one
         }
-        let started = start(program, fds, self.prepared);
-        sys::end_burst();
-        let reply = match started {
-            Ok(pid) if matches!(program, Program::Execute { until_end: true, .. }) => {
-                self.spawned.insert(pid);
-                return Ok(());
+        let reply = if let Program::Execute { argv, env, cwd, until_end: true, .. } = program {
+            let started = self.start_and_wait(Executable::new(argv, env, cwd), fds);
+            sys::end_burst();
+            match started {
+                Ok((_, seen)) => return Ok(seen),
+                Err(failure) => InitReply::Started { pid: None, failure: Some(failure) },
             }
-            Ok(pid) => {
-                let watched = self.adopt(pid, program);
-                let watched: Vec<_> = watched.iter().map(AsFd::as_fd).collect();
-                let reply = InitReply::Started { pid: Some(pid), failure: None };
-                return self.socket.send(&reply, &watched);
+        } else {
+            let started = start(program, &fds, self.prepared);
+            sys::end_burst();
+            match started {
+                Ok(pid) => {
+                    let watched = self.adopt(pid, program);
+                    let watched: Vec<_> = watched.iter().map(AsFd::as_fd).collect();
+                    let reply = InitReply::Started { pid: Some(pid), failure: None };
+                    return self.socket.send(&reply, &watched).map(|()| Seen::default());
+                }
+                Err(failure) => InitReply::Started { pid: None, failure: Some(failure) },
             }
-            Err(failure) => InitReply::Started { pid: None, failure: Some(failure) },
         };
-        self.socket.send(&reply, &[])
+        self.socket.send(&reply, &[]).map(|()| Seen::default())
+    }
+
+    /// Starts a program of which only the end is to be told, and sleeps until it has ended or
+    /// something is asked for. To wake for its `execve` would cost the program a processor's waking.
+    fn start_and_wait(
+        &mut self,
+        executable: Result<Executable>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(i32, Seen)> {
+        let awaited = [self.socket.as_fd(), self.prepared.children.as_fd()];
+        let mut are_closed = false;
+        let started = execute(&executable?, &fds, self.prepared, |child, fds| {
+            let started = sys::fork_sharing_memory_and_wait(child, fds, awaited);
+            are_closed = started.is_ok();
+            started
+        });
+        if are_closed {
+            fds.into_iter().for_each(std::mem::forget);
+        }
+        let (pid, seen) = started?;
+        self.spawned.insert(pid);
+        Ok((pid, seen))
     }
 
     /// Tells of the start what was held back, to whoever does not wait for the end any more.
@@ -192,12 +239,13 @@ impl Init<'_> {
         self.socket.send(&InitReply::Ready { pid: Some(pid), failure: None }, &[pidfd.as_fd()])
     }
 
-    fn obey(&mut self, request: InitRequest, fds: &[OwnedFd]) -> Result<()> {
+    /// Returns what was seen meanwhile.
+    fn obey(&mut self, request: InitRequest, fds: Vec<OwnedFd>) -> Result<Seen> {
         if let InitRequest::Start { program } = &request {
             return self.start(program, fds);
         }
         sys::end_burst();
-        match request {
+        let done = match request {
             InitRequest::Start { .. } => Ok(()),
             InitRequest::Signal { pid, signal, group } => {
                 // Whoever is gone needs no signal; 0 would be this process's own group. The kernel
@@ -214,7 +262,8 @@ impl Init<'_> {
                 let killed = self.sweep(bounds, break_shell)?;
                 self.socket.send(&InitReply::Swept { id, killed }, &[])
             }
-        }
+        };
+        done.map(|()| Seen::default())
     }
 
     /// Takes a branch as its own, by what the kernel says of it: user code of its origin may have made
@@ -536,37 +585,57 @@ impl Executable {
 
 /// Confines and starts a program; returns when it runs, or with why it does not.
 fn start(program: &Program, fds: &[OwnedFd], prepared: &Prepared) -> Result<i32> {
-    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-    let ruleset = prepared.landlock.as_ref().ok().map(|(fd, _)| fd.as_fd());
-    let confine = || contain::program(&fds, ruleset, prepared.separate_ids);
-    match program {
-        Program::Execute { argv, env, cwd, .. } => {
-            let executable = Executable::new(argv, env, cwd)?;
-            let mut failed = None;
-            let pid = sys::fork_sharing_memory(&mut || {
-                failed = Some(confine().err().unwrap_or_else(|| executable.execute()));
-                127 // reached only if nothing was executed
-            })
-            .at(Step::CloneProcess, "")?;
-            match failed {
-                None => Ok(pid),
-                Some(failure) => {
-                    let _ = sys::wait(pid, true);
-                    Err(failure)
-                }
-            }
-        }
-        Program::Files | Program::Check => match sys::fork(0, None).at(Step::CloneProcess, "")? {
-            Forked::Child => {
-                sys::end_burst();
-                if confine().is_ok() {
-                    serve_inside(program, prepared);
-                }
-                sys::exit_now(127)
-            }
-            Forked::Parent(pid) => Ok(pid),
-        },
+    if let Program::Execute { argv, env, cwd, .. } = program {
+        let executable = Executable::new(argv, env, cwd)?;
+        let started = execute(&executable, fds, prepared, |child, _| {
+            sys::fork_sharing_memory(child).map(|pid| (pid, ()))
+        });
+        return started.map(|(pid, ())| pid);
     }
+    match sys::fork(0, None).at(Step::CloneProcess, "")? {
+        Forked::Child => {
+            sys::end_burst();
+            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            if confine(&fds, prepared).is_ok() {
+                serve_inside(program, prepared);
+            }
+            sys::exit_now(127)
+        }
+        Forked::Parent(pid) => Ok(pid),
+    }
+}
+
+/// What a process that shares this memory does.
+type Child<'a> = &'a mut dyn FnMut() -> i32;
+
+/// Confines and executes a program in a child that `fork` makes, which gets the child's descriptors
+/// too and returns when the child no longer shares this memory.
+fn execute<T>(
+    executable: &Executable,
+    fds: &[OwnedFd],
+    prepared: &Prepared,
+    fork: impl FnOnce(Child<'_>, &[BorrowedFd<'_>]) -> io::Result<(i32, T)>,
+) -> Result<(i32, T)> {
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    let mut failed = None;
+    let mut child = || {
+        failed = Some(confine(&fds, prepared).err().unwrap_or_else(|| executable.execute()));
+        127 // reached only if nothing was executed
+    };
+    let started = fork(&mut child, &fds).at(Step::CloneProcess, "")?;
+    match failed {
+        None => Ok(started),
+        Some(failure) => {
+            let _ = sys::wait(started.0, true);
+            Err(failure)
+        }
+    }
+}
+
+/// Leaves this process, a program's fork, with what user code may have.
+fn confine(fds: &[BorrowedFd<'_>], prepared: &Prepared) -> Result<()> {
+    let ruleset = prepared.landlock.as_ref().ok().map(|(fd, _)| fd.as_fd());
+    contain::program(fds, ruleset, prepared.separate_ids)
 }
 
 /// The programs that are functions of this one: they hold descriptor 0 and nothing else.

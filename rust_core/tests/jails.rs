@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rust_core::channel::Channel;
+use rust_core::error::{Failure, Step};
 use rust_core::spec::{
     Achieved, Asked, InitReply, InitRequest, KeeperReply, KeeperRequest, Limits, Network, Program,
     Protection, SupervisorReply, SupervisorRequest,
@@ -187,6 +188,58 @@ fn whoever_waits_for_the_end_no_longer_is_told_of_the_start() {
     let (reply, fds) = jail.reply();
     assert!(matches!(reply, InitReply::Ready { pid: Some(_), failure: None }));
     sys::wait_readable([fds[0].as_fd()], None).expect("init's pidfd");
+}
+
+#[test]
+fn whoever_waits_for_the_end_learns_why_nothing_was_started() {
+    let runtime = Runtime::start();
+    let (keeper, _) = runtime.sandbox(1);
+    let nowhere = || Program::Execute {
+        argv: vec![ByteBuf::from(b"/nowhere".to_vec())],
+        env: vec![],
+        cwd: ByteBuf::from(b"/workspace".to_vec()),
+        watch_children: false,
+        until_end: true,
+    };
+    let is_told = |failure: Option<Failure>| {
+        failure.is_some_and(|f| f.step == Step::Execute && f.errno == 2 && f.subject == "/nowhere")
+    };
+    match jail_with(&keeper, Some(nowhere())).reply() {
+        (InitReply::Ready { pid: None, failure }, fds) if fds.len() == 1 => {
+            assert!(is_told(failure));
+        }
+        other => panic!("{other:?}"),
+    }
+    let ahead = jail_with(&keeper, None);
+    assert!(matches!(ahead.reply().0, InitReply::Ready { failure: None, .. }));
+    ahead.init.send(&InitRequest::Start { program: nowhere() }, &[]).expect("sent");
+    match ahead.reply().0 {
+        InitReply::Started { pid: None, failure } => assert!(is_told(failure)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_init_that_waits_for_the_end_holds_none_of_its_programs_pipes() {
+    let runtime = Runtime::start();
+    let (keeper, _) = runtime.sandbox(1);
+    let mut jail = jail_with(&keeper, Some(shell("exec >&- 2>&-; sleep 1000", true)));
+    jail.output.read_to_end(&mut Vec::new()).expect("the end of the pipe");
+}
+
+#[test]
+fn an_init_obeys_while_its_program_is_about_to_start() {
+    let runtime = Runtime::start();
+    let (keeper, _) = runtime.sandbox(1);
+    for _ in 0..20 {
+        let jail = jail_with(&keeper, Some(shell("sleep 1000", true)));
+        let end = InitRequest::Signal { pid: -1, signal: 9, group: false };
+        jail.init.send(&end, &[]).expect("sent");
+        match jail.reply().0 {
+            InitReply::Exited { signal: Some(9), .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering::Acquire};
 use std::time::Duration;
 
 use super::{check, check_long, key, long_to_fd, own};
@@ -93,22 +94,82 @@ const CHILD_STACK_BYTES: usize = 48 * 1024;
 /// # Errors
 /// `EAGAIN` when there are too many processes.
 pub fn fork_sharing_memory(child: &mut dyn FnMut() -> i32) -> io::Result<i32> {
+    let (mut child, mut stack) = (Work(child), child_stack());
+    // SAFETY: this thread is suspended until the child has executed or ended, so stack and closure
+    // outlive its use of them, and no two processes touch this memory at once.
+    unsafe { clone_sharing_memory(&mut child, libc::CLONE_VFORK, &AtomicI32::new(0), &mut stack) }
+}
+
+/// As [`fork_sharing_memory`], but nobody wakes this process when the child executes: it sleeps
+/// until one of `awaited` is readable, as when the child has ended, and the child shares this
+/// memory no longer. Returns the child's pid, and which are readable.
+///
+/// `handed_over` is closed here as soon as the child has its own; their owners may be neither used
+/// nor dropped after this, but if it fails.
+///
+/// # Errors
+/// `EAGAIN` when there are too many processes.
+pub fn fork_sharing_memory_and_wait<const N: usize>(
+    child: &mut dyn FnMut() -> i32,
+    handed_over: &[BorrowedFd<'_>],
+    awaited: [BorrowedFd<'_>; N],
+) -> io::Result<(i32, [bool; N])> {
+    let sharing = AtomicI32::new(1);
+    let (mut child, mut stack) = (Work(child), child_stack());
+    // SAFETY: all of it is this function's until the loop at its end is over, that is, until the
+    // child shares no memory any more. Up to there this process makes system calls, which touch
+    // its own stack only: `errno` would be touched by one that fails, and with open descriptors
+    // and no signal that is handled none of them does.
+    let pid = unsafe {
+        clone_sharing_memory(&mut child, libc::CLONE_CHILD_CLEARTID, &sharing, &mut stack)
+    }?;
+    for fd in handed_over {
+        // SAFETY: takes no pointer; by this function's contract nobody uses it any more.
+        unsafe { libc::close(fd.as_raw_fd()) };
+    }
+    let readable = wait_readable(awaited, None).unwrap_or([false; N]);
+    while sharing.load(Acquire) != 0 {
+        let forever = std::ptr::null::<libc::timespec>();
+        // SAFETY: the number is live, and without a timeout nothing else is read.
+        unsafe { libc::syscall(libc::SYS_futex, &raw const sharing, libc::FUTEX_WAIT, 1, forever) };
+    }
+    Ok((pid, readable))
+}
+
+/// What a child does, in one word for `clone(2)`.
+struct Work<'a>(&'a mut dyn FnMut() -> i32);
+
+type ChildStack = Vec<std::mem::MaybeUninit<u128>>;
+
+fn child_stack() -> ChildStack {
+    Vec::with_capacity(CHILD_STACK_BYTES / size_of::<u128>())
+}
+
+/// `clone(2)` of a process that runs `child` in this memory. With `CLONE_CHILD_CLEARTID` the kernel
+/// makes `sharing` 0 once the child has executed or ended, and wakes whoever waits for that.
+///
+/// # Safety
+/// Until then everything that is passed is live, this process touches nothing that `child` may touch,
+/// the heap and `errno` among it, and it has one thread.
+unsafe fn clone_sharing_memory(
+    child: &mut Work<'_>,
+    flags: libc::c_int,
+    sharing: &AtomicI32,
+    stack: &mut ChildStack,
+) -> io::Result<i32> {
     extern "C" fn enter(argument: *mut libc::c_void) -> libc::c_int {
         // SAFETY: `argument` is the reference passed below, alive until the child is done with it.
-        let child = unsafe { &mut *argument.cast::<&mut dyn FnMut() -> i32>() };
-        child()
+        let child = unsafe { &mut *argument.cast::<Work<'_>>() };
+        child.0()
     }
-    let mut child = child;
-    let mut stack: Vec<std::mem::MaybeUninit<u128>> =
-        Vec::with_capacity(CHILD_STACK_BYTES / size_of::<u128>());
     // SAFETY: one past the end of the allocation, which is where a stack that grows down begins.
     let top = unsafe { stack.as_mut_ptr().add(stack.capacity()) };
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    let argument = (&raw mut child).cast::<libc::c_void>();
-    // SAFETY: this thread is suspended until the child has executed or ended, so stack and closure
-    // outlive its use of them, and no two processes touch this memory at once. There is one
-    // thread, and the child has a stack of its own.
-    check(unsafe { libc::clone(enter, top.cast(), flags, argument) })
+    let flags = libc::CLONE_VM | libc::SIGCHLD | flags;
+    let argument = (&raw mut *child).cast::<libc::c_void>();
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: as the caller promises. The child has a stack of its own; the two that are null belong
+    // to flags that are not set.
+    check(unsafe { libc::clone(enter, top.cast(), flags, argument, none, none, sharing.as_ptr()) })
 }
 
 /// `_exit(2)`: ends this process without running anything of its parent's.
