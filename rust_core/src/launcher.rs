@@ -28,6 +28,7 @@ pub type Control = Channel<Asked, SupervisorReply>;
 /// Runs the launcher over this socket; returns the exit status of the process.
 pub fn run(socket: OwnedFd) -> u8 {
     sys::set_name(c"sbx-launcher");
+    sys::umask(0o022); // every sandbox looks into what is made, whatever the caller's own mask
     let control = Control::new(socket);
     let paths = match control.receive() {
         Ok(Some((Asked::Known(SupervisorRequest::Start { read_only_paths }), _))) => {

@@ -21,6 +21,7 @@ pub mod cgroup;
 pub mod channel;
 pub mod command;
 pub mod contain;
+pub mod devices;
 pub mod error;
 pub mod files;
 pub mod idmap;

@@ -12,22 +12,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
+use crate::devices;
 use crate::error::{At, Failure, Result, Step};
 use crate::spec::Limits;
 use crate::sys;
 
 /// System directories; where one is a symlink (merged `/usr`) the link is made again.
 const SYSTEM: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
-/// Devices that user code gets.
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
-/// Links in `/dev`.
-const DEVICE_LINKS: [(&str, &str); 5] = [
-    ("/proc/self/fd", "fd"),
-    ("/proc/self/fd/0", "stdin"),
-    ("/proc/self/fd/1", "stdout"),
-    ("/proc/self/fd/2", "stderr"),
-    ("pts/ptmx", "ptmx"),
-];
 /// What of `/etc` is copied, if everybody may read it: no host names, users or secrets.
 const ETC: [&str; 18] = [
     "alternatives",
@@ -90,7 +81,6 @@ const COVERED: [&str; 2] = ["/tmp", "/workspace"];
 const EMPTY: &CStr = c"/var/empty";
 
 const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-const DEVICE: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
 const NO_SUID_DEV: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
 
 /// Something of the host that will be in the root.
@@ -211,21 +201,21 @@ pub fn open_sources(read_only_paths: &[String]) -> Result<Shown> {
     links.retain(|link| !wanted.iter().any(|shown| link.path.starts_with(shown)));
     links.sort();
     links.dedup();
-    let devices = DEVICES.iter().map(|name| (Path::new("/dev").join(name), DEVICE));
-    let directories = wanted.into_iter().map(|path| (path, READ_ONLY));
-    let sources: Result<Vec<Source>> = directories
-        .chain(devices)
-        .map(|(path, attributes)| {
-            let open = || {
-                let tree = sys::clone_tree(&path)?;
-                sys::set_attributes(tree.as_fd(), attributes, true)?;
-                Ok((tree, path.is_dir()))
-            };
-            let (tree, is_directory) = open().at(Step::OpenSource, path.display())?;
-            Ok(Source { tree, path, is_directory })
-        })
-        .collect();
-    Ok(Shown { sources: sources?, links })
+    let open = |path: PathBuf| {
+        let open = || {
+            let tree = sys::clone_tree(&path)?;
+            sys::set_attributes(tree.as_fd(), READ_ONLY, true)?;
+            Ok((tree, path.is_dir()))
+        };
+        let (tree, is_directory) = open().at(Step::OpenSource, path.display())?;
+        Ok(Source { tree, path, is_directory })
+    };
+    let mut sources = wanted.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+    sources.extend(devices::open()?.into_iter().map(|(tree, path)| {
+        let is_directory = path == Path::new(devices::PLACE);
+        Source { tree, path, is_directory }
+    }));
+    Ok(Shown { sources, links })
 }
 
 impl Shown {
@@ -328,16 +318,17 @@ pub fn enter_shared_root(shown: &Shown) -> Result<Covered> {
     sys::mount(c"tmpfs", stage, c"tmpfs", NO_SUID_DEV, options)
         .at(Step::MountRoot, stage.display())?;
 
-    for name in ["etc", "proc", "workspace", "tmp", "dev/pts", "dev/shm", "var/empty", "run"] {
+    for name in ["dev", "etc", "proc", "workspace", "tmp", "var/empty", "run"] {
         make_directories(&staged(stage, name))?;
     }
+    let dev = staged(stage, devices::PLACE);
+    open_path(&dev)
+        .and_then(|directory| devices::fill(directory.as_fd()))
+        .at(Step::MakeMountPoint, devices::PLACE)?;
     for name in SYSTEM {
         if let Ok(target) = fs::read_link(Path::new("/").join(name)) {
             symlink(target, staged(stage, name)).at(Step::MakeMountPoint, name)?;
         }
-    }
-    for (target, name) in DEVICE_LINKS {
-        symlink(target, staged(stage, "dev").join(name)).at(Step::MakeMountPoint, name)?;
     }
     copy_etc(stage)?;
     for source in &shown.sources {

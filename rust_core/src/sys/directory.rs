@@ -35,6 +35,51 @@ pub fn unlink_at(parent: BorrowedFd<'_>, name: &CStr, is_directory: bool) -> io:
     check(unsafe { libc::unlinkat(parent.as_raw_fd(), name.as_ptr(), flags) }).map(drop)
 }
 
+/// `mkdirat(2)`, for everybody to look into.
+///
+/// # Errors
+/// What the kernel says.
+pub fn make_directory_at(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    // SAFETY: `name` is NUL-terminated.
+    check(unsafe { libc::mkdirat(parent.as_raw_fd(), name.as_ptr(), 0o755) }).map(drop)
+}
+
+/// `symlinkat(2)`.
+///
+/// # Errors
+/// What the kernel says.
+pub fn make_link_at(target: &CStr, parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    // SAFETY: both are NUL-terminated.
+    check(unsafe { libc::symlinkat(target.as_ptr(), parent.as_raw_fd(), name.as_ptr()) }).map(drop)
+}
+
+/// `mknodat(2)`: a device of characters, with these permissions whatever the process's mask.
+///
+/// # Errors
+/// `EPERM` without `CAP_MKNOD` in the initial user namespace, or where control groups forbid it.
+pub fn make_device_at(
+    parent: BorrowedFd<'_>,
+    name: &CStr,
+    permissions: u32,
+    device: u64,
+) -> io::Result<()> {
+    let (parent, mode) = (parent.as_raw_fd(), libc::S_IFCHR | permissions);
+    // SAFETY: `name` is NUL-terminated.
+    check(unsafe { libc::mknodat(parent, name.as_ptr(), mode, device) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fchmodat(parent, name.as_ptr(), permissions, 0) }).map(drop)
+}
+
+/// Opens a file of a directory for reading and writing, in no terminal's name.
+///
+/// # Errors
+/// What the kernel says; `EACCES` for a device where none may be opened.
+pub fn open_at(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: `name` is NUL-terminated.
+    check(unsafe { libc::openat(parent.as_raw_fd(), name.as_ptr(), flags) }).map(own)
+}
+
 /// What is in a directory, without itself and the one above: names, and whether each is a
 /// directory itself.
 ///

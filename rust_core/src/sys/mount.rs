@@ -80,6 +80,37 @@ pub fn set_attributes(tree: BorrowedFd<'_>, attributes: u64, recursive: bool) ->
     check_long(result).map(drop)
 }
 
+/// A new tmpfs that is mounted nowhere yet (`fsopen(2)`, `fsmount(2)`).
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN` over this mount namespace, `EINVAL` for an option that it does
+/// not know, `ENOSYS` before 5.2.
+pub fn new_tmpfs(options: &[(&CStr, &CStr)]) -> io::Result<OwnedFd> {
+    const FSOPEN_CLOEXEC: libc::c_uint = 1;
+    const FSCONFIG_SET_STRING: libc::c_uint = 1;
+    const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+    const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+    // SAFETY: the name is NUL-terminated.
+    let opened = unsafe { libc::syscall(libc::SYS_fsopen, c"tmpfs".as_ptr(), FSOPEN_CLOEXEC) };
+    let context = long_to_fd(check_long(opened)?)?;
+    let configure =
+        |command: libc::c_uint, name: *const libc::c_char, value: *const libc::c_char| {
+            // SAFETY: NUL-terminated strings that outlive the call, or null where there is none.
+            let result = unsafe {
+                libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, name, value, 0)
+            };
+            check_long(result).map(drop)
+        };
+    for (name, value) in options {
+        configure(FSCONFIG_SET_STRING, name.as_ptr(), value.as_ptr())?;
+    }
+    configure(FSCONFIG_CMD_CREATE, std::ptr::null(), std::ptr::null())?;
+    // SAFETY: takes no pointer.
+    let mounted =
+        unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0) };
+    long_to_fd(check_long(mounted)?)
+}
+
 /// Attaches a detached tree at `target` (`move_mount(2)`).
 ///
 /// # Errors
