@@ -73,7 +73,7 @@ async def test_whoever_runs_such_commands_alone_still_lets_other_tasks_run() -> 
         epoll.register(readable, select.EPOLLIN)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(other)
-            for _ in range(LOOKS):
+            for _ in range(10 * LOOKS):
                 await look(epoll)
             nursery.cancel_scope.cancel()
     assert turns > 0
