@@ -313,6 +313,8 @@ class Jail:
         self._closed = True
         self._over.set()
         self._channel.close()
+        close_all(self._fds)
+        self._fds = []
 
     async def wait_over(self) -> None:
         """Waits until it has ended, without ending it."""

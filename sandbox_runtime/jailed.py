@@ -15,7 +15,7 @@ from sandbox_runtime.channel import memory_file
 from sandbox_runtime.errors import SandboxClosedError, SandboxLostError
 from sandbox_runtime.jail import EVERY_PROCESS, Jail
 from sandbox_runtime.messages import Execute, encode_env
-from sandbox_runtime.plain_commands import plain_words, shell_variables
+from sandbox_runtime.plain_commands import shell_variables, words_without_shell
 from sandbox_runtime.programs import check_argv, check_cwd, check_env, check_text
 from sandbox_runtime.receipts import CommandResult, Ended, Receipt
 from sandbox_runtime.settings import BREAK_GRACE_S, DEFAULT_ENV, WORKSPACE
@@ -73,7 +73,7 @@ def without_shell(
     if not isinstance(command, (str, bytes)):
         return None
     variables = DEFAULT_ENV | check_env(env)
-    words = plain_words(check_text("command", command), variables)
+    words = words_without_shell(check_text("command", command), variables)
     if words is None:
         return None
     variables |= shell_variables(cwd)

@@ -37,7 +37,7 @@ _READ_BY_SHELLS = re.compile(
 )
 
 
-def plain_words(text: bytes, env: Mapping[str, str]) -> tuple[bytes, ...] | None:
+def words_without_shell(text: bytes, env: Mapping[str, str]) -> tuple[bytes, ...] | None:
     """The program and its arguments that a shell would execute in its own place.
 
     Args:

@@ -30,6 +30,7 @@ def answering(*packets: bytes) -> Iterator[tuple[str, list[bytes]]]:
                 client.sendall(packet)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)  # where a test has failed nobody comes
         server = threading.Thread(target=serve, args=(listener,))
         server.start()
         try:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sandbox_runtime.plain_commands import plain_words
+from sandbox_runtime.plain_commands import words_without_shell
 from sandbox_runtime.settings import DEFAULT_ENV
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ texts = st.lists(st.sampled_from(PIECES), max_size=25).map("".join)
 def test_words_are_those_that_bash_executes(text: str) -> None:
     """Where there are any; `printf` stands for the program."""
     command = f"/usr/bin/printf '%s\\0' {text}".encode()
-    words = plain_words(command, DEFAULT_ENV)
+    words = words_without_shell(command, DEFAULT_ENV)
     if words is not None:
         done = subprocess.run(
             ["bash", "-c", command], capture_output=True, check=True, env=DEFAULT_ENV
@@ -70,7 +70,7 @@ def test_words_are_those_that_bash_executes(text: str) -> None:
     ],
 )
 def test_one_program_is_taken_apart(text: str, words: list[str]) -> None:
-    assert plain_words(text.encode(), DEFAULT_ENV) == tuple(map(str.encode, words))
+    assert words_without_shell(text.encode(), DEFAULT_ENV) == tuple(map(str.encode, words))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_one_program_is_taken_apart(text: str, words: list[str]) -> None:
     ],
 )
 def test_what_needs_a_shell_is_left_to_it(text: str) -> None:
-    assert plain_words(text.encode(), DEFAULT_ENV) is None
+    assert words_without_shell(text.encode(), DEFAULT_ENV) is None
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_what_needs_a_shell_is_left_to_it(text: str) -> None:
     ],
 )
 def test_what_a_shell_reads_from_its_environment_is_left_to_it(env: dict[str, str]) -> None:
-    assert plain_words(b"ls", DEFAULT_ENV | env) is None
+    assert words_without_shell(b"ls", DEFAULT_ENV | env) is None
 
 
 async def test_a_program_finds_what_a_shell_would_leave_it(sandbox: Sandbox) -> None:

@@ -58,7 +58,10 @@ class WireClient:
         payload = None if body is None else json.dumps(body).encode()
         self._connection.ask("GET" if body is None else "POST", path, payload)
         seen = b""
-        for piece in self._connection.pieces(self._connection.head()):
+        head = self._connection.head()
+        if head.status >= 400:
+            raise PeerFailedError(f"{path}: {head.status}")
+        for piece in self._connection.pieces(head):
             seen += piece
             if (found := re.search(mark, seen)) is not None:
                 return found

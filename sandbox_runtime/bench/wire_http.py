@@ -129,7 +129,8 @@ class Connection:
         sock = socket.create_connection(self._address, timeout=self._timeout_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Kept by the kernel: with a timeout of its own, Python asks before each call if it can.
-        limit = struct.pack("ll", int(self._timeout_s), 0)
+        whole_s, rest_s = divmod(self._timeout_s, 1)
+        limit = struct.pack("ll", int(whole_s), int(rest_s * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         sock.setblocking(True)

@@ -35,5 +35,6 @@ async def wait_for_port(
                     waited_for = f"port {port} was open"
                     raise ProcessEndedError(process_id or "", exit_code, waited_for)
                 case wire.PortError(error=why, reason=reason):
-                    raise stream_error_of("", why, {"port": port, "reason": reason})
+                    context = {"port": port} | ({"reason": reason} if reason else {})
+                    raise stream_error_of("", why, context)
     raise ApiError("the stream ended early", status=200, error_code="", context={})

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from sandbox_runtime.client._async.ports import wait_for_port
 from sandbox_runtime.client.arguments import command_text, milliseconds_of
+from sandbox_runtime.client.errors import ApiError, stream_error_of
 from sandbox_runtime.errors import ProcessEndedError
 from sandbox_runtime.log_lines import LineSearch
 from sandbox_runtime.wire import processes as wire
@@ -66,24 +67,27 @@ class AsyncProcess:
                 finished lines only, in this process.
 
         Raises:
-            ProcessEndedError: It ended without such a line.
+            ProcessEndedError: It ended without such a line, as at the `deadline_s` that
+                `start_process` was given.
+            ApiError: Its output cannot be read on.
         """
         search = LineSearch(pattern)
         async with self.follow() as events:
             async for event in events:
+                found = None
                 match event:
                     case wire.LogStdout(data=data):
                         found = search.take("stdout", data.encode())
                     case wire.LogStderr(data=data):
                         found = search.take("stderr", data.encode())
-                    case _:
-                        continue
+                    case wire.LogError(error=why):
+                        raise stream_error_of("", why, {})
+                    case wire.LogExit(exit_code=exit_code) if not (found := search.end()):
+                        waited_for = f"a line with {pattern!r} came"
+                        raise ProcessEndedError(self.id, exit_code, waited_for)
                 if found:
                     return found
-        if found := search.end():
-            return found
-        exit_code = (await self.refresh()).exit_code
-        raise ProcessEndedError(self.id, exit_code, f"a line with {pattern!r} came")
+        raise ApiError("the stream ended early", status=200, error_code="", context={})
 
     async def wait_for_port(self, port: int, *, deadline_s: float | None = None) -> None:
         """Waits until a program listens on a port of the sandbox, or this process has ended.
