@@ -286,6 +286,9 @@ async def test_what_the_shell_holds_means_the_same_where_a_program_is_missing_or
         *(Case("function env { echo 1; }", "env"), Case("alias a=b", "env a")),
         *(Case("set -e", "/bin/false"), Case("set -e", "/bin/true")),
         *(Case("set -eE; trap 'echo err' ERR", "/bin/false"), Case("set -r", "/bin/true")),
+        # What is refused is not copied for; a trap is then the first to be.
+        Case("set -r; trap 'show a' ERR", "/bin/true"),
+        Case("set -re; trap 'show a' EXIT", "/bin/true"),
         *(Case("trap 'echo got it' SEGV", "sh -c 'kill -SEGV $$'"), Case("set -k", "env A=1")),
         *(Case(f"trap '{how}' INT", "sh -c 'kill -INT $PPID; exit 5'") for how in ("", "echo")),
         *(Case(state, "sh -c 'kill -SEGV $$'") for state in ("sleep 100 &", "set -o pipefail")),

@@ -24,9 +24,11 @@ use super::{
 };
 use crate::plain::Word;
 
-/// bash's `DEBUG_TRAP`, one above the signals.
-fn debug_trap() -> c_int {
-    libc::SIGRTMAX() + 1
+/// bash's traps that no signal calls: `EXIT_TRAP` below the signals, and above them `DEBUG_TRAP`,
+/// `ERROR_TRAP` and `RETURN_TRAP`.
+fn other_traps() -> [c_int; 4] {
+    let last = libc::SIGRTMAX();
+    [0, last + 1, last + 2, last + 3]
 }
 
 /// What the next call of `fork` is expected to be for.
@@ -88,14 +90,14 @@ impl Bash {
         let name = name.as_ptr();
         let found = |find: Find| !find(name).is_null();
         let is_set = |option: *const c_int| get_int(option) != 0;
-        // SAFETY: bash has room for this number.
-        let debugs = unsafe { signal_is_trapped(debug_trap()) } != 0;
+        // SAFETY: bash has room for these numbers.
+        let is_trapped = |trap| unsafe { signal_is_trapped(trap) } != 0;
         !found(self.find_alias)
             && !found(self.find_function)
             && !found(self.find_shell_builtin)
             && (self.find_reserved_word)(name) < 0
             && (self.any_signals_trapped)() < 0
-            && !debugs
+            && !other_traps().into_iter().any(is_trapped)
             && !is_set(self.job_control)
             && !is_set(self.echo_command_at_execute)
             && !is_set(self.place_keywords_in_env)
