@@ -310,7 +310,7 @@ async def test_who_does_not_answer_when_it_is_branched_is_lost(
     await context.run(
         PATCH.format(name="what_cannot_be_copied", function="lambda own: time.sleep(1e6)")
     )
-    with pytest.raises(InterpreterUnavailableError, match=r"0\.5 s.*state is lost"):
+    with pytest.raises(InterpreterUnavailableError, match=r"not answer within .*state is lost"):
         await context.fork(2)
     assert context.lost
     assert sandbox.contexts.list() == [context]
@@ -324,7 +324,7 @@ async def test_a_copy_that_does_not_answer_is_ended_and_its_origin_goes_on(
     monkeypatch.setattr(interpreter, "BRANCHING_S", 2)
     context = await create(sandbox, "python")
     await context.run(PATCH.format(name="separate_branch", function="lambda: time.sleep(1e6)"))
-    with pytest.raises(InterpreterUnavailableError, match=r"copy .* did not answer within 2 s"):
+    with pytest.raises(InterpreterUnavailableError, match="a copy .* did not answer within"):
         await context.fork(2)
     assert (await context.run("kept", deadline_s=20)).text == "41"
     assert sandbox.contexts.list() == [context]

@@ -980,9 +980,11 @@ async def test_the_death_of_a_zygote_ends_no_context(runtime: Runtime, sandbox: 
         for child in children
         if not Path(f"/proc/{child}/comm").read_text().startswith("sbx-")
     )
-    with pidfd(pid) as fd:
+    # A context that it has just begun to make may hold the other end for a moment longer.
+    with pidfd(pid) as fd, zygote._socket.dup() as sock:
         os.kill(pid, signal.SIGKILL)
         await trio.lowlevel.wait_readable(fd)
+        await trio.lowlevel.wait_readable(sock)
     await trio.testing.wait_all_tasks_blocked()  # its owner hears of it
     assert zygote.lost
     assert (await context.run("x")).text == "7"
