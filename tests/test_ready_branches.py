@@ -13,7 +13,9 @@ import trio.testing
 from sandbox_runtime import (
     BranchRefusedError,
     Context,
+    InterpreterUnavailableError,
     InvalidArgumentError,
+    Limits,
     PoolFullError,
     PoolSize,
     Runtime,
@@ -29,10 +31,27 @@ import os
 def processes():
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        with open(f"/proc/{pid}/stat") as stat:
-            if pid != "1" and stat.read().rsplit(")")[1].split()[0] not in "ZX":
-                found.append(int(pid))
+        try:
+            with open(f"/proc/{pid}/stat") as stat:
+                state = stat.read().rsplit(")")[1].split()[0]
+        except OSError:
+            continue  # it has ended since
+        if pid != "1" and state not in "ZX":
+            found.append(int(pid))
     return sorted(found)
+"""
+
+DAEMON = """
+import subprocess
+def daemon():
+    made = "sleep 1000 >/dev/null 2>&1 & echo $!"
+    return int(subprocess.run(["sh", "-c", made], stdout=-1).stdout)
+"""
+
+EXECUTOR = """
+import sys
+executor = next(m for m in list(sys.modules.values()) if hasattr(m, "separate_branch"))
+real = executor.fork_away, executor.separate_branch
 """
 
 
@@ -47,6 +66,10 @@ async def sandbox(runtime: Runtime) -> AsyncIterator[Sandbox]:
 async def context(sandbox: Sandbox) -> Context:
     """A context that makes two branches ahead; it has imported nothing large."""
     return await sandbox.contexts.create(preload="bare", ready_branches=2)
+
+
+def void(_: object) -> None:
+    """Callbacks give nothing back."""
 
 
 async def text(context: Context, code: str) -> str | None:
@@ -143,8 +166,12 @@ async def test_an_interrupted_run_and_a_restart_make_them_stale(context: Context
     """What is ready afterwards is a copy of what is there then."""
     await context.run("x = 1")
     await context.wait_ready_branches()
-    execution = await context.run("x = 2\nwhile True: pass", deadline_s=0.2)
-    assert execution.state_survived
+    execution = await context.run(
+        "x = 2\nprint('begun')\nwhile True: pass",
+        deadline_s=30,
+        on_stdout=lambda _: void(context.interrupt()),
+    )
+    assert (execution.ended, execution.state_survived) == ("interrupted", True)
     await context.wait_ready_branches()
     (branch,) = await context.fork()
     assert await text(branch, "x") == "2"
@@ -158,17 +185,13 @@ async def test_an_interrupted_run_and_a_restart_make_them_stale(context: Context
 async def test_their_end_leaves_everybody_else_alone(context: Context) -> None:
     """Daemons, which have no parent any more, and what the running code has just started."""
     await context.run(
-        PROCESSES + "import subprocess, time\n"
-        "def daemon():\n"
-        "    made = 'sleep 1000 >/dev/null 2>&1 & echo $!'\n"
-        "    return int(subprocess.run(['sh', '-c', made], stdout=-1).stdout)\n"
-        "first = daemon()"
+        PROCESSES + DAEMON + "import time\nfirst = daemon()",
     )
     await context.wait_ready_branches()
     stale = pids_ahead(context)
-    await context.run(
-        f"second = daemon()\nwhile set({stale}) & set(processes()): time.sleep(0.005)",
-        deadline_s=20,
+    assert len(stale) == 2
+    await text(
+        context, f"second = daemon()\nwhile set({stale}) & set(processes()): time.sleep(0.005)"
     )
     assert await text(context, "{first, second} <= set(processes())") == "True"
 
@@ -227,9 +250,8 @@ async def test_one_that_has_died_is_not_handed_out(context: Context) -> None:
 async def test_a_state_that_cannot_be_copied_has_none_ready(context: Context) -> None:
     """Nothing ends for that; `fork` names what is in the way, and when it is gone they come."""
     await context.run(
-        PROCESSES + "import subprocess, threading\n"
-        "made = 'sleep 1000 >/dev/null 2>&1 & echo $!'\n"
-        "daemon = int(subprocess.run(['sh', '-c', made], stdout=-1).stdout)\n"
+        PROCESSES + DAEMON + "import threading\n"
+        "made = daemon()\n"
         "stop = threading.Event()\n"
         "thread = threading.Thread(target=stop.wait, name='the watcher'); thread.start()"
     )
@@ -240,7 +262,77 @@ async def test_a_state_that_cannot_be_copied_has_none_ready(context: Context) ->
     await context.run("stop.set(); thread.join()")
     await context.wait_ready_branches()
     assert context.ready_branches == 2
-    assert await text(context, "daemon in processes()") == "True"
+    assert await text(context, "made in processes()") == "True"
+
+
+@pytest.mark.parametrize("step", ["fork_away", "separate_branch"])
+async def test_one_that_cannot_be_made_ends_nothing(context: Context, step: str) -> None:
+    """Whether it was born or not: daemons live, and later ones come."""
+    await context.run(
+        PROCESSES + DAEMON + EXECUTOR + "import errno\n"
+        "def fail(): raise OSError(errno.EAGAIN, 'no room')\n"
+        f"executor.{step} = fail\n"
+        "made = daemon()"
+    )
+    await context.wait_ready_branches()
+    assert context.ready_branches == 0
+    with pytest.raises(InterpreterUnavailableError, match="no room"):
+        await context.fork()
+    assert await text(context, "made in processes()") == "True"
+    await context.run("executor.fork_away, executor.separate_branch = real")
+    await context.wait_ready_branches()
+    assert context.ready_branches == 2
+    assert await text(context, "made in processes()") == "True"
+
+
+async def test_a_jail_that_is_full_loses_nothing_by_them(runtime: Runtime) -> None:
+    """Where there may be no process more, none is made, and those that are there go on."""
+    limits = Limits(processes=20)
+    async with open_sandbox(runtime=runtime, python_pool=0, limits=limits) as sandbox:
+        context = await sandbox.contexts.create(preload="bare", ready_branches=1)
+        full = (
+            "made, children = daemon(), []\n"
+            "try:\n"
+            "    while True: children.append(subprocess.Popen(['sleep', '1000']))\n"
+            "except BlockingIOError: pass"
+        )
+        await text(context, PROCESSES + DAEMON + full)
+        await context.wait_ready_branches()
+        assert context.ready_branches == 0
+        assert await text(context, "made in processes()") == "True"
+        await context.run("for child in children: child.kill(); child.wait()")
+        await context.wait_ready_branches()
+        assert context.ready_branches == 1
+        assert await text(context, "made in processes()") == "True"
+
+
+async def test_one_that_takes_too_long_costs_no_state(
+    sandbox: Sandbox, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given up; what it was to be a copy of goes on when it can, and copies come again."""
+    other = await sandbox.contexts.create(preload="bare")
+    await context.run(
+        PROCESSES + DAEMON + EXECUTOR + "import time\n"
+        "os.mkfifo('/tmp/go')\n"
+        "def wait_and_fork():\n"
+        "    open('/tmp/go').close()\n"
+        "    return real[0]()\n"
+        "made = daemon()"
+    )
+    await context.wait_ready_branches()
+    with monkeypatch.context() as patched:
+        patched.setattr("sandbox_runtime.interpreters.interpreter.BRANCHING_S", 0.1)
+        await context.run("executor.fork_away = wait_and_fork")
+        await context.wait_ready_branches()
+        assert (context.ready_branches, context.lost) == (0, False)
+    await text(other, "open('/tmp/go', 'w').close()")
+    own = f"[{context._interpreter.pid}, made]"
+    await text(
+        context,
+        f"executor.fork_away = real[0]\nwhile processes() != sorted({own}): time.sleep(0.005)",
+    )
+    await context.wait_ready_branches()
+    assert context.ready_branches == 2
 
 
 async def test_random_numbers_differ_between_them(sandbox: Sandbox) -> None:

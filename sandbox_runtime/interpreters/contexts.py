@@ -244,7 +244,7 @@ class Context:
         async with self._turn:
             if self.lost or not holds():
                 return None
-            # A branch that is begun is finished: to give up half of one would end others' orphans.
+            # A branch that is begun is finished: only by its number is it ended for certain.
             interpreter = self._interpreter
             with trio.CancelScope(shield=True):
                 copies = await interpreter.begin_fork(1, ahead=True)

@@ -191,11 +191,12 @@ class Interpreter:
         Args:
             count: How many.
             ahead: Whether nobody waits for the copies, so that they have time to get ready for a
-                first run.
+                first run, and that its state is worth more than they are.
 
         Raises:
             BranchRefusedError: Something in it cannot be copied; it is named.
-            InterpreterUnavailableError: It has died, or has not answered in time.
+            InterpreterUnavailableError: It has died, or has not answered in time; it is lost then.
+            trio.TooSlowError: It has not answered in time, but nobody waits for the copies.
         """
         if not self._branches:
             raise BranchRefusedError("interpreters of this language cannot be copied")
@@ -215,27 +216,25 @@ class Interpreter:
             finally:
                 for _, theirs in pairs:
                     theirs.close()
-            await self._wait_forked()
-        except BranchRefusedError:
-            for copy in copies:
-                copy.close_ends()  # none was made: nothing is to be ended
-            raise
+            await self._wait_forked(ahead=ahead)
         except BaseException:
+            for copy in copies:
+                copy.close_ends()  # which ends it, if it was made at all
+            for ours, _ in pairs[len(copies) :]:
+                ours.close()
             with trio.CancelScope(shield=True):
-                for copy in copies:
-                    await copy.aclose()
-                for ours, _ in pairs[len(copies) :]:
-                    ours.close()
                 if self.lost:
                     await self._end()
             raise
         return copies
 
-    async def _wait_forked(self) -> None:
+    async def _wait_forked(self, *, ahead: bool) -> None:
         """Waits until it has answered that it is copied, for as long as that may take."""
         with trio.move_on_after(BRANCHING_S) as scope:
             answer = await self._answer_to(self._number)
         if scope.cancelled_caught:
+            if ahead:  # an answer that comes later is passed over
+                raise trio.TooSlowError(f"the interpreter did {_TOO_SLOW}")
             self.lost = True
             remedy = "Its state is lost; restart the context or create a new one"
             raise InterpreterUnavailableError(f"the interpreter did {_TOO_SLOW}", remedy=remedy)
@@ -257,9 +256,12 @@ class Interpreter:
             if scope.cancelled_caught:
                 raise InterpreterUnavailableError(f"a copy of the interpreter did {_TOO_SLOW}")
         except BaseException:
+            known = [copy for copy in copies if copy.pid > 0]
+            for copy in copies:
+                copy.forget() if copy in known else copy.close_ends()
             with trio.CancelScope(shield=True):
-                for copy in copies:
-                    await copy.aclose()
+                if known:
+                    await self.end_forgotten(known)
             raise
 
     async def begin_as_copy(self, origin: Interpreter) -> None:

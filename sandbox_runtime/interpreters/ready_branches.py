@@ -142,7 +142,7 @@ class ReadyBranches:
                 with trio.move_on_after(_PATIENCE_S):
                     await self._wait_quiet()
                 await self._make_missing(state)
-        except (SandboxError, OSError) as error:
+        except (SandboxError, OSError, trio.TooSlowError) as error:
             _LOG.debug("no branch can be made ahead: %s", error)
         finally:
             if self._filling is scope:
