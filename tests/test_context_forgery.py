@@ -324,7 +324,7 @@ async def test_a_copy_that_does_not_answer_is_ended_and_its_origin_goes_on(
     monkeypatch.setattr(interpreter, "BRANCHING_S", 2)
     context = await create(sandbox, "python")
     await context.run(PATCH.format(name="separate_branch", function="lambda: time.sleep(1e6)"))
-    with pytest.raises(InterpreterUnavailableError, match="a copy .* did not answer within"):
+    with pytest.raises(InterpreterUnavailableError, match=r"a copy .* did not answer within"):
         await context.fork(2)
     assert (await context.run("kept", deadline_s=20)).text == "41"
     assert sandbox.contexts.list() == [context]
