@@ -155,6 +155,12 @@ class InterpreterUnavailableError(SandboxError):
     code = "interpreter_unavailable"
 
 
+class InterpreterMissingError(InterpreterUnavailableError):
+    """Nothing but what the remedy names can help: it is not installed, or has too little memory."""
+
+    code = "interpreter_missing"
+
+
 class InterpreterRestingError(InterpreterUnavailableError):
     """The last interpreters of this kind did not start, so it is not tried for a while.
 

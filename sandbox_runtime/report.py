@@ -172,6 +172,8 @@ def check_required(require: Collection[str]) -> None:
     Raises:
         InvalidArgumentError: It names the first that is not.
     """
+    if isinstance(require, str):
+        raise InvalidArgumentError("require", f"must be a list of names, not one text: {require!r}")
     for name in require:
         if name not in PROTECTIONS:
             known = ", ".join(PROTECTIONS)

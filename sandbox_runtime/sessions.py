@@ -276,7 +276,11 @@ class Session:
         finally:
             self._turn.release()
         if check and not result.ok:
-            how = f"exit code {result.exit_code}" if result.ended == "exit" else result.ended
+            how = f"exit code {result.exit_code}"
+            if result.ended == "deadline":
+                how = "the deadline passed, and everything it started was ended"
+            elif result.ended != "exit":
+                how = f"{how}, {result.ended}" if result.exit_code is not None else result.ended
             raise CommandFailedError(result, how, result.stderr.decode(errors="replace"))
         return result
 

@@ -211,8 +211,9 @@ def test_branches_that_are_made_ahead_hold_the_state_of_the_last_run(sandbox: Sa
 def test_what_keeps_a_context_from_being_branched_is_named(sandbox: Sandbox) -> None:
     with sandbox.create_code_context() as context:
         context.run("import socket\nserver = socket.create_server(('127.0.0.1', 0))")
-        with pytest.raises(ConflictError, match="AF_INET"):
+        with pytest.raises(ConflictError, match="AF_INET") as refused:
             context.fork()
+        assert str(refused.value).count(refused.value.remedy) == 1
         with pytest.raises(InvalidRequestError, match="count"):
             context.fork(65)
 

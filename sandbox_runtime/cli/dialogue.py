@@ -72,10 +72,10 @@ class Dialogue:
             ready_branches=self._ready_branches,
         )
         self._branches = branches = Branches(context)
-        say(
-            f"{self._language} in a sandbox: no network, nothing of this machine's files. "
-            "Ctrl-C interrupts, Ctrl-D ends, :branch tries something on a copy."
-        )
+        keys = "Ctrl-C interrupts, Ctrl-D ends"
+        if self._language == "python":
+            keys += ", :branch tries something on a copy"
+        say(f"{self._language} in a sandbox: no network, nothing of this machine's files. {keys}.")
         show = Show(streams, self._figures)
         while (cell := await self._read_cell(streams)) is not None:
             if not cell.strip():

@@ -192,7 +192,8 @@ def run_code(
             return _talk(options, chosen, figures, ready_branches)
         file = "-"
     if ready_branches:
-        raise click.UsageError("--ready-branches is for a dialogue: leave out the code")
+        what = "leave out the code" if text or file != "-" else "standard input is no terminal"
+        raise click.UsageError(f"--ready-branches is for a dialogue: {what}")
     source = load_code(file, chosen) if file is not None else text or ""
 
     from sandbox_runtime.cli.code import run_cell

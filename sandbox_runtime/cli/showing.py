@@ -31,7 +31,7 @@ class Show:
         for mime, ending in _IMAGES.items():
             if image := _image(result, mime):
                 self._images += 1
-                note = f"a figure was shown ({len(image)} bytes of {mime}); --figures DIR keeps it"
+                note = f"a figure is open ({len(image)} bytes of {mime}); --figures DIR keeps it"
                 if self._figures is not None:
                     path = trio.Path(self._figures) / f"figure-{self._images}.{ending}"
                     await path.write_bytes(image)

@@ -134,6 +134,7 @@ def error_of(status: int, body: bytes, retry_after: str | None) -> ApiError:
         told = _Body(error=body[:200].decode(errors="replace"))
     general, reason = told.error, told.message
     message = f"{general}: {reason}" if general and reason not in {"", general} else general
+    message = message.removesuffix(f". {told.suggestion}")  # which is said as the remedy
     return _class_of(status, told.code, told.context)(
         message or f"the server answered {status}",
         status=status,

@@ -15,6 +15,7 @@ import trio
 
 from sandbox_runtime import core
 from sandbox_runtime.errors import (
+    InterpreterMissingError,
     InterpreterUnavailableError,
     InvalidArgumentError,
     NotStartedError,
@@ -104,7 +105,7 @@ class NodeFinder:
             seen.append(f"{candidate} {said}")
         what = "; ".join(seen) or "there is no node on PATH"
         message = f"JavaScript and TypeScript need Node, and {what}"
-        raise InterpreterUnavailableError(message, remedy=_REMEDY)
+        raise InterpreterMissingError(message, remedy=_REMEDY)
 
 
 async def _version(path: str) -> tuple[int, ...] | None:
@@ -169,7 +170,7 @@ class Node:
             message = f"Node does not start in a sandbox of {data_bytes // MIB} MiB"
             mib = _LEAST_DATA_BYTES // MIB
             least = f"Give it {mib} MiB (limits.memory_bytes, or --memory {mib}M)"
-            raise InterpreterUnavailableError(message, remedy=f"{least}: V8 reserves 512 for code")
+            raise InterpreterMissingError(message, remedy=f"{least}: V8 reserves 512 for code")
         node = await self._find()
         beginning = await self._beginning(wanted, prime=prime)
         async with contextlib.AsyncExitStack() as undo:

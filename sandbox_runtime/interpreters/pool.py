@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from sandbox_runtime.errors import (
+    InterpreterMissingError,
     InterpreterRestingError,
     InterpreterUnavailableError,
     PoolFullError,
@@ -239,6 +240,8 @@ class Pool:
             raise InterpreterRestingError(self._reason, wait_s)
         try:
             interpreter = await open_one()
+        except InterpreterMissingError:
+            raise  # to wait would help nobody
         except InterpreterUnavailableError as error:
             if counts:
                 self._breaker.failed()

@@ -15,6 +15,7 @@ from sandbox_runtime import core
 from sandbox_runtime.channel import Channel, send_packet
 from sandbox_runtime.errors import (
     HostLimitError,
+    InterpreterMissingError,
     InterpreterUnavailableError,
     SandboxClosedError,
     SandboxLostError,
@@ -136,7 +137,7 @@ class Zygote:
             module, reason = str(answer.get("module")), str(answer.get("reason"))
             if module in modules:
                 return {module: reason}
-            raise InterpreterUnavailableError(reason, remedy=_REMEDY)
+            raise InterpreterMissingError(reason, remedy=_REMEDY)
         zygote.missing = tuple(answer.get("missing", ()))
         return zygote
 

@@ -92,6 +92,7 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.InterpreterRestingError: Row(
         503, "INTERPRETER_NOT_READY", _CIRCUIT_OPEN, status_word="circuit_open"
     ),
+    errors.InterpreterMissingError: Row(500, "INTERPRETER_MISSING", REASON),
     errors.InterpreterUnavailableError: Row(
         503, "INTERPRETER_NOT_READY", REASON, status_word="initializing"
     ),

@@ -27,7 +27,7 @@ class AsyncTransport:
 
     def __init__(self, address: str, *, token: str | None) -> None:
         """For `http://HOST[:PORT][/PATH]` or `unix:PATH`."""
-        if not address.startswith(("http://", "https://", "unix:")):
+        if not isinstance(address, str) or not address.startswith(("http://", "https://", "unix:")):
             message = f"{address!r} is no address; write it as http://HOST:PORT or unix:PATH"
             raise InvalidArgumentError("address", message)
         headers = dict([_MODERN])
@@ -64,7 +64,7 @@ class AsyncTransport:
                 method, path, content=_encode(body), headers=_headers(body), params=query
             )
         except httpx2.TransportError as error:
-            raise _unreachable(self._address, error) from error
+            raise _unreachable(self._address, error) from None
         if answer.status_code >= 400:
             raise error_of(answer.status_code, answer.content, answer.headers.get("Retry-After"))
         decoded: T = _decode(answer.content, reply)
@@ -90,7 +90,7 @@ class AsyncTransport:
                     raise error_of(answer.status_code, content, retry_after)
                 yield AsyncEvents(answer.aiter_lines(), event)
         except httpx2.TransportError as error:
-            raise _unreachable(self._address, error) from error
+            raise _unreachable(self._address, error) from None
 
     async def aclose(self) -> None:
         """Closes its connections."""
