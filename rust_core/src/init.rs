@@ -219,16 +219,9 @@ impl Init<'_> {
         fds: Vec<OwnedFd>,
     ) -> Result<(i32, Seen)> {
         let awaited = [self.socket.as_fd(), self.prepared.children.as_fd()];
-        let mut are_closed = false;
-        let started = execute(&executable?, &fds, self.prepared, |child, fds| {
-            let started = sys::fork_sharing_memory_and_wait(child, fds, awaited);
-            are_closed = started.is_ok();
-            started
-        });
-        if are_closed {
-            fds.into_iter().for_each(std::mem::forget);
-        }
-        let (pid, seen) = started?;
+        let (pid, seen) = execute(&executable?, self.prepared, |child| {
+            sys::fork_sharing_memory_and_wait(child, fds, awaited)
+        })?;
         self.spawned.insert(pid);
         Ok((pid, seen))
     }
@@ -585,17 +578,17 @@ impl Executable {
 
 /// Confines and starts a program; returns when it runs, or with why it does not.
 fn start(program: &Program, fds: &[OwnedFd], prepared: &Prepared) -> Result<i32> {
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     if let Program::Execute { argv, env, cwd, .. } = program {
         let executable = Executable::new(argv, env, cwd)?;
-        let started = execute(&executable, fds, prepared, |child, _| {
-            sys::fork_sharing_memory(child).map(|pid| (pid, ()))
+        let started = execute(&executable, prepared, |child| {
+            sys::fork_sharing_memory(&mut || child(&fds)).map(|pid| (pid, ()))
         });
         return started.map(|(pid, ())| pid);
     }
     match sys::fork(0, None).at(Step::CloneProcess, "")? {
         Forked::Child => {
             sys::end_burst();
-            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             if confine(&fds, prepared).is_ok() {
                 serve_inside(program, prepared);
             }
@@ -605,24 +598,22 @@ fn start(program: &Program, fds: &[OwnedFd], prepared: &Prepared) -> Result<i32>
     }
 }
 
-/// What a process that shares this memory does.
-type Child<'a> = &'a mut dyn FnMut() -> i32;
+/// What a process that shares this memory does with the descriptors that become the program's.
+type Child<'a> = &'a mut dyn FnMut(&[BorrowedFd<'_>]) -> i32;
 
-/// Confines and executes a program in a child that `fork` makes, which gets the child's descriptors
-/// too and returns when the child no longer shares this memory.
+/// Confines and executes a program in a child that `fork` makes, which returns when the child no
+/// longer shares this memory.
 fn execute<T>(
     executable: &Executable,
-    fds: &[OwnedFd],
     prepared: &Prepared,
-    fork: impl FnOnce(Child<'_>, &[BorrowedFd<'_>]) -> io::Result<(i32, T)>,
+    fork: impl FnOnce(Child<'_>) -> io::Result<(i32, T)>,
 ) -> Result<(i32, T)> {
-    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     let mut failed = None;
-    let mut child = || {
-        failed = Some(confine(&fds, prepared).err().unwrap_or_else(|| executable.execute()));
+    let mut child = |fds: &[BorrowedFd<'_>]| {
+        failed = Some(confine(fds, prepared).err().unwrap_or_else(|| executable.execute()));
         127 // reached only if nothing was executed
     };
-    let started = fork(&mut child, &fds).at(Step::CloneProcess, "")?;
+    let started = fork(&mut child).at(Step::CloneProcess, "")?;
     match failed {
         None => Ok(started),
         Some(failure) => {

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering::Acquire};
 use std::time::Duration;
 
@@ -104,18 +104,19 @@ pub fn fork_sharing_memory(child: &mut dyn FnMut() -> i32) -> io::Result<i32> {
 /// until one of `awaited` is readable, as when the child has ended, and the child shares this
 /// memory no longer. Returns the child's pid, and which are readable.
 ///
-/// `handed_over` is closed here as soon as the child has its own; their owners may be neither used
-/// nor dropped after this, but if it fails.
+/// `handed_over` is for `child`, which borrows it; here it is closed as soon as the child has its own.
 ///
 /// # Errors
 /// `EAGAIN` when there are too many processes.
 pub fn fork_sharing_memory_and_wait<const N: usize>(
-    child: &mut dyn FnMut() -> i32,
-    handed_over: &[BorrowedFd<'_>],
+    child: &mut dyn FnMut(&[BorrowedFd<'_>]) -> i32,
+    handed_over: Vec<OwnedFd>,
     awaited: [BorrowedFd<'_>; N],
 ) -> io::Result<(i32, [bool; N])> {
+    let borrowed: Vec<BorrowedFd<'_>> = handed_over.iter().map(AsFd::as_fd).collect();
+    let mut child = || child(&borrowed);
     let sharing = AtomicI32::new(1);
-    let (mut child, mut stack) = (Work(child), child_stack());
+    let (mut child, mut stack) = (Work(&mut child), child_stack());
     // SAFETY: all of it is this function's until the loop at its end is over, that is, until the
     // child shares no memory any more. Up to there this process makes system calls, which touch
     // its own stack only: `errno` would be touched by one that fails, and with open descriptors
@@ -123,8 +124,9 @@ pub fn fork_sharing_memory_and_wait<const N: usize>(
     let pid = unsafe {
         clone_sharing_memory(&mut child, libc::CLONE_CHILD_CLEARTID, &sharing, &mut stack)
     }?;
-    for fd in handed_over {
-        // SAFETY: takes no pointer; by this function's contract nobody uses it any more.
+    for fd in &handed_over {
+        // To drop it would free memory, which the child may be using. Its owner is forgotten below.
+        // SAFETY: takes no pointer; it is owned here, and only that number is looked at after this.
         unsafe { libc::close(fd.as_raw_fd()) };
     }
     let readable = wait_readable(awaited, None).unwrap_or([false; N]);
@@ -133,6 +135,8 @@ pub fn fork_sharing_memory_and_wait<const N: usize>(
         // SAFETY: the number is live, and without a timeout nothing else is read.
         unsafe { libc::syscall(libc::SYS_futex, &raw const sharing, libc::FUTEX_WAIT, 1, forever) };
     }
+    // Closed above.
+    handed_over.into_iter().for_each(std::mem::forget);
     Ok((pid, readable))
 }
 
