@@ -99,8 +99,8 @@ def reserve_arenas() -> tuple[int, int]:
 def written_pages() -> bytes:
     """The pages that this process, a fork, has for itself, for `own_pages`."""
 
-def own_pages(pages: bytes, until_readable: int, /) -> None:
-    """Takes pages for this process, a fork that waits, until there is something to read."""
+def own_pages(pages: bytes, /) -> None:
+    """Takes pages for this process, a fork that waits."""
 
 def seal_arenas() -> None:
     """From here on new arenas come from anywhere; room that nobody has taken is given back."""

@@ -193,14 +193,14 @@ fn written_pages(py: Python<'_>) -> PyResult<Bound<'_, PyBytes>> {
     Ok(PyBytes::new(py, &words.flat_map(usize::to_ne_bytes).collect::<Vec<_>>()))
 }
 
-/// Takes pages for this process, a fork that waits, until there is something to read.
+/// Takes pages for this process, a fork that waits.
 #[pyfunction]
-fn own_pages(pages: &[u8], until_readable: i32) -> PyResult<()> {
+fn own_pages(pages: &[u8]) {
     const WORD_BYTES: usize = size_of::<usize>();
     let word = |bytes: &[u8]| bytes.try_into().map_or(0, usize::from_ne_bytes);
     let pairs = pages.chunks_exact(2 * WORD_BYTES).map(|pair| pair.split_at(WORD_BYTES));
     let pages: Vec<_> = pairs.map(|(start, bytes)| (word(start), word(bytes))).collect();
-    Ok(sys::own_pages(&pages, borrow(until_readable)?)?)
+    sys::own_pages(&pages);
 }
 
 /// Confines this process, a zygote's fresh fork, as a context: see `contain::enter`.

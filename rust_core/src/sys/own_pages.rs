@@ -5,18 +5,13 @@
 //! pages these were, and another that waits can take them before it has anything to do.
 
 use std::io::{self, Read, Seek};
-use std::os::fd::BorrowedFd;
-use std::time::Duration;
 
-use super::{is_in_arenas, wait_readable};
+use super::is_in_arenas;
 
-const PAGE_BYTES: usize = 4096;
 const WORD_BYTES: usize = size_of::<u64>();
 /// Of an entry of `/proc/PID/pagemap`: the page is there, and nobody else has it.
 const PRESENT: u64 = 1 << 63;
 const EXCLUSIVE: u64 = 1 << 56;
-/// How many stretches are taken between two looks.
-const TAKEN_AT_ONCE: usize = 16;
 
 /// Where a stretch of pages begins, and its length in bytes.
 pub type Stretch = (usize, usize);
@@ -29,25 +24,48 @@ pub type Stretch = (usize, usize);
 /// Those of reading `/proc/self/maps` and `/proc/self/pagemap`.
 pub fn written_pages() -> io::Result<Vec<Stretch>> {
     let maps = std::fs::read_to_string("/proc/self/maps")?;
-    let mut pagemap = std::fs::File::open("/proc/self/pagemap")?;
+    let mut pagemap = Pagemap::open()?;
+    let page_bytes = pagemap.page_bytes;
     let mut found: Vec<Stretch> = Vec::new();
     for (start, end) in lasting(&maps) {
-        let mut entries = vec![0; (end - start) / PAGE_BYTES * WORD_BYTES];
-        pagemap.seek(io::SeekFrom::Start((start / PAGE_BYTES * WORD_BYTES) as u64))?;
-        pagemap.read_exact(&mut entries)?;
-        for (index, entry) in entries.chunks_exact(WORD_BYTES).enumerate() {
-            let entry = entry.try_into().map_or(0, u64::from_ne_bytes);
+        for (index, entry) in pagemap.entries(start, end)?.into_iter().enumerate() {
             if entry & PRESENT == 0 || entry & EXCLUSIVE == 0 {
                 continue;
             }
-            let page = start + index * PAGE_BYTES;
+            let page = start + index * page_bytes;
             match found.last_mut() {
-                Some((first, bytes)) if *first + *bytes == page => *bytes += PAGE_BYTES,
-                _ => found.push((page, PAGE_BYTES)),
+                Some((first, bytes)) if *first + *bytes == page => *bytes += page_bytes,
+                _ => found.push((page, page_bytes)),
             }
         }
     }
     Ok(found)
+}
+
+/// What the kernel says of each page of this process, which may be larger than 4 KiB.
+struct Pagemap {
+    file: std::fs::File,
+    page_bytes: usize,
+}
+
+impl Pagemap {
+    fn open() -> io::Result<Self> {
+        let file = std::fs::File::open("/proc/self/pagemap")?;
+        // SAFETY: no preconditions.
+        let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        let page_bytes = usize::try_from(page_bytes).map_err(|_| io::Error::last_os_error())?;
+        Ok(Self { file, page_bytes })
+    }
+
+    /// An entry for each page between two addresses.
+    fn entries(&mut self, start: usize, end: usize) -> io::Result<Vec<u64>> {
+        let mut bytes = vec![0; (end - start) / self.page_bytes * WORD_BYTES];
+        let offset = start / self.page_bytes * WORD_BYTES;
+        self.file.seek(io::SeekFrom::Start(offset as u64))?;
+        self.file.read_exact(&mut bytes)?;
+        let words = bytes.chunks_exact(WORD_BYTES);
+        Ok(words.map(|word| word.try_into().map_or(0, u64::from_ne_bytes)).collect())
+    }
 }
 
 /// The writable mappings that are there as long as the process: first and last address.
@@ -76,31 +94,19 @@ fn lasting(maps: &str) -> Vec<(usize, usize)> {
     found
 }
 
-/// Takes pages for this process alone, as if it had written to them, until there is something to
-/// read. What they hold stays the same; what is not there any more is passed over.
-///
-/// # Errors
-/// Those of `poll(2)`.
-pub fn own_pages(pages: &[Stretch], until_readable: BorrowedFd<'_>) -> io::Result<()> {
-    for some in pages.chunks(TAKEN_AT_ONCE) {
-        if wait_readable([until_readable], Some(Duration::ZERO))?[0] {
-            break;
-        }
-        for (start, bytes) in some {
-            // SAFETY: this changes no content, and maps nothing: it fails where nothing is mapped,
-            // or what is may not be written to.
-            unsafe {
-                libc::madvise(*start as *mut libc::c_void, *bytes, libc::MADV_POPULATE_WRITE)
-            };
-        }
+/// Takes pages for this process alone, as if it had written to them. What they hold stays the same;
+/// what is not there any more is passed over.
+pub fn own_pages(pages: &[Stretch]) {
+    for (start, bytes) in pages {
+        // SAFETY: this changes no content, and maps nothing: it fails where nothing is mapped, or
+        // what is may not be written to.
+        unsafe { libc::madvise(*start as *mut libc::c_void, *bytes, libc::MADV_POPULATE_WRITE) };
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
 
     #[test]
     fn data_heap_and_what_follows_a_file_lasts() {
@@ -117,12 +123,28 @@ mod tests {
     }
 
     #[test]
-    fn what_this_process_has_is_found_and_can_be_taken() {
-        let found = written_pages().expect("a process may look at itself");
-        assert!(!found.is_empty());
-        let (reader, writer) = std::io::pipe().expect("a pipe");
-        own_pages(&found, reader.as_fd()).expect("poll");
-        own_pages(&[(0x1000, PAGE_BYTES)], reader.as_fd()).expect("nothing is mapped there");
-        drop(writer);
+    fn what_this_process_has_is_found() {
+        assert!(!written_pages().expect("a process may look at itself").is_empty());
+    }
+
+    #[test]
+    fn pages_are_taken_before_anything_is_written_to_them() {
+        let mut pagemap = Pagemap::open().expect("a process may look at itself");
+        let bytes = 3 * pagemap.page_bytes;
+        let (rights, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE);
+        let flags = flags | libc::MAP_ANONYMOUS;
+        // SAFETY: new memory, wherever there is room.
+        let place = unsafe { libc::mmap(std::ptr::null_mut(), bytes, rights, flags, -1, 0) };
+        assert_ne!(place, libc::MAP_FAILED);
+        let start = place.addr();
+        let mut present = || {
+            let entries = pagemap.entries(start, start + bytes).expect("it can be read");
+            entries.into_iter().map(|entry| entry & PRESENT != 0).collect::<Vec<_>>()
+        };
+        assert_eq!(present(), [false; 3]);
+        own_pages(&[(0x1000, 0x1000), (start, bytes)]); // nothing is mapped at the first
+        assert_eq!(present(), [true; 3]);
+        // SAFETY: it was mapped above, and nothing refers to it.
+        unsafe { libc::munmap(place, bytes) };
     }
 }

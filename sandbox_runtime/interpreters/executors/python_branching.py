@@ -32,7 +32,7 @@ def separate_branch() -> None:
     os.setsid()
 
 
-def own_pages(until_readable: int) -> None:
+def own_pages() -> None:
     """Has the pages that a cell will write to before there is one; see `use_native`."""
 
 
@@ -69,8 +69,8 @@ def use_native(native: Any) -> None:
             (after_in_child if is_copy else after_in_parent)()
         return is_copy
 
-    def own(until_readable: int) -> None:
-        native.own_pages(_expected, until_readable)
+    def own() -> None:
+        native.own_pages(_expected)
 
     fork_away, separate_branch, own_pages = fork, native.separate_branch, own
 

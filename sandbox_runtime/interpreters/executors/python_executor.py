@@ -235,7 +235,7 @@ class Executor:
             branching.separate_branch()
             refresh_process()
             if ahead:
-                branching.own_pages(self._socket.fileno())
+                branching.own_pages()
             self._socket.send({"type": "ready", "pid": self._pid})
         except BaseException as error:  # noqa: BLE001 - it must not go on as half a branch
             with contextlib.suppress(BaseException):

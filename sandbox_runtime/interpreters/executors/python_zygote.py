@@ -94,8 +94,8 @@ class Native(Protocol):
     def written_pages(self) -> bytes:
         """The pages that this process, a fork, has for itself."""
 
-    def own_pages(self, pages: bytes, until_readable: int, /) -> None:
-        """Takes pages for this process, a fork that waits, until there is something to read."""
+    def own_pages(self, pages: bytes, /) -> None:
+        """Takes pages for this process, a fork that waits."""
 
     def serve_forks(self, sock: int, own_pid_ns: int, /) -> tuple[bytes, list[int]] | None:
         """Serves until the control process is gone; returns in each child with what is its."""
