@@ -114,7 +114,14 @@ mod tests {
 
     #[test]
     fn what_is_no_device_on_the_host_is_none_here() {
-        let refused = make(Path::new("/proc")).map(drop).map_err(|error| error.kind());
-        assert!(refused.is_err());
+        let host = std::env::temp_dir().join(format!("no-devices-{}", sys::pid()));
+        fs::create_dir(&host).expect("a directory");
+        fs::write(host.join("null"), "").expect("a plain file");
+        let error = make(&host).expect_err("it is no device");
+        fs::remove_dir_all(&host).expect("removed");
+        match error.raw_os_error() {
+            None => assert_eq!(error.kind(), io::ErrorKind::InvalidInput),
+            errno => assert_eq!(errno, Some(libc::EPERM), "not root: {error}"),
+        }
     }
 }
