@@ -3,8 +3,9 @@
 //!
 //! Nothing here waits. Both are told in the same way to whoever executes them, by a socket that one
 //! epoll waits for, with pipes that are this command's alone. A command costs the control process
-//! two calls of this file and one wait of its own: what Python does between them costs three times
-//! as much as elsewhere, since the program that ran meanwhile had the processor's caches to itself.
+//! one call of this file to send it, and one look, before which it need not wait where the command is
+//! over by then; else it waits and looks again. What Python does in between costs three times as much
+//! as elsewhere, since the program that ran meanwhile had the processor's caches to itself.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -90,7 +90,8 @@ impl Program {
         })
     }
 
-    /// Writes one entry, which is read-only before and afterwards where the program asked for that.
+    /// Writes one entry. Where the program asked for entries to be read-only, it is so before, and
+    /// afterwards unless the kernel refuses that; the entry is as good then.
     fn write(&self, place: usize, value: usize) -> bool {
         // SAFETY: no preconditions.
         let page_bytes = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(1);
@@ -106,6 +107,7 @@ impl Program {
         // SAFETY: an entry of the table, aligned and now writable; one thread calls through it.
         unsafe { (place as *mut usize).write_volatile(value) };
         if sealed {
+            // Nothing depends on it, and there is nothing else to do if it fails.
             protect(page, page_bytes, libc::PROT_READ);
         }
         true
