@@ -180,6 +180,46 @@ async def test_a_place_is_left_to_the_one_that_its_owner_claims(
     assert (pool.ready, pool.lent, len(maker.made)) == (0, 1, 1)
 
 
+async def test_an_owner_of_several_places_claims_one_that_is_left_to_it(
+    maker: Maker, nursery: trio.Nursery
+) -> None:
+    """However many places it takes besides."""
+    pool = make_pool(maker, nursery, PoolSize(min=1, max=3))
+    await pool.wait_full()
+    await pool.take_places(["one", "two", "three"], "python", claims=True)
+    assert pool.claim() is cast("object", maker.made[0])
+    await pool.wait_full()
+    assert (pool.ready, pool.lent, len(maker.made)) == (0, 3, 1)
+
+
+async def test_who_needs_several_places_gets_all_or_none(
+    maker: Maker,
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001 - it makes the time pass
+) -> None:
+    """Two that come at once do not hold what the other waits for; there is one wait for all."""
+    pool = make_pool(maker, nursery, PoolSize(min=0, max=4, wait_s=10))
+    await pool.take_place("first", "python")
+    served = []
+
+    async def take(name: str) -> None:
+        await pool.take_places([f"{name} {number}" for number in range(3)], "python")
+        served.append(name)
+        for number in range(3):
+            pool.leave(f"{name} {number}", "python")
+
+    async with trio.open_nursery() as both:
+        both.start_soon(take, "second")
+        both.start_soon(take, "third")
+    assert sorted(served) == ["second", "third"]
+    await pool.take_place("another", "python")
+    started_s = trio.current_time()
+    with pytest.raises(PoolFullError):
+        await pool.take_places(["a", "b", "c"], "python")
+    assert trio.current_time() - started_s == pytest.approx(10)
+    assert (pool.lent, pool.waiting) == (2, 0)
+
+
 async def test_what_comes_after_its_place_was_taken_is_not_kept(
     maker: Maker, nursery: trio.Nursery
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import trio
@@ -22,9 +22,12 @@ from sandbox_runtime import (
     Sandbox,
     open_sandbox,
 )
+from sandbox_runtime.interpreters.ready_branches import ReadyBranches
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from sandbox_runtime.interpreters.interpreter import Interpreter
 
 PROCESSES = """
 import os
@@ -349,7 +352,7 @@ async def test_each_takes_a_place_of_the_pool(runtime: Runtime) -> None:
     """Whether it is there at the moment or not; the places come back with the context's end."""
     sizes = {"python": PoolSize(min=0, max=4, wait_s=0.1)}
     async with open_sandbox(runtime=runtime, pools=sizes) as small:
-        with pytest.raises(PoolFullError):
+        with pytest.raises(InvalidArgumentError, match="ready_branches: must be less than"):
             await small.contexts.create(preload="bare", ready_branches=4)
         assert small.contexts.pool("python").lent == 0
         context = await small.contexts.create(preload="bare", ready_branches=2)
@@ -362,6 +365,39 @@ async def test_each_takes_a_place_of_the_pool(runtime: Runtime) -> None:
             await context.fork()
         await context.aclose()
         assert small.contexts.pool("python").lent == 1
+
+
+async def test_those_of_a_sandbox_that_has_ended_are_not_waited_for() -> None:
+    """Nobody waits for what is not made any more, and no descriptor is left open."""
+    closed: list[object] = []
+
+    class Branch:
+        def forget(self) -> None:
+            """As an interpreter's."""
+
+        def close_ends(self) -> None:
+            closed.append(self)
+
+    async def make(_: object) -> None:
+        raise AssertionError
+
+    async with trio.open_nursery() as nursery:
+        ahead = ReadyBranches(1, make, nursery, trio.lowlevel.checkpoint)
+    ahead.refill()
+    await ahead.wait_full()
+    branch = Branch()
+    ahead.give_up([cast("Interpreter", branch)])
+    assert closed == [branch]
+    await ahead.aclose()
+
+
+async def test_a_number_that_another_has_got_since_ends_nobody(context: Context) -> None:
+    """A branch that has ended of itself leaves its number to who comes."""
+    await context.run("x = 1")
+    branch, other = await context.fork(2)
+    shared = other._interpreter._shared
+    await shared.end([other._interpreter.pid])
+    assert await text(other, "x") == await text(branch, "x") == "1"
 
 
 async def test_mistakes_are_told(sandbox: Sandbox) -> None:

@@ -34,7 +34,7 @@ from sandbox_runtime.interpreters.breaker import Breaker
 from sandbox_runtime.interpreters.pool_sizes import PoolSize
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from sandbox_runtime.interpreters.interpreter import Interpreter
 
@@ -124,6 +124,7 @@ class Pool:
             language: trio.CapacityLimiter(math.inf if size.max is None else size.max)
             for language, size in sizes.items()
         }
+        self._turns = {language: trio.Lock() for language in sizes}
         self._breaker = Breaker(trio.current_time)
         self._reason = ""
         self._ready: deque[Interpreter] = deque()
@@ -151,8 +152,9 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        """How many wait for a place."""
-        return sum(places.statistics().tasks_waiting for places in self._places.values())
+        """How many wait for places."""
+        first = sum(places.statistics().tasks_waiting for places in self._places.values())
+        return first + sum(turn.statistics().tasks_waiting for turn in self._turns.values())
 
     def _state(self) -> PoolState:
         return PoolState(
@@ -257,26 +259,42 @@ class Pool:
         while self._coming:
             await self._changed.wait()
 
+    def most(self, language: str) -> int | None:
+        """How many places a language has; None for no limit."""
+        return self._sizes[language].max
+
     async def take_place(self, owner: object, language: str, *, claims: bool = False) -> None:
-        """Waits for a place, in the order of the calls; `leave` gives it back.
+        """Waits for a place; see `take_places`."""
+        await self.take_places([owner], language, claims=claims)
+
+    async def take_places(
+        self, owners: Sequence[object], language: str, *, claims: bool = False
+    ) -> None:
+        """Waits for places, in the order of the calls: for all or none. `leave` gives one back.
 
         Args:
-            owner: Whose it is.
-            language: What it is for.
-            claims: Whether the owner claims an interpreter at once, so that one that is ready is
-                left for it; who brings its own has one ended if there are too many.
+            owners: Whose they are.
+            language: What they are for.
+            claims: Whether one of the owners claims an interpreter at once, so that one that is
+                ready is left for it; who brings its own has one ended if there are too many.
 
         Raises:
-            PoolFullError: None became free in time.
+            PoolFullError: Too few became free in time.
         """
         size = self._sizes[language]
-        with trio.move_on_after(size.wait_s) as scope:
-            await self._places[language].acquire_on_behalf_of(owner)
-            self._make_room(spare=1 if claims else 0)
-            return
-        if scope.cancelled_caught:
+        try:
+            with trio.move_on_after(size.wait_s):
+                async with self._turns[language]:  # else two would wait for what the other holds
+                    for owner in owners:
+                        await self._places[language].acquire_on_behalf_of(owner)
+                        self._make_room(spare=1 if claims else 0)
+                return
             assert size.max is not None
             raise PoolFullError(size.max, size.wait_s)
+        except BaseException:
+            for owner in owners:
+                self.leave(owner, language)
+            raise
 
     def _make_room(self, spare: int) -> None:
         """Ends what is ready where an owner has taken its place."""

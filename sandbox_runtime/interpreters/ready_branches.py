@@ -97,8 +97,9 @@ class ReadyBranches:
         """Ends branches that nobody has had, in the background."""
         for branch in branches:
             branch.forget()
-        if branches:
-            self._start(self._end, branches)
+        if branches and not self._start(self._end, branches):
+            for branch in branches:
+                branch.close_ends()
 
     async def wait_full(self) -> None:
         """Waits until as many wait as are to, or none is being made."""
@@ -112,13 +113,16 @@ class ReadyBranches:
         while self._tasks:
             await self._changed.wait()
 
-    def _start(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
-        self._tasks += 1
+    def _start(self, task: Callable[..., Awaitable[None]], *args: object) -> bool:
         try:
             self._nursery.start_soon(self._run, task, args)
         except RuntimeError:  # it has ended, and the sandbox with everything in it
-            self._tasks -= 1
             self._closed = True
+            self._filling = None
+            self._tell()
+            return False
+        self._tasks += 1
+        return True
 
     async def _run(self, task: Callable[..., Awaitable[None]], args: Sequence[object]) -> None:
         try:

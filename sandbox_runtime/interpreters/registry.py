@@ -147,10 +147,9 @@ class Contexts:
         pool = self._pools[wanted.language]
         self._asked_for.add(wanted.language)
         claims = self._is_served(wanted)
+        places = [context_id, *_places_ahead(context_id, ready_branches)]
+        await pool.take_places(places, wanted.language, claims=claims)
         try:
-            await pool.take_place(context_id, wanted.language, claims=claims)
-            for place in _places_ahead(context_id, ready_branches):
-                await pool.take_place(place, wanted.language)
             interpreter = await self._open(wanted)
         except BaseException:
             self._leave_places(context_id, wanted.language, ready_branches)
@@ -168,6 +167,10 @@ class Contexts:
             raise InvalidArgumentError(field, f"must be 0 to {MOST_BRANCHES}, not {count!r}")
         if count and not self._languages[language].can_branch:
             raise InvalidArgumentError(field, f"{language} contexts cannot be branched")
+        most = self._pools[language].most(language)
+        if most is not None and 1 + count > most:
+            what = f"must be less than the pool's max, which is {most}: each takes a place as well"
+            raise InvalidArgumentError(field, what)
 
     def _leave_places(self, context_id: str, language: str, ready_branches: int) -> None:
         for place in (context_id, *_places_ahead(context_id, ready_branches)):
@@ -183,9 +186,8 @@ class Contexts:
     async def _fork(self, parent: Context, count: int) -> Branches:
         pool = self._pools[parent.language]
         ids = [str(uuid.uuid4()) for _ in range(count)]
+        await pool.take_places(ids, parent.language)
         try:
-            for context_id in ids:
-                await pool.take_place(context_id, parent.language)
             copies = await parent.copy(count)
         except BaseException:
             for context_id in ids:

@@ -49,12 +49,15 @@ class SharedJail:
         if not self._living:  # the last one has left since
             await self.jail.aclose()
             return
+        # One that has ended of itself may have left its number to one that lives.
+        ends = [pid for pid in pids if pid not in self._living]
         with contextlib.suppress(SandboxLostError, SandboxClosedError):
             await self.jail.sweep(
-                spare=(), keep=(), since_ticks=jails.FOR_EVER, trees=sorted(self._living), ends=pids
+                spare=(), keep=(), since_ticks=jails.FOR_EVER, trees=sorted(self._living), ends=ends
             )
-            for pid in pids:
-                self.jail.disown(pid)
+            for pid in ends:
+                if pid not in self._living:
+                    self.jail.disown(pid)
 
     async def leave(self, pid: int) -> None:
         """Ends an interpreter and what it started; nothing of it is alive when this returns.
