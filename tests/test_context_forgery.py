@@ -318,7 +318,7 @@ async def test_who_does_not_answer_when_it_is_branched_is_lost(
     assert (await context.run("6 * 7", deadline_s=20)).text == "42"
 
 
-async def test_a_copy_that_does_not_answer_is_ended_and_its_origin_goes_on(
+async def test_a_copy_that_does_not_answer_is_given_up_and_its_origin_goes_on(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interpreter, "BRANCHING_S", 2)
