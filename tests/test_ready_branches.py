@@ -382,7 +382,7 @@ async def test_those_of_a_sandbox_that_has_ended_are_not_waited_for() -> None:
         raise AssertionError
 
     async with trio.open_nursery() as nursery:
-        ahead = ReadyBranches(1, make, nursery, trio.lowlevel.checkpoint)
+        ahead = ReadyBranches(1, make, nursery, trio.lowlevel.checkpoint, lambda: -math.inf)
     ahead.refill()
     await ahead.wait_full()
     branch = Branch()

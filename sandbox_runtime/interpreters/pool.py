@@ -31,6 +31,7 @@ from sandbox_runtime.errors import (
     SandboxError,
 )
 from sandbox_runtime.interpreters.breaker import Breaker
+from sandbox_runtime.interpreters.calm import PATIENCE_S, wait_calm
 from sandbox_runtime.interpreters.pool_sizes import PoolSize
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
     from sandbox_runtime.interpreters.interpreter import Interpreter
 
-_PATIENCE_S = 1.0
 _CALM_S = 0.05
 _MOST_GROWTH = 2
 
@@ -181,8 +181,8 @@ class Pool:
     async def _add(self, coming: _Coming) -> None:
         try:
             with coming.patience:
-                coming.patience.deadline = trio.current_time() + _PATIENCE_S
-                await self._wait_calm()
+                coming.patience.deadline = trio.current_time() + PATIENCE_S
+                await self._wait_turn()
             coming.begun = True
             if not coming.taken and (self._reason or _missing(self._state()) < 0):
                 return
@@ -209,20 +209,22 @@ class Pool:
             coming.failure = error
             raise
 
-    async def _wait_calm(self) -> None:
+    async def _wait_turn(self) -> None:
         """Waits until none is being made, and for a moment no code has run and nobody claimed."""
+
+        def busy_s() -> float:
+            return max(self._claimed_s, self._rested_s())
+
+        calm = False
         while True:
             if first := [one for one in self._coming if one.begun or one.taken]:
                 await first[0].over.wait()
-                continue
-            if self._wait_quiet is None:
+                calm = False
+            elif calm or self._wait_quiet is None:
                 return
-            await self._wait_quiet()
-            # Between two short cells of one user nothing runs either.
-            calm_at_s = max(self._claimed_s, self._rested_s()) + _CALM_S
-            if trio.current_time() >= calm_at_s:
-                return
-            await trio.sleep_until(calm_at_s)
+            else:
+                await wait_calm(_CALM_S, self._wait_quiet, busy_s)
+                calm = True
 
     async def make(
         self, open_one: Callable[[], Awaitable[Interpreter]], *, counts: bool

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from sandbox_runtime.errors import InterpreterUnavailableError, SandboxError
+from sandbox_runtime.interpreters.calm import PATIENCE_S, wait_calm
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     Holds = Callable[[], bool]
 
 _CALM_S = 0.01
-_PATIENCE_S = 1.0
 _MOST_FAILURES = 3
 _LOG = logging.getLogger("sandbox_runtime")
 
@@ -42,6 +42,7 @@ class ReadyBranches:
         make: Makes one, unless what it is told to look at says that the state is another by now.
         nursery: Makes and ends them in the background.
         wait_quiet: Waits until no code runs in the sandbox.
+        rested_s: When code last ran there, on trio's clock.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class ReadyBranches:
         make: Callable[[Holds], Awaitable[Interpreter | None]],
         nursery: trio.Nursery,
         wait_quiet: Callable[[], Awaitable[None]],
+        rested_s: Callable[[], float],
     ) -> None:
         self.count = count
         self._make = make
         self._nursery = nursery
         self._wait_quiet = wait_quiet
+        self._rested_s = rested_s
         self._ready: deque[Interpreter] = deque()
         self._states = 0  # how many there have been
         self._filling: trio.CancelScope | None = None
@@ -140,11 +143,15 @@ class ReadyBranches:
             await branches[0].end_forgotten(branches)
 
     async def _fill(self, scope: trio.CancelScope, state: int) -> None:
+        asked_s = trio.current_time()
+
+        def busy_s() -> float:
+            return max(asked_s, self._rested_s())  # who was given one is about to use it
+
         try:
             with scope:
-                await trio.sleep(_CALM_S)
-                with trio.move_on_after(_PATIENCE_S):
-                    await self._wait_quiet()
+                with trio.move_on_after(PATIENCE_S):
+                    await wait_calm(_CALM_S, self._wait_quiet, busy_s)
                 await self._make_missing(state)
         except (SandboxError, OSError, trio.TooSlowError) as error:
             _LOG.debug("no branch can be made ahead: %s", error)

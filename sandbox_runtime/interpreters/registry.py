@@ -157,7 +157,11 @@ class Contexts:
         context = Context(context_id, wanted, interpreter, self._open, name=name)
         if ready_branches:
             context.ahead = ReadyBranches(
-                ready_branches, context.copy_ahead, self._nursery, self._wait_quiet
+                ready_branches,
+                context.copy_ahead,
+                self._nursery,
+                self._wait_quiet,
+                self._rested_s,
             )
         return self._enter(context)
 
