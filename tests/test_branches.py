@@ -257,6 +257,22 @@ async def test_a_branch_that_is_open_to_others_is_refused(
     assert await text(branch, "1") == "1"
 
 
+async def test_a_copy_that_is_refused_after_its_origins_end_leaves_no_jail(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was the last that the jail was there for."""
+    jail = context._interpreter._jail
+
+    async def adopt(*_: int) -> str:
+        await context._interpreter.aclose()
+        return "its origin has ended"
+
+    monkeypatch.setattr(jail, "adopt", adopt)
+    with pytest.raises(InterpreterUnavailableError, match="its origin has ended"):
+        await context.fork()
+    assert not jail.alive
+
+
 async def test_a_deleted_branch_of_a_would_be_subreaper_is_gone(context: Context) -> None:
     """Orphans stay init's, so that nothing that was to end is taken for its origin's own."""
     refused = "import ctypes, os\nctypes.CDLL(None).prctl(36, 1, 0, 0, 0)"

@@ -290,7 +290,7 @@ async def test_one_that_cannot_be_made_ends_nothing(context: Context, step: str)
 
 async def test_a_jail_that_is_full_loses_nothing_by_them(runtime: Runtime) -> None:
     """Where there may be no process more, none is made, and those that are there go on."""
-    limits = Limits(processes=20)
+    limits = Limits(processes=40)
     async with open_sandbox(runtime=runtime, python_pool=0, limits=limits) as sandbox:
         context = await sandbox.contexts.create(preload="bare", ready_branches=1)
         full = (

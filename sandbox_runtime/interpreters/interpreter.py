@@ -260,8 +260,7 @@ class Interpreter:
             for copy in copies:
                 copy.forget() if copy in known else copy.close_ends()
             with trio.CancelScope(shield=True):
-                if known:
-                    await self.end_forgotten(known)
+                await self.end_forgotten(known)
             raise
 
     async def begin_as_copy(self, origin: Interpreter) -> None:

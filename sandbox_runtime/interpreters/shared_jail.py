@@ -51,6 +51,8 @@ class SharedJail:
             return
         # One that has ended of itself may have left its number to one that lives.
         ends = [pid for pid in pids if pid not in self._living]
+        if not ends:
+            return
         with contextlib.suppress(SandboxLostError, SandboxClosedError):
             await self.jail.sweep(
                 spare=(), keep=(), since_ticks=jails.FOR_EVER, trees=sorted(self._living), ends=ends
