@@ -182,6 +182,10 @@ def test_branches_count_as_contexts(api: Client) -> None:
     there = api.get("/api/interpreter/health").json["contexts"]
     reply = api.post(f"/api/contexts/{one}/fork", {"count": 64})  # as many as there may be in all
     assert reply.status == 429
+    assert (
+        "ready branches counted, and may have 64: there is no room for 64 more"
+        in reply.body.decode()
+    )
     assert api.get("/api/interpreter/health").json["contexts"] == there
     assert len(api.post(f"/api/contexts/{one}/fork", {"count": 1}).json["contexts"]) == 1
 
@@ -190,8 +194,8 @@ def test_branches_that_are_made_ahead_count_as_contexts(api: Client) -> None:
     """As many as are wanted, whether they are there or not; the context says how many are."""
     there = api.get("/api/interpreter/health").json["contexts"]
     reply = api.post("/api/contexts", {"readyBranches": 64})
-    assert reply.status == 429
-    assert "ready branches counted" in reply.json["error"]
+    assert reply.status == 400
+    assert "64 and the context itself are more than the 64" in reply.json["message"]
     assert api.post("/api/contexts", {"readyBranches": 65}).status == 400
     assert api.get("/api/interpreter/health").json["contexts"] == there
     made = api.post("/api/contexts", {"readyBranches": 1}).json["id"]

@@ -55,9 +55,14 @@ def _opening(call: Call, count: int) -> Iterator[None]:
     contexts = call.sandbox.sandbox.contexts
     there = len(contexts.list()) + contexts.branches_ahead + call.sandbox.contexts_opening
     if there + count > most:
-        had = f"The sandbox has {there} contexts, ready branches counted, and may have {most}"
-        reason = f"The sandbox has {most} contexts already" if there >= most else had
-        raise TooManyError(reason, remedy="Delete one")
+        had, remedy = f"The sandbox has {there} contexts", "Delete one"
+        if contexts.branches_ahead or count > 1:
+            had, remedy = (
+                f"{had}, ready branches counted",
+                f"{remedy}, or keep fewer branches ready",
+            )
+        reason = f"{had}, and may have {most}: there is no room for {count} more"
+        raise TooManyError(reason, remedy=remedy)
     check_descriptors()
     call.sandbox.contexts_opening += count
     try:
@@ -69,6 +74,10 @@ def _opening(call: Call, count: int) -> Iterator[None]:
 async def create(call: Call, body: wire.CreateContext) -> wire.ContextCreated:
     contexts = call.sandbox.sandbox.contexts
     language = known_language(body.language, contexts.languages)
+    most = call.host.settings.most_contexts
+    if body.ready_branches >= most:
+        what = f"{body.ready_branches} and the context itself are more than the {most} that may be"
+        raise FieldError("readyBranches", what)
     with _opening(call, 1 + body.ready_branches):
         context = await contexts.create(
             language,
