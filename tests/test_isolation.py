@@ -476,6 +476,17 @@ async def test_a_terminal_of_its_own_cannot_be_typed_into(sandbox: Sandbox, plac
     assert await ask(sandbox, place, source) == ["EPERM"] * 3
 
 
+async def test_no_file_can_be_leased(sandbox: Sandbox, place: str) -> None:
+    """Whoever executes one that is sleeps in the kernel for 45 s, whatever its deadline is."""
+    source = """
+        import fcntl
+        with open("/tmp/leased", "w") as one:
+            answer([attempt(lambda: fcntl.fcntl(one, command, fcntl.F_WRLCK))
+                    for command in (fcntl.F_SETLEASE, 1040)] + [fcntl.fcntl(one, fcntl.F_GETFD)])
+    """
+    assert await ask(sandbox, place, source) == ["EPERM", "EPERM", 1]
+
+
 # --- the network -------------------------------------------------------------------------------
 
 

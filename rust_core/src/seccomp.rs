@@ -242,6 +242,11 @@ const OWN_LIMITS: &[Case] = &[Case::when(&[Check::none_of(0, &[0])], Verdict::No
 const NO_SUBREAPER: &[Case] =
     &[Case::when(&[Check::one_of(0, &[PR_SET_CHILD_SUBREAPER])], Verdict::NotPermitted)];
 
+/// `fcntl(fd, command, …)`: no leases. Whoever executes a file on which another process has one, or
+/// changes it, sleeps in the kernel until that gives it up: 45 s, and for each file.
+const NO_LEASE: &[Case] =
+    &[Case::when(&[Check::one_of(1, &[F_SETLEASE, F_SETDELEG])], Verdict::NotPermitted)];
+
 /// `ioctl(fd, request, …)`: no typing into a terminal on behalf of its user, and no other line
 /// discipline for one: each is a driver that loads on demand.
 const PLAIN_TERMINAL: &[Case] =
@@ -287,6 +292,8 @@ const PLAIN_SOCKET: &[Case] = &[
 ];
 
 const PR_SET_CHILD_SUBREAPER: u32 = word(libc::PR_SET_CHILD_SUBREAPER as i128);
+const F_SETLEASE: u32 = word(libc::F_SETLEASE as i128);
+const F_SETDELEG: u32 = F_SETLEASE + 16; // linux/fcntl.h, from 6.19 on
 const TIOCSTI: u32 = word(libc::TIOCSTI as i128);
 const TIOCLINUX: u32 = word(libc::TIOCLINUX as i128);
 const TIOCSETD: u32 = 0x5423; // asm-generic/ioctls.h, the same on both architectures
@@ -377,6 +384,7 @@ pub const POLICY: &[Rule] = &[
     rule("syslog", libc::SYS_syslog, NOT_PERMITTED),
     rule("vhangup", libc::SYS_vhangup, NOT_PERMITTED),
     // Calls that are right with some arguments.
+    rule("fcntl", libc::SYS_fcntl, NO_LEASE),
     rule("ioctl", libc::SYS_ioctl, PLAIN_TERMINAL),
     rule("personality", libc::SYS_personality, PLAIN_PERSONALITY),
     rule("prctl", libc::SYS_prctl, NO_SUBREAPER),
