@@ -978,6 +978,18 @@ def test_timer_of_a_cell_fires_in_cells_only(context: Context) -> None:
         assert run.one("error")["value"] == "alarm"
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGRTMIN, signal.SIGRTMAX])
+def test_a_handler_of_signals_is_called_in_cells_only(context: Context, number: int) -> None:
+    """What a context holds changes by its cells alone."""
+    context.run(
+        "import os, signal\nn = 0\ndef count(*_):\n    global n\n    n += 1\n"
+        f"signal.signal({int(number)}, count)"
+    )
+    os.kill(context.pid, number)
+    assert context.run("n").text == "0"
+    assert context.run(f"os.kill(os.getpid(), {int(number)})\nn").text == "1"
+
+
 @pytest.mark.parametrize("threads", [0, 1])
 def test_a_handler_of_signals_may_show_something_at_any_moment(
     context: Context, threads: int

@@ -409,3 +409,17 @@ async def test_mistakes_are_told(sandbox: Sandbox) -> None:
         with pytest.raises(InvalidArgumentError, match="cannot be branched"):
             await sandbox.contexts.create("javascript", ready_branches=1)
     assert sandbox.contexts.list() == []
+
+
+async def test_a_loop_that_the_context_goes_on_using_is_not_closed_for_them(
+    context: Context,
+) -> None:
+    """On demand it is closed, and whoever asks for a branch knows it."""
+    kept = "import asyncio\nloop = asyncio.get_running_loop()\nawait asyncio.sleep(0)"
+    await context.run(f"{kept}\nfuture = loop.create_future()")
+    await context.wait_ready_branches()
+    assert context.ready_branches == 0
+    execution = await context.run("loop.call_soon(future.set_result, 5)\nawait future")
+    assert execution.text == "5"
+    (branch,) = await context.fork()
+    assert (await branch.run("await asyncio.sleep(0, 'mine')")).text == "'mine'"

@@ -206,6 +206,8 @@ class Executor:
         ahead = bool(request.get("ahead"))
         if isinstance(runner := self._shell.loop_runner, LoopRunner):
             tasks = runner.unfinished()
+            if ahead and runner.own_descriptors():
+                tasks.append("an event loop, which the context goes on using")
             if not tasks:
                 runner.close()  # the next `await` makes another
             own |= runner.own_descriptors()

@@ -12,9 +12,7 @@ import sys
 from typing import Any
 
 ALL_SIGNALS = tuple(map(int, signal.valid_signals()))
-MUTABLE_SIGNALS = sorted(
-    {*ALL_SIGNALS} & {*range(1, 32)} - {signal.SIGKILL, signal.SIGSTOP, signal.SIGINT}
-)
+MUTABLE_SIGNALS = sorted({*ALL_SIGNALS} - {signal.SIGKILL, signal.SIGSTOP, signal.SIGINT})
 """Those whose handlers are the user's, and run in cells only."""
 
 _c_signal: Any = importlib.import_module("_signal")
