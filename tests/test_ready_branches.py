@@ -423,3 +423,14 @@ async def test_a_loop_that_the_context_goes_on_using_is_not_closed_for_them(
     assert execution.text == "5"
     (branch,) = await context.fork()
     assert (await branch.run("await asyncio.sleep(0, 'mine')")).text == "'mine'"
+
+
+async def test_what_is_slow_to_be_born_is_made_once(context: Context) -> None:
+    """However often the state changes meanwhile: each attempt is a process, and has descriptors."""
+    slow = "os.register_at_fork(after_in_child=lambda: time.sleep(1000))"
+    await context.run(f"{PROCESSES}\nimport time\n{slow}")
+    most = 0
+    for _ in range(20):
+        await trio.testing.wait_all_tasks_blocked(0.03)  # by then one is being made
+        most = max(most, int(await text(context, "len(processes())")))
+    assert most <= 2

@@ -61,6 +61,7 @@ class ReadyBranches:
         self._ready: deque[Interpreter] = deque()
         self._states = 0  # how many there have been
         self._filling: trio.CancelScope | None = None
+        self._wanted = False
         self._tasks = 0
         self._changed = trio.Event()
         self._closed = False
@@ -82,6 +83,9 @@ class ReadyBranches:
 
     def refill(self) -> None:
         """Has those made that are missing, as soon as that disturbs nobody."""
+        self._wanted = True
+        # One attempt at a time, also of those that were given up: what is being born, and user code
+        # decides how long that takes, has descriptors and is a process already.
         if not self._closed and self._filling is None and len(self._ready) < self.count:
             self._filling = trio.CancelScope()
             self._start(self._fill, self._filling, self._states)
@@ -89,9 +93,10 @@ class ReadyBranches:
     def drop(self) -> None:
         """Gives up those that wait or are being made: the state is about to be another."""
         self._states += 1
+        self._wanted = False
         if self._filling is not None:
             self._filling.cancel()
-            self._filling = None
+            self._tell()
         stale = list(self._ready)
         self._ready.clear()
         self.give_up(stale)
@@ -106,7 +111,7 @@ class ReadyBranches:
 
     async def wait_full(self) -> None:
         """Waits until as many wait as are to, or none is being made."""
-        while self._filling is not None and len(self._ready) < self.count:
+        while self._filling is not None and self._wanted and len(self._ready) < self.count:
             await self._changed.wait()
 
     async def aclose(self) -> None:
@@ -156,8 +161,9 @@ class ReadyBranches:
         except (SandboxError, OSError, trio.TooSlowError) as error:
             _LOG.debug("no branch can be made ahead: %s", error)
         finally:
-            if self._filling is scope:
-                self._filling = None
+            self._filling = None
+            if state != self._states and self._wanted:  # which waited for this
+                self.refill()
 
     async def _make_missing(self, state: int) -> None:
         def holds() -> bool:
