@@ -29,6 +29,7 @@ _CHOSEN = (
     ("python-cell", "`1 + 1` in a live Python context", "ipykernel"),
     ("javascript-pool", "fresh JavaScript, pool full, to its first result", "node -p"),
     ("branch", "a Python context with a large array, branched", "os.fork, 4 KiB pages"),
+    ("branch-ready", "the same, the branch made ahead", "os.fork, 4 KiB pages"),
     ("kill-tree", "a large tree of processes killed", "bubblewrap"),
     ("output-50m", "50 MB of output", ""),
     ("alive-session", "memory of an idle session with its shell", "bash"),
