@@ -99,7 +99,7 @@ def reserve_arenas() -> tuple[int, int]:
 def written_pages() -> bytes:
     """The pages that this process, a fork, has for itself, for `own_pages`."""
 
-def own_pages(pages: bytes, /) -> None:
+def own_pages(pages: bytes) -> None:
     """Takes pages for this process, a fork that waits."""
 
 def seal_arenas() -> None:
