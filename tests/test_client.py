@@ -6,6 +6,7 @@ import asyncio  # noqa: TID251 - the client runs on it as well
 import gc
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,13 +20,19 @@ from sandbox_runtime.client import (
     AsyncSandbox,
     ConflictError,
     DeadlineError,
+    Death,
     InvalidRequestError,
     NotFoundError,
     RefusedError,
     Sandbox,
     UnreachableError,
 )
-from sandbox_runtime.errors import CommandFailedError, InvalidArgumentError, ProcessEndedError
+from sandbox_runtime.errors import (
+    CommandFailedError,
+    InvalidArgumentError,
+    ProcessEndedError,
+    SandboxClosedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -117,6 +124,19 @@ def test_a_line_of_a_process_is_waited_for(sandbox: Sandbox) -> None:
         process.wait_for_log("never")
 
 
+def test_waiting_for_a_line_has_a_deadline_of_its_own(sandbox: Sandbox) -> None:
+    """The process goes on, whether it writes meanwhile or not."""
+    for command in ("echo up; sleep 1000", "echo up; while :; do echo on; done"):
+        process = sandbox.start_process(command)
+        with pytest.raises(DeadlineError, match=r"no line with 'never' in 0\.1 s\..*deadline_s"):
+            process.wait_for_log("never", deadline_s=0.1)
+        assert process.wait_for_log("up", deadline_s=50).line == b"up"
+        assert process.refresh().status == "running"
+        process.kill()
+    with pytest.raises(InvalidArgumentError, match="deadline_s"):
+        process.wait_for_log("up", deadline_s=0)
+
+
 _LISTEN = "import socket; s = socket.create_server(('127.0.0.1', 8000)); s.accept()"
 
 
@@ -125,7 +145,7 @@ def test_a_port_of_a_process_is_waited_for(sandbox: Sandbox) -> None:
     sandbox.wait_for_port(8000)
     with pytest.raises(ProcessEndedError, match="exit code 3 before port 8001"):
         sandbox.start_process("exit 3").wait_for_port(8001)
-    with pytest.raises(DeadlineError, match=r"8001 did not answer in 0\.05 s"):
+    with pytest.raises(DeadlineError, match=r"8001 did not answer in 0\.05 s.*deadline_s"):
         sandbox.wait_for_port(8001, deadline_s=0.05)
     with pytest.raises(InvalidRequestError, match="port"):
         sandbox.wait_for_port(70000)
@@ -181,6 +201,29 @@ def test_an_error_of_the_code_is_data(sandbox: Sandbox) -> None:
     assert (error.name, error.value) == ("ZeroDivisionError", "division by zero")
 
 
+def test_an_execution_says_why_it_is_over(sandbox: Sandbox) -> None:
+    """In the words of the embedded API, and how the interpreter ended."""
+    waiting = "print(); import time; time.sleep(600)"
+    context = sandbox.create_code_context()
+    done = context.run("1")
+    assert (done.ended, done.state_survived, done.death) == ("ok", True, None)
+    assert context.run("1 / 0").ended == "error"
+    late = context.run("while True: pass", deadline_s=0.2)
+    assert (late.ended, late.state_survived, late.death) == ("deadline", True, None)
+    stopped = context.run(waiting, on_stdout=lambda _: assert_true(context.interrupt()))
+    assert (stopped.ended, stopped.state_survived) == ("interrupted", True)
+    left = context.run("import os; os._exit(3)")
+    assert (left.ended, left.state_survived) == ("context lost", False)
+    assert left.death == Death(cause="exit", exit_code=3)
+    crashed = context.run("import os; os.abort()")
+    assert crashed.death == Death(cause="signal", signal=signal.SIGABRT)
+    assert context.run(waiting, on_stdout=lambda _: context.close()).ended == "killed"
+
+
+def assert_true(value: bool) -> None:
+    assert value
+
+
 def test_a_lost_context_is_replaced(sandbox: Sandbox) -> None:
     assert not sandbox.run_code("import os; os._exit(1)").state_survived
     assert sandbox.run_code("6 * 7").text == "42"
@@ -204,8 +247,66 @@ def test_branches_that_are_made_ahead_hold_the_state_of_the_last_run(sandbox: Sa
             for branch in context.fork(2):
                 with branch:
                     assert branch.run("data").text == str(number)
-    with pytest.raises(InvalidRequestError, match="ready"):
-        sandbox.create_code_context(ready_branches=65)
+
+
+def test_it_is_told_how_many_branches_wait(sandbox: Sandbox) -> None:
+    with sandbox.create_code_context() as plain:
+        assert (plain.ready_branches(), plain.wait_ready_branches()) == (0, 0)
+    with sandbox.create_code_context(ready_branches=2) as context:
+        context.run("data = 1")
+        assert context.wait_ready_branches() == 2
+        assert context.ready_branches() == 2
+        assert [one.id for one in sandbox.code_contexts()] == [context.id]
+        context.run("import threading; threading.Thread(target=threading.Event().wait).start()")
+        assert context.wait_ready_branches() == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda it: it.create_code_context(ready_branches=65), "ready_branches: Expected"),
+        (lambda it: it.create_code_context(ready_branches=64), "ready_branches: 64 and"),
+        (lambda it: it.create_code_context(cwd=5), "cwd: Expected `str"),
+        (lambda it: it.create_code_context(env={"A": 1}), "env: Expected `str"),
+        (lambda it: it.create_code_context("python", env=5), "env: must be a mapping"),
+        (lambda it: it.start_process("true", cwd="a"), "cwd: must be an absolute path"),
+        (lambda it: it.exec("true", env={"A": object()}), "env: cannot be sent"),
+        (lambda it: it.exec("true\ud800"), "command: has '.ud800' at 4"),
+        (lambda it: it.exec(""), "command: "),
+        (lambda it: it.create_session(cwd=5), "cwd: Expected `str"),
+        (lambda it: it.start_process("true", process_id=5), "process_id: Expected"),
+        (lambda it: it.run_code(5), "code: Expected `str`"),
+        (lambda it: it.files.write("a", 5), "content: must be text or bytes, not int"),
+        (lambda it: it.files.write(5, "a"), "path: Expected `str`"),
+        (lambda it: it.files.read(5), "path: Expected `str`"),
+        (lambda it: it.files.move(5, "a"), "source: Expected `str`"),
+        (lambda it: it.files.move("a", 5), "target: Expected `str`"),
+        (lambda it: it.files.list("a", hidden="x"), "hidden: Expected `bool"),
+        (lambda it: it.clone(5), "url: Expected `str`"),
+        (lambda it: it.clone("https://x/y", depth="x"), "depth: Expected `int"),
+        (lambda it: it.expose_port("80"), "port: Expected `int`"),
+        (lambda it: it.wait_for_port("80"), "port: Expected `int`"),
+        (lambda _: Sandbox(read_only="/opt"), "read_only: must be a list"),
+        (lambda _: Sandbox(idle_s=-1), "idle_s: must be a number of seconds"),
+    ],
+)
+def test_an_argument_that_cannot_be_meant_is_called_as_in_the_call(
+    sandbox: Sandbox, call: Callable[[Any], Any], told: str
+) -> None:
+    """Not as the field of a message that the caller has never seen."""
+    with pytest.raises((InvalidArgumentError, InvalidRequestError)) as caught:
+        call(sandbox)
+    assert re.match(told, str(caught.value)), str(caught.value)
+    assert "$" not in str(caught.value)
+    assert sandbox.exec("echo on").stdout == "on\n"
+
+
+def test_a_sandbox_whose_block_has_ended_says_so(address: str) -> None:
+    with Sandbox(address) as sandbox:
+        context = sandbox.create_code_context()
+    for call in (sandbox.exec, sandbox.run_code, context.run):
+        with pytest.raises(SandboxClosedError, match="has ended"):
+            call("1")
 
 
 def test_what_keeps_a_context_from_being_branched_is_named(sandbox: Sandbox) -> None:

@@ -28,6 +28,7 @@ try:
         SessionEndedError,
         UnreachableError,
     )
+    from sandbox_runtime.client.models import Death, Execution
 except ModuleNotFoundError as error:
     error.add_note("the client needs two more packages: pip install anyio httpx2")
     raise
@@ -38,6 +39,8 @@ __all__ = [
     "BusyError",
     "ConflictError",
     "DeadlineError",
+    "Death",
+    "Execution",
     "InvalidRequestError",
     "NotFoundError",
     "RefusedError",

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from sandbox_runtime.errors import InvalidArgumentError
+from typing import TYPE_CHECKING
 
-_MOST_MS = 2**53
+import msgspec
+
+from sandbox_runtime.client.names import argument_of
+from sandbox_runtime.errors import InvalidArgumentError
+from sandbox_runtime.wire.shape import MOST_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 def command_text(command: object) -> str:
@@ -28,7 +35,78 @@ def milliseconds_of(field: str, seconds: float | None) -> float | None:
     if seconds is None:
         return None
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if not is_number or not 0 < seconds * 1000 <= _MOST_MS:
+    if not is_number or not 0 < seconds * 1000 <= MOST_MS:
         what = f"must be a number of seconds, more than 0, not {seconds!r}"
         raise InvalidArgumentError(field, f"{what}; leave it out for the default")
     return seconds * 1000
+
+
+def variables(env: Mapping[str, str] | None) -> dict[str, str | None] | None:
+    """Variables as the wire has them; none if there are none.
+
+    Raises:
+        InvalidArgumentError: They are none.
+    """
+    if not env:
+        return None
+    try:
+        return dict(env)
+    except (TypeError, ValueError):
+        found = type(env).__name__
+        raise InvalidArgumentError("env", f"must be a mapping of text, not {found}") from None
+
+
+def content_bytes(content: object) -> bytes:
+    """What a file is to hold; text as UTF-8.
+
+    Raises:
+        InvalidArgumentError: It is something else, or text that UTF-8 has no bytes for.
+    """
+    if isinstance(content, str):
+        try:
+            return content.encode()
+        except UnicodeEncodeError as error:
+            what = f"has {content[error.start]!r} at {error.start}, which UTF-8 has no bytes for"
+            raise InvalidArgumentError("content", f"{what}; give bytes") from None
+    if isinstance(content, bytes | bytearray | memoryview):
+        return bytes(content)
+    found = type(content).__name__
+    raise InvalidArgumentError("content", f"must be text or bytes, not {found}")
+
+
+def texts(field: str, values: Sequence[str]) -> tuple[str, ...]:
+    """A list of texts, which one text is not.
+
+    Raises:
+        InvalidArgumentError: It is something else.
+    """
+    if not isinstance(values, list | tuple) or not all(isinstance(one, str) for one in values):
+        raise InvalidArgumentError(field, f"must be a list of texts, not {values!r}")
+    return tuple(values)
+
+
+def encoded(body: msgspec.Struct) -> bytes:
+    """A body as it is sent.
+
+    Raises:
+        InvalidArgumentError: It cannot be; it names the argument.
+    """
+    try:
+        return msgspec.json.encode(body)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        for field in msgspec.structs.fields(body):
+            if (value := getattr(body, field.name)) is not msgspec.UNSET:
+                _check_sendable(argument_of(field.encode_name), value)
+        raise
+
+
+def _check_sendable(argument: str, value: object) -> None:
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError as error:
+        found = error.object[error.start]
+        what = f"has {found!r} at {error.start}, which UTF-8 has no bytes for"
+        raise InvalidArgumentError(argument, what) from None
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        what = f"cannot be sent: it is of type {type(value).__name__}"
+        raise InvalidArgumentError(argument, what) from None

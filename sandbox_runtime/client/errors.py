@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from sandbox_runtime.client.names import named
 from sandbox_runtime.errors import SandboxError
 
 
@@ -134,6 +135,9 @@ def error_of(status: int, body: bytes, retry_after: str | None) -> ApiError:
         told = _Body(error=body[:200].decode(errors="replace"))
     general, reason = told.error, told.message
     message = f"{general}: {reason}" if general and reason not in {"", general} else general
+    match told.context.get("validationErrors"):
+        case [{"field": str(field), "message": str(why)}]:
+            message = named(field, why)
     message = message.removesuffix(f". {told.suggestion}")  # which is said as the remedy
     return _class_of(status, told.code, told.context)(
         message or f"the server answered {status}",

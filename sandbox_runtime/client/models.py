@@ -89,6 +89,26 @@ class ExecutionError(msgspec.Struct, frozen=True, kw_only=True):
     traceback: str
 
 
+RunEnded = Literal["ok", "error", "deadline", "interrupted", "killed", "context lost"]
+"""Why a run is over: the code ended; it raised; its deadline or `interrupt()` ended it; its
+context was closed or restarted; or the interpreter died with it."""
+
+
+class Death(msgspec.Struct, frozen=True, kw_only=True):
+    """How an interpreter came to its end.
+
+    Attributes:
+        cause: It exited (`os._exit`); a signal ended it (a crash, `kill`); the kernel did because
+            the sandbox had no memory left; or the server did, as user code had spoken in its name.
+        exit_code: 0 to 255, if it exited.
+        signal: The number of the signal, if one ended it.
+    """
+
+    cause: Literal["exit", "signal", "out of memory", "broken protocol"]
+    exit_code: int | None = None
+    signal: int | None = None
+
+
 class Execution(msgspec.Struct, frozen=True, kw_only=True):
     """How a run of code ended.
 
@@ -97,7 +117,9 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
         stdout: What it wrote.
         stderr: Likewise.
         error: What it raised, or why it was ended; None if it ended well.
-        state_survived: Whether the context can be used again.
+        ended: Why it is over.
+        state_survived: Whether the next run finds the variables of this one.
+        death: How the interpreter ended, if it did and that is known.
         execution_count: The number of the cell, if the interpreter counts.
     """
 
@@ -105,8 +127,10 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     stdout: str
     stderr: str
     error: ExecutionError | None
+    ended: RunEnded
     state_survived: bool
     execution_count: int | None
+    death: Death | None = None
 
     @property
     def text(self) -> str | None:

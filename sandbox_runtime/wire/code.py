@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -62,6 +62,14 @@ class ContextList(Message, frozen=True, kw_only=True):
     timestamp: str
 
 
+class ContextFound(Message, frozen=True, kw_only=True):
+    """One context."""
+
+    success: bool = True
+    context: ContextInfo
+    timestamp: str
+
+
 class ContextDeleted(Message, frozen=True, kw_only=True):
     """It, its processes and its memory are gone."""
 
@@ -109,6 +117,10 @@ class RunCode(Message, frozen=True, kw_only=True):
     timeout_ms: Milliseconds | None = msgspec.field(name="timeout_ms", default=None)
 
 
+Ended = Literal["error", "deadline", "interrupted", "killed", "context lost"]
+"""Why a run that did not end well is over."""
+
+
 class CodeStdout(Message, frozen=True, kw_only=True, tag_field="type", tag="stdout"):
     """It wrote to its standard output."""
 
@@ -144,13 +156,34 @@ class CodeResult(Message, frozen=True, kw_only=True, tag_field="type", tag="resu
     timestamp: int
 
 
+class InterpreterDeath(Message, frozen=True, kw_only=True):
+    """How an interpreter came to its end.
+
+    Attributes:
+        cause: What ended it.
+        exit_code: 0 to 255, if it exited.
+        signal: The number of the signal, if one ended it.
+    """
+
+    cause: Literal["exit", "signal", "out of memory", "broken protocol"]
+    exit_code: int | None = None
+    signal: int | None = None
+
+
 class CodeError(Message, frozen=True, kw_only=True, tag_field="type", tag="error"):
-    """It raised, or was ended. The last event."""
+    """It raised, or was ended. The last event.
+
+    Attributes:
+        ended: Why it is over.
+        death: How the interpreter ended, if it did and that is known.
+    """
 
     ename: str
     evalue: str
     traceback: list[str]
     state_survived: bool
+    ended: Ended | UnsetType = UNSET
+    death: InterpreterDeath | UnsetType = UNSET
     timestamp: int
 
 

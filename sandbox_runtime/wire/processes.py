@@ -187,10 +187,15 @@ class LogExit(Message, frozen=True, kw_only=True, tag_field="type", tag="exit"):
 
 
 class LogError(Message, frozen=True, kw_only=True, tag_field="type", tag="error"):
-    """Its log cannot be read on. The last event."""
+    """Its log cannot be read on, or not for longer. The last event.
+
+    Attributes:
+        reason: `deadline` if the time was up.
+    """
 
     error: str
     data: str
+    reason: Literal["deadline"] | UnsetType = UNSET
     process_id: str
     session_id: str
     timestamp: str

@@ -23,5 +23,8 @@ Text = Annotated[str, msgspec.Meta(min_length=1)]
 Env = dict[str, str | None]
 """Variables; null leaves one as it is, as newer clients send it."""
 
-Milliseconds = Annotated[float, msgspec.Meta(gt=0, le=2**53)]
+MOST_MS = 2**53
+"""The longest time limit, in milliseconds."""
+
+Milliseconds = Annotated[float, msgspec.Meta(gt=0, le=MOST_MS)]
 """A time limit."""

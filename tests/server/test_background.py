@@ -102,6 +102,23 @@ def test_a_stream_tells_what_was_what_comes_and_how_it_ended(api: Client) -> Non
     assert (ended["type"], ended["exitCode"]) == ("exit", 7)
 
 
+def test_a_stream_breaks_off_when_its_time_is_up(api: Client) -> None:
+    """With what was written until then; the process goes on."""
+    made = start(api, "echo was; sleep 1000")["processId"]
+    with api.events("GET", f"/api/process/{made}/stream?timeoutMs=50") as events:
+        *_, was, last = events
+    assert was["data"] == "was\n"
+    assert (last["type"], last["reason"], last["error"]) == (
+        "error",
+        "deadline",
+        "the process has not ended in 0.05 s",
+    )
+    assert api.get(f"/api/process/{made}").json["process"]["status"] == "running"
+    for given in ("0", "-1", "x", "nan", "inf", "1e300"):
+        reply = api.get(f"/api/process/{made}/stream?timeoutMs={given}")
+        assert (reply.status, "timeoutMs" in str(reply.json["context"])) == (400, True)
+
+
 def test_d23_logs_are_whole_whenever_they_are_read(api: Client) -> None:
     made = start(api, "seq 1 200000; echo end >&2")["processId"]
     api.get(f"/api/process/{made}/logs")

@@ -176,6 +176,38 @@ def test_a_context_branches_with_its_state(api: Client) -> None:
     assert run(api, one, "x")[0]["text"] == "7"
 
 
+def test_a_context_is_shown(api: Client) -> None:
+    """With its ready branches, once they are there if that is asked for; only if it has any."""
+    made = api.post("/api/contexts", {"readyBranches": 1, "cwd": "/tmp"}).json["id"]
+    run(api, made, "x = 1")
+    shown = api.get(f"/api/contexts/{made}?wait=branches").json["context"]
+    assert (shown["id"], shown["cwd"], shown["readyBranches"]) == (made, "/tmp", 1)
+    assert "readyBranches" not in api.get(f"/api/contexts/{context(api)}").json["context"]
+    assert api.get("/api/contexts/nothing").status == 404
+    refused = api.get(f"/api/contexts/{made}?wait=rain")
+    assert (refused.status, "known: branches" in refused.json["message"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("1 / 0", {"ended": "error"}),
+        ("while True: pass", {"ended": "deadline", "state_survived": True}),
+        ("import os; os._exit(3)", {"ended": "context lost", "state_survived": False}),
+    ],
+)
+def test_the_last_event_says_why_a_run_is_over(
+    api: Client, code: str, told: dict[str, Any]
+) -> None:
+    body = {"context_id": context(api), "code": code, "timeout_ms": 500}
+    last = api.all_events("/api/execute/code", body)[-1]
+    assert told.items() <= {**last, "state_survived": last["stateSurvived"]}.items()
+    if told["ended"] == "context lost":
+        assert last["death"] == {"cause": "exit", "exitCode": 3, "signal": None}
+    else:
+        assert "death" not in last
+
+
 def test_branches_count_as_contexts(api: Client) -> None:
     """All that are asked for must have room; else none is made."""
     one = context(api)

@@ -15,7 +15,7 @@ from sandbox_runtime.client._async.ports import wait_for_port
 from sandbox_runtime.client._async.processes import AsyncProcess, start
 from sandbox_runtime.client._async.sessions import AsyncSession
 from sandbox_runtime.client._async.transport import AsyncTransport
-from sandbox_runtime.client.arguments import milliseconds_of
+from sandbox_runtime.client.arguments import milliseconds_of, texts, variables
 from sandbox_runtime.client.local import LocalServer
 from sandbox_runtime.client.models import Clone, ExposedPort
 from sandbox_runtime.wire import code as code_wire
@@ -80,7 +80,7 @@ class AsyncSandbox:
             name=name,
             limits=limits,
             network=network,
-            mounts=tuple(wire.Mount(path=path) for path in read_only),
+            mounts=tuple(wire.Mount(path=path) for path in texts("read_only", read_only)),
             idle_ms=milliseconds_of("idle_s", idle_s),
         )
         self._server: LocalServer | None = None
@@ -198,7 +198,7 @@ class AsyncSandbox:
     ) -> AsyncSession:
         """A further shell, or the one that has this id already."""
         body = sessions_wire.CreateSession(
-            id=session_id or f"session-{uuid.uuid4()}", cwd=cwd, env=dict(env) if env else None
+            id=session_id or f"session-{uuid.uuid4()}", cwd=cwd, env=variables(env)
         )
         path = f"{self._prefix}/api/session/create"
         made = await self._transport.call("POST", path, sessions_wire.SessionCreated, body=body)
@@ -261,12 +261,21 @@ class AsyncSandbox:
         body = code_wire.CreateContext(
             language=language,
             cwd=cwd,
-            env_vars=dict(env) if env else None,
+            env_vars=variables(env),
             ready_branches=ready_branches,
         )
         path = f"{self._prefix}/api/contexts"
         made = await self._transport.call("POST", path, code_wire.ContextCreated, body=body)
         return AsyncContext(self._transport, self._prefix, made.id, made.language)
+
+    async def code_contexts(self) -> list[AsyncContext]:
+        """Every context, in the order they were made."""
+        path = f"{self._prefix}/api/contexts"
+        found = await self._transport.call("GET", path, code_wire.ContextList)
+        return [
+            AsyncContext(self._transport, self._prefix, one.id, one.language)
+            for one in found.contexts
+        ]
 
     async def run_code(
         self,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx2
 import msgspec
 
+from sandbox_runtime.client.arguments import encoded
 from sandbox_runtime.client.errors import ApiError, UnreachableError, error_of
-from sandbox_runtime.errors import InvalidArgumentError
+from sandbox_runtime.errors import InvalidArgumentError, SandboxClosedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -56,9 +57,11 @@ class AsyncTransport:
         """A request and its answer.
 
         Raises:
+            SandboxClosedError: The block has ended.
             ApiError: The server refused or failed.
             UnreachableError: It cannot be reached.
         """
+        self._check_open()
         try:
             answer = await self._client.request(
                 method, path, content=_encode(body), headers=_headers(body), params=query
@@ -72,17 +75,25 @@ class AsyncTransport:
 
     @asynccontextmanager
     async def stream(
-        self, method: str, path: str, event: Any, *, body: msgspec.Struct | None = None
+        self,
+        method: str,
+        path: str,
+        event: Any,
+        *,
+        body: msgspec.Struct | None = None,
+        query: Mapping[str, str] | None = None,
     ) -> AsyncIterator[AsyncEvents]:
         """A request whose answer is a stream of events; leaving the block hangs up.
 
         Raises:
+            SandboxClosedError: The block has ended.
             ApiError: The server refused or failed.
             UnreachableError: It cannot be reached, or broke off.
         """
+        self._check_open()
         try:
             async with self._client.stream(
-                method, path, content=_encode(body), headers=_headers(body)
+                method, path, content=_encode(body), headers=_headers(body), params=query
             ) as answer:
                 if answer.status_code >= 400:
                     content = await answer.aread()
@@ -91,6 +102,10 @@ class AsyncTransport:
                 yield AsyncEvents(answer.aiter_lines(), event)
         except httpx2.TransportError as error:
             raise _unreachable(self._address, error) from None
+
+    def _check_open(self) -> None:
+        if self._client.is_closed:
+            raise SandboxClosedError("the block of the sandbox has ended; open another")
 
     async def aclose(self) -> None:
         """Closes its connections."""
@@ -124,7 +139,7 @@ class UnknownEventError(ApiError):
 
 
 def _encode(body: msgspec.Struct | None) -> bytes | None:
-    return None if body is None else msgspec.json.encode(body)
+    return None if body is None else encoded(body)
 
 
 def _headers(body: msgspec.Struct | None) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sandbox_runtime.client.arguments import command_text, milliseconds_of
+from sandbox_runtime.client.arguments import command_text, milliseconds_of, variables
 from sandbox_runtime.client.errors import ApiError, stream_error_of
 from sandbox_runtime.client.models import CommandResult
 from sandbox_runtime.errors import CommandFailedError
@@ -34,7 +34,7 @@ def execute(
         session_id=session_id,
         command=command_text(command),
         cwd=cwd,
-        env=dict(env) if env else None,
+        env=variables(env),
         timeout_ms=milliseconds_of("deadline_s", deadline_s),
     )
     if on_stdout is None and on_stderr is None:

@@ -9,7 +9,7 @@ import msgspec
 
 from sandbox_runtime.client.arguments import milliseconds_of
 from sandbox_runtime.client.errors import ApiError
-from sandbox_runtime.client.models import Execution, ExecutionError, Result
+from sandbox_runtime.client.models import Death, Execution, ExecutionError, Result
 from sandbox_runtime.wire import code as wire
 
 if TYPE_CHECKING:
@@ -110,6 +110,24 @@ class Context:
         kind = type(self)
         return [kind(self._transport, self._prefix, one.id, one.language) for one in made.contexts]
 
+    def refresh(self) -> wire.ContextInfo:
+        """What is known of it now."""
+        return (self._transport.call("GET", self._path, wire.ContextFound)).context
+
+    def ready_branches(self) -> int:
+        """How many branches wait at present, so that `fork` need not make them."""
+        return (self.refresh()).ready_branches or 0
+
+    def wait_ready_branches(self) -> int:
+        """Waits until as many wait as are to be made ahead, or none is being made; says how many.
+
+        None is made while its state cannot be branched, as with a thread; `fork` says why.
+        """
+        found = self._transport.call(
+            "GET", self._path, wire.ContextFound, query={"wait": "branches"}
+        )
+        return found.context.ready_branches or 0
+
     def interrupt(self) -> bool:
         """Ends the run of this moment; says whether anything ran."""
         path = f"{self._path}/interrupt"
@@ -144,16 +162,31 @@ def _result(event: wire.CodeResult) -> Result:
 def _execution(
     event: wire.CodeError | wire.CodeComplete, out: list[str], err: list[str], results: list[Result]
 ) -> Execution:
-    error = None
-    if isinstance(event, wire.CodeError):
-        error = ExecutionError(
-            name=event.ename, value=event.evalue, traceback="\n".join(event.traceback)
+    stdout, stderr = "".join(out), "".join(err)
+    if isinstance(event, wire.CodeComplete):
+        return Execution(
+            results=tuple(results),
+            stdout=stdout,
+            stderr=stderr,
+            error=None,
+            ended="ok",
+            state_survived=True,
+            execution_count=event.execution_count,
         )
+    ended, death = event.ended, event.death
+    if ended is msgspec.UNSET:  # an older server does not tell
+        ended = "error" if event.state_survived else "context lost"
     return Execution(
         results=tuple(results),
-        stdout="".join(out),
-        stderr="".join(err),
-        error=error,
-        state_survived=event.state_survived if isinstance(event, wire.CodeError) else True,
-        execution_count=None if isinstance(event, wire.CodeError) else event.execution_count,
+        stdout=stdout,
+        stderr=stderr,
+        error=ExecutionError(
+            name=event.ename, value=event.evalue, traceback="\n".join(event.traceback)
+        ),
+        ended=ended,
+        state_survived=event.state_survived,
+        execution_count=None,
+        death=None
+        if death is msgspec.UNSET
+        else Death(cause=death.cause, exit_code=death.exit_code, signal=death.signal),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING
 
+from sandbox_runtime.client.arguments import content_bytes
 from sandbox_runtime.client.models import FileEntry
 from sandbox_runtime.wire import files as wire
 
@@ -38,7 +39,7 @@ class Files:
 
     def write(self, path: str, content: bytes | str) -> None:
         """Writes a file, whole or not at all; directories above it are made."""
-        data = content.encode() if isinstance(content, str) else content
+        data = content_bytes(content)
         body = wire.WriteFile(path=path, content=base64.b64encode(data).decode(), encoding="base64")
         self._transport.call("POST", f"{self._api}/write", wire.FileWritten, body=body)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sandbox_runtime.client._sync.ports import wait_for_port
-from sandbox_runtime.client.arguments import command_text, milliseconds_of
-from sandbox_runtime.client.errors import ApiError, stream_error_of
+from sandbox_runtime.client.arguments import command_text, milliseconds_of, variables
+from sandbox_runtime.client.errors import ApiError, DeadlineError, stream_error_of
 from sandbox_runtime.errors import ProcessEndedError
 from sandbox_runtime.log_lines import LineSearch
 from sandbox_runtime.wire import processes as wire
@@ -47,9 +47,17 @@ class Process:
         return self._transport.call("GET", f"{self._path}/logs", wire.ProcessLogs)
 
     @contextmanager
-    def follow(self) -> Iterator[Events]:
-        """What it wrote and writes, event by event, until it ends."""
-        with self._transport.stream("GET", f"{self._path}/stream", wire.LogEvent) as events:
+    def follow(self, *, deadline_s: float | None = None) -> Iterator[Events]:
+        """What it wrote and writes, event by event, until it ends.
+
+        Args:
+            deadline_s: Seconds until the server breaks off; its last event is an error then. Never
+                by default.
+        """
+        limit_ms = milliseconds_of("deadline_s", deadline_s)
+        query = None if limit_ms is None else {"timeoutMs": str(limit_ms)}
+        path = f"{self._path}/stream"
+        with self._transport.stream("GET", path, wire.LogEvent, query=query) as events:
             yield events
 
     def wait(self) -> int | None:
@@ -59,20 +67,24 @@ class Process:
                 pass
         return (self.refresh()).exit_code
 
-    def wait_for_log(self, pattern: str | bytes | re.Pattern[Any]) -> LogLine:
+    def wait_for_log(
+        self, pattern: str | bytes | re.Pattern[Any], *, deadline_s: float | None = None
+    ) -> LogLine:
         """Waits for a line of its output; what is kept of it already counts.
 
         Args:
             pattern: Text that the line holds, or a compiled regular expression, which is tried on
                 finished lines only, in this process.
+            deadline_s: Seconds until it is given up; the process goes on. Never by default.
 
         Raises:
+            DeadlineError: No such line came in time.
             ProcessEndedError: It ended without such a line, as at the `deadline_s` that
                 `start_process` was given.
             ApiError: Its output cannot be read on.
         """
         search = LineSearch(pattern)
-        with self.follow() as events:
+        with self.follow(deadline_s=deadline_s) as events:
             for event in events:
                 found = None
                 match event:
@@ -80,6 +92,8 @@ class Process:
                         found = search.take("stdout", data.encode())
                     case wire.LogStderr(data=data):
                         found = search.take("stderr", data.encode())
+                    case wire.LogError(reason="deadline"):
+                        raise self._no_line_in_time(pattern, deadline_s)
                     case wire.LogError(error=why):
                         raise stream_error_of("", why, {})
                     case wire.LogExit(exit_code=exit_code) if not (found := search.end()):
@@ -88,6 +102,15 @@ class Process:
                 if found:
                     return found
         raise ApiError("the stream ended early", status=200, error_code="", context={})
+
+    def _no_line_in_time(self, pattern: object, deadline_s: float | None) -> DeadlineError:
+        return DeadlineError(
+            f"process {self.id!r} wrote no line with {pattern!r} in {deadline_s:g} s",
+            status=200,
+            error_code="",
+            context={"processId": self.id, "reason": "deadline"},
+            remedy="Give it more with deadline_s; `logs()` has what it wrote",
+        )
 
     def wait_for_port(self, port: int, *, deadline_s: float | None = None) -> None:
         """Waits until a program listens on a port of the sandbox, or this process has ended.
@@ -123,7 +146,7 @@ def start(
         session_id=session_id,
         process_id=process_id,
         cwd=cwd,
-        env=dict(env) if env else None,
+        env=variables(env),
         timeout_ms=milliseconds_of("deadline_s", deadline_s),
     )
     path = f"{prefix}/api/process/start"

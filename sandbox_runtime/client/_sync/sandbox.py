@@ -14,7 +14,7 @@ from sandbox_runtime.client._sync.ports import wait_for_port
 from sandbox_runtime.client._sync.processes import Process, start
 from sandbox_runtime.client._sync.sessions import Session
 from sandbox_runtime.client._sync.transport import Transport
-from sandbox_runtime.client.arguments import milliseconds_of
+from sandbox_runtime.client.arguments import milliseconds_of, texts, variables
 from sandbox_runtime.client.local import LocalServer
 from sandbox_runtime.client.models import Clone, ExposedPort
 from sandbox_runtime.wire import code as code_wire
@@ -79,7 +79,7 @@ class Sandbox:
             name=name,
             limits=limits,
             network=network,
-            mounts=tuple(wire.Mount(path=path) for path in read_only),
+            mounts=tuple(wire.Mount(path=path) for path in texts("read_only", read_only)),
             idle_ms=milliseconds_of("idle_s", idle_s),
         )
         self._server: LocalServer | None = None
@@ -195,7 +195,7 @@ class Sandbox:
     ) -> Session:
         """A further shell, or the one that has this id already."""
         body = sessions_wire.CreateSession(
-            id=session_id or f"session-{uuid.uuid4()}", cwd=cwd, env=dict(env) if env else None
+            id=session_id or f"session-{uuid.uuid4()}", cwd=cwd, env=variables(env)
         )
         path = f"{self._prefix}/api/session/create"
         made = self._transport.call("POST", path, sessions_wire.SessionCreated, body=body)
@@ -258,12 +258,20 @@ class Sandbox:
         body = code_wire.CreateContext(
             language=language,
             cwd=cwd,
-            env_vars=dict(env) if env else None,
+            env_vars=variables(env),
             ready_branches=ready_branches,
         )
         path = f"{self._prefix}/api/contexts"
         made = self._transport.call("POST", path, code_wire.ContextCreated, body=body)
         return Context(self._transport, self._prefix, made.id, made.language)
+
+    def code_contexts(self) -> list[Context]:
+        """Every context, in the order they were made."""
+        path = f"{self._prefix}/api/contexts"
+        found = self._transport.call("GET", path, code_wire.ContextList)
+        return [
+            Context(self._transport, self._prefix, one.id, one.language) for one in found.contexts
+        ]
 
     def run_code(
         self,

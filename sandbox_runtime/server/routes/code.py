@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from sandbox_runtime.errors import ContextNotFoundError
 from sandbox_runtime.interpreters.chart_shapes import as_wire
@@ -112,6 +112,18 @@ def list_all(call: Call, _body: None) -> wire.ContextList:
     return wire.ContextList(contexts=[_info(one) for one in contexts], timestamp=iso_moment())
 
 
+async def show(call: Call, _body: None) -> wire.ContextFound:
+    context = call.sandbox.sandbox.contexts.get(call.params["context_id"])
+    match call.query.get("wait"):
+        case None:
+            pass
+        case "branches":
+            await context.wait_ready_branches()
+        case given:
+            raise FieldError("wait", f"{given[:40]!r} cannot be waited for; known: branches")
+    return wire.ContextFound(context=_info(context), timestamp=iso_moment())
+
+
 async def delete(call: Call, _body: None) -> wire.ContextDeleted:
     context_id = call.params["context_id"]
     await call.sandbox.sandbox.contexts.delete(context_id)
@@ -177,7 +189,9 @@ def run(call: Call, body: wire.RunCode) -> Response:
             last = await _streamed(events, context, body.code, limit_s)
         except Exception as error:  # noqa: BLE001 - the last event says it
             told = told_error(error, call.route, modern=call.modern)
-            last = _code_error("InternalError", told.message, survived=False)
+            last = _code_error(
+                "InternalError", told.message, _left(context), survived=not context.lost
+            )
         if (unsent := events.post(last)) is not None:
             await unsent
 
@@ -254,22 +268,32 @@ def _last(execution: Execution, limit_s: float | None) -> msgspec.Struct:
     survived = execution.state_survived
     if execution.ended == "deadline":
         assert limit_s is not None
-        return _code_error("InternalError", "Execution timeout", survived=survived)
+        return _code_error("InternalError", "Execution timeout", "deadline", survived=survived)
     if execution.error is not None:
         error = execution.error
+        ended = "error" if execution.ended == "ok" else execution.ended
         lines = error.traceback.split("\n") if error.traceback else []
-        return _code_error(error.name, error.value, lines, survived=survived)
+        return _code_error(error.name, error.value, ended, lines, survived=survived)
     match execution.ended:
         case "ok" | "error":
             return wire.CodeComplete(execution_count=execution.execution_count, timestamp=_now_ms())
-        case "interrupted":
-            return _code_error("KeyboardInterrupt", "The run was interrupted", survived=survived)
-        case "killed":
-            return _code_error("InternalError", "The context was deleted", survived=False)
-    how = "The interpreter ended; the next run finds a fresh one"
-    if execution.death is not None:
-        how = f"The interpreter ended ({_ending(execution.death)}); the next run finds a fresh one"
-    return _code_error("InternalError", how, survived=False)
+        case "interrupted" as ended:
+            why = "The run was interrupted"
+            return _code_error("KeyboardInterrupt", why, ended, survived=survived)
+        case "killed" as ended:
+            return _code_error("InternalError", "The context was deleted", ended, survived=False)
+        case "context lost" as ended:
+            death = execution.death
+            how = "" if death is None else f" ({_ending(death)})"
+            how = f"The interpreter ended{how}; the next run finds a fresh one"
+            return _code_error("InternalError", how, ended, death=death, survived=False)
+
+
+def _left(context: Context) -> wire.Ended:
+    """What became of a context whose run could not be done."""
+    if context.closed:
+        return "killed"
+    return "context lost" if context.lost else "error"
 
 
 def _ending(death: Death) -> str:
@@ -284,13 +308,26 @@ def _ending(death: Death) -> str:
 
 
 def _code_error(
-    name: str, value: str, traceback: list[str] | None = None, *, survived: bool
+    name: str,
+    value: str,
+    ended: wire.Ended,
+    traceback: list[str] | None = None,
+    *,
+    survived: bool,
+    death: Death | None = None,
 ) -> wire.CodeError:
+    told: wire.InterpreterDeath | UnsetType = UNSET
+    if death is not None:
+        told = wire.InterpreterDeath(
+            cause=death.cause, exit_code=death.exit_code, signal=death.signal
+        )
     return wire.CodeError(
         ename=name,
         evalue=value,
         traceback=traceback or [],
         state_survived=survived,
+        ended=ended,
+        death=told,
         timestamp=_now_ms(),
     )
 
@@ -313,6 +350,17 @@ ROUTES = (
         summary="List the contexts",
         reply=wire.ContextList,
         failure="{reason}",
+    ),
+    Route(
+        method="GET",
+        path="/api/contexts/{context_id}",
+        handle=show,
+        summary="Show a context",
+        reply=wire.ContextFound,
+        failure="{reason}",
+        query={"wait": "`branches`: answer once as many wait as are to, or none is being made"},
+        statuses=(400, 404),
+        own=True,
     ),
     Route(
         method="DELETE",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import math
 import signal as signals
 from typing import TYPE_CHECKING
 
+import trio
 from msgspec import UNSET
 
 from sandbox_runtime.errors import InvalidArgumentError
@@ -21,6 +23,7 @@ from sandbox_runtime.server.streams import TextPieces, stream_events
 from sandbox_runtime.settings import LOG_LIMIT_BYTES
 from sandbox_runtime.wire import processes as wire
 from sandbox_runtime.wire.moments import iso_moment
+from sandbox_runtime.wire.shape import MOST_MS
 
 if TYPE_CHECKING:
     from sandbox_runtime.processes import Process
@@ -240,9 +243,25 @@ async def read_logs(call: Call, _body: None) -> wire.ProcessLogs:
     )
 
 
+def _limit_s(call: Call) -> float:
+    """How long a query lets a stream last.
+
+    Raises:
+        FieldError: It is no time.
+    """
+    given = call.query.get("timeoutMs")
+    if given is None:
+        return math.inf
+    with contextlib.suppress(ValueError):
+        if 0 < (limit_ms := float(given)) <= MOST_MS:
+            return limit_ms / 1000
+    raise FieldError("timeoutMs", f"{given[:40]!r} is no time; give milliseconds, more than 0")
+
+
 def stream_logs(call: Call, _body: None) -> Response:
     process = _find(call)
     since = _since(call)
+    limit_s = _limit_s(call)
     encoding = call.sandbox.encodings.get(process, "utf-8")
 
     async def produce(events: EventStream) -> None:
@@ -254,8 +273,20 @@ def stream_logs(call: Call, _body: None) -> Response:
                 timestamp=iso_moment(),
             )
         )
-        await _follow(events, process, since, encoding)
-        await process.wait_ended()
+        until_s = trio.current_time() + limit_s
+        if not await _follow(events, process, since, encoding, until_s):
+            why = f"the process has not ended in {limit_s:g} s"
+            await events.send(
+                wire.LogError(
+                    error=why,
+                    data=why,
+                    reason="deadline",
+                    process_id=process.id,
+                    session_id=process.session_id or DEFAULT_SESSION,
+                    timestamp=iso_moment(),
+                )
+            )
+            return
         if not call.modern:
             await events.send(_complete(process))
         await events.send(
@@ -271,7 +302,10 @@ def stream_logs(call: Call, _body: None) -> Response:
     return stream_events(produce, call.pulse)
 
 
-async def _follow(events: EventStream, process: Process, since: int, encoding: str) -> None:
+async def _follow(
+    events: EventStream, process: Process, since: int, encoding: str, until_s: float
+) -> bool:
+    """Sends what a process writes, to its end; False if that has not come in time."""
     kinds: dict[str, type[wire.LogStdout | wire.LogStderr]] = {
         "stdout": wire.LogStdout,
         "stderr": wire.LogStderr,
@@ -289,11 +323,22 @@ async def _follow(events: EventStream, process: Process, since: int, encoding: s
             )
             await events.send(event)
 
-    async for chunk in process.logs.follow(since):
+    written = process.logs.follow(since)
+    while True:
+        with trio.move_on_at(
+            until_s
+        ) as scope:  # around the waiting alone: what is sent stays whole
+            if (chunk := await written.receive_some()) is None:
+                await process.wait_ended()
+        if scope.cancelled_caught:
+            return False
+        if chunk is None:
+            break
         text = pieces[chunk.stream].feed(chunk.data)
         await tell(chunk.stream, text, chunk.lost_bytes)
     for name in kinds:
         await tell(name, pieces[name].finish())
+    return True
 
 
 def _complete(process: Process) -> wire.LogComplete:
@@ -375,7 +420,10 @@ ROUTES = (
         summary="Follow what a background process writes, to its end",
         events=wire.LogEvent,
         failure="Failed to stream process logs",
-        query={"since": "A position; only what came after it"},
+        query={
+            "since": "A position; only what came after it",
+            "timeoutMs": "After how many milliseconds it breaks off; never by default",
+        },
         statuses=(400, 404),
     ),
 )
