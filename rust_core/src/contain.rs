@@ -25,9 +25,11 @@ use crate::error::{At, Failure, Result, Step};
 use crate::idmap::{INIT_ID, PAYLOAD_ID};
 use crate::inotify;
 use crate::landlock;
-use crate::mounts::{self, Covered, Shown};
+use crate::mounts;
+use crate::procfs;
 use crate::rlimits;
 use crate::seccomp::{self, Key};
+use crate::shown::{self, Covered, Shown};
 use crate::spec::{EnterPlan, Limits, Network};
 use crate::sys::{self, Forked};
 
@@ -72,7 +74,7 @@ pub fn supervisor(
     make_mounts_private()?;
     let shown = match shown {
         Some(shown) => shown, // opened by the launcher, who may read where this id may not
-        None => mounts::open_sources(paths)?,
+        None => shown::open_sources(paths)?,
     };
     let covered = mounts::enter_shared_root(&shown)?;
     Ok((covered, inotify::limit_all()?))
@@ -149,7 +151,7 @@ pub fn sandbox(
     fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ).at(Step::SetLimit, "oom_score_adj")?;
     rlimits::apply(limits)?;
     let prepared = Prepared {
-        proc_masks: mounts::proc_masks(),
+        proc_masks: procfs::proc_masks(),
         landlock: landlock::build(network.is_host())?,
         keyring,
         separate_ids,
@@ -208,7 +210,7 @@ fn no_inner_keeper() -> Failure {
 /// # Errors
 /// The step that failed; the jail is gone then.
 pub fn jail(prepared: &Prepared) -> Result<()> {
-    mounts::mount_jail_proc(&prepared.proc_masks, !prepared.separate_ids)?;
+    procfs::mount_jail(&prepared.proc_masks, !prepared.separate_ids)?;
     let kept = if prepared.separate_ids { capabilities::INIT } else { &[] };
     capabilities::shrink(kept)?;
     sys::forget_key(); // from here on this process mounts as little as user code does

@@ -13,8 +13,8 @@ use crate::contain::{self, Prepared, Role};
 use crate::error::{At, Failure, Result, Step};
 use crate::init;
 use crate::inotify;
-use crate::mounts::Covered;
 use crate::probe;
+use crate::shown::Covered;
 use crate::spec::{
     EnterPlan, KeeperReply, KeeperRequest, Limits, Network, Program, Protection, SocketsReply,
 };

@@ -17,7 +17,8 @@ use crate::channel::Channel;
 use crate::contain;
 use crate::error::{At, Failure, Result, Step};
 use crate::idmap::{self, Plan};
-use crate::mounts::{self, Shown};
+use crate::procfs;
+use crate::shown::{self, Shown};
 use crate::spec::{Asked, SupervisorReply, SupervisorRequest};
 use crate::supervisor;
 use crate::sys::{self, Forked};
@@ -55,7 +56,7 @@ fn refuse(control: &Control, failure: Failure) -> u8 {
 
 /// What an ordinary user's sandboxes show: not opened, for that takes the supervisor's rights.
 fn open_as_caller(paths: &[String]) -> Result<Option<Shown>> {
-    match mounts::open_sources(paths) {
+    match shown::open_sources(paths) {
         Ok(shown) => Ok(Some(shown)),
         Err(failure) if failure.errno == libc::EPERM => Ok(None),
         Err(failure) => Err(failure),
@@ -107,7 +108,7 @@ fn launch(control: Control, paths: &[String]) -> std::result::Result<(), (Contro
     let prepare = || {
         let shown = open_as_caller(paths)?;
         if shown.is_some() {
-            let _ = mounts::uncover_proc(); // what that leads to is told where `/proc` is needed
+            let _ = procfs::uncover_proc(); // what that leads to is told where `/proc` is needed
         }
         let (plan, claim) = choose_ids(shown.is_some())?;
         let gate = sys::pipe().at(Step::CloneSupervisor, "pipe")?;

@@ -16,7 +16,8 @@ use crate::idmap::{Pairs, Plan};
 use crate::inotify;
 use crate::keeper;
 use crate::launcher::{Control, open_gate, wait_for_gate, write_maps};
-use crate::mounts::{self, Covered, Shown};
+use crate::mounts;
+use crate::shown::{Covered, Shown};
 use crate::spec::{
     Asked, KeeperReply, Limits, Network, SupervisorReply, SupervisorRequest, c_strings,
 };
