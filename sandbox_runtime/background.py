@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sandbox_runtime.budget import Budget
-    from sandbox_runtime.capture import OutputHandler
     from sandbox_runtime.keeper import Keeper
+    from sandbox_runtime.output_stream import OutputHandler
     from sandbox_runtime.sessions import Session
 
 

@@ -17,9 +17,9 @@ from sandbox_runtime.settings import OUTPUT_LIMIT_BYTES
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sandbox_runtime.capture import OutputHandler
     from sandbox_runtime.jail import Jail
     from sandbox_runtime.keeper import Keeper
+    from sandbox_runtime.output_stream import OutputHandler
     from sandbox_runtime.receipts import CommandResult
 
 

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     import re
     from collections.abc import Mapping, Sequence
 
-    from sandbox_runtime.capture import OutputHandler
     from sandbox_runtime.keeper import Keeper
     from sandbox_runtime.log_lines import LogLine
     from sandbox_runtime.logs import Log
     from sandbox_runtime.messages import Execute
+    from sandbox_runtime.output_stream import OutputHandler
     from sandbox_runtime.receipts import CommandResult, Ended
 
 Status = Literal["running", "completed", "failed", "killed", "error"]

@@ -36,7 +36,6 @@ from sandbox_runtime.settings import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
-    from sandbox_runtime.capture import OutputHandler
     from sandbox_runtime.choices import Network
     from sandbox_runtime.fresh import FreshSandbox
     from sandbox_runtime.interpreters.contexts import Context
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.interpreters.registry import Contexts
     from sandbox_runtime.interpreters.runs import ResultHandler
     from sandbox_runtime.keeper import Keeper
+    from sandbox_runtime.output_stream import OutputHandler
     from sandbox_runtime.processes import Process
     from sandbox_runtime.receipts import CommandResult
     from sandbox_runtime.report import SandboxReport

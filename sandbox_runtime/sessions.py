@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from sandbox_runtime.alarms import Alarms
-    from sandbox_runtime.capture import OutputHandler
     from sandbox_runtime.core import Command
     from sandbox_runtime.keeper import Keeper
     from sandbox_runtime.messages import Exited
+    from sandbox_runtime.output_stream import OutputHandler
     from sandbox_runtime.shell import Shell
     from sandbox_runtime.standby import Work
 

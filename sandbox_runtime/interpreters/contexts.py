@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from sandbox_runtime.alarms import Alarms
-    from sandbox_runtime.capture import OutputHandler
     from sandbox_runtime.interpreters.execution import Execution
     from sandbox_runtime.interpreters.interpreter import Interpreter
     from sandbox_runtime.interpreters.languages import Wanted
     from sandbox_runtime.interpreters.ready_branches import ReadyBranches
     from sandbox_runtime.interpreters.runs import ClearHandler, ResultHandler
+    from sandbox_runtime.output_stream import OutputHandler
 
 _STYLES: tuple[str, ...] = get_args(TracebackStyle)
 
