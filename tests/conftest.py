@@ -45,9 +45,10 @@ async def runtime() -> AsyncIterator[Runtime]:
 
 
 @pytest.fixture
-async def sandbox(runtime: Runtime) -> AsyncIterator[Sandbox]:
-    """A sandbox with the usual limits."""
-    async with open_sandbox(runtime=runtime) as sandbox:
+async def sandbox(runtime: Runtime, request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
+    """A sandbox, with what the test's `sandbox_options` say, or all as usual."""
+    mark = request.node.get_closest_marker("sandbox_options")
+    async with open_sandbox(runtime=runtime, **(mark.kwargs if mark else {})) as sandbox:
         yield sandbox
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -22,15 +21,8 @@ from sandbox_runtime import (
     open_sandbox,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-
-@pytest.fixture
-async def sandbox(runtime: Runtime) -> AsyncIterator[Sandbox]:
-    """A sandbox with nothing made ahead."""
-    async with open_sandbox(runtime=runtime, python_pool=0) as sandbox:
-        yield sandbox
+# Nothing is made ahead: that would take time from the tests.
+pytestmark = pytest.mark.sandbox_options(python_pool=0)
 
 
 @pytest.fixture

@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from sandbox_runtime import Death, InterpreterUnavailableError, open_sandbox
+from sandbox_runtime import Death, InterpreterUnavailableError
 from sandbox_runtime.interpreters import frames, interpreter
 from sandbox_runtime.interpreters.runs import Run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from sandbox_runtime import Context, Runtime, Sandbox
+    from sandbox_runtime import Context, Sandbox
 
 
 def frame(message: object) -> bytes:
@@ -87,11 +85,8 @@ LANGUAGES = [
 ]
 
 
-@pytest.fixture
-async def sandbox(runtime: Runtime) -> AsyncIterator[Sandbox]:
-    """A sandbox with nothing made ahead."""
-    async with open_sandbox(runtime=runtime, python_pool=0, node_pool=0) as sandbox:
-        yield sandbox
+# Nothing is made ahead: that would take time from the tests.
+pytestmark = pytest.mark.sandbox_options(python_pool=0, node_pool=0)
 
 
 async def create(sandbox: Sandbox, language: str) -> Context:

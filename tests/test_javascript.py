@@ -26,7 +26,6 @@ from sandbox_runtime.server.replies import error_body
 from sandbox_runtime.settings import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from sandbox_runtime.interpreters.execution import Execution
@@ -46,11 +45,8 @@ def node() -> None:
         pytest.skip(_NODE_MISSING)
 
 
-@pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    """A sandbox without a pool, which would take time from the tests."""
-    async with open_sandbox(node_pool=0) as sandbox:
-        yield sandbox
+# Nothing is made ahead: that would take time from the tests.
+pytestmark = pytest.mark.sandbox_options(node_pool=0)
 
 
 @pytest.fixture

@@ -25,8 +25,6 @@ from sandbox_runtime import (
 from sandbox_runtime.interpreters.ready_branches import ReadyBranches
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from sandbox_runtime.interpreters.interpreter import Interpreter
 
 PROCESSES = """
@@ -58,11 +56,8 @@ real = executor.fork_away, executor.separate_branch
 """
 
 
-@pytest.fixture
-async def sandbox(runtime: Runtime) -> AsyncIterator[Sandbox]:
-    """A sandbox with nothing made ahead."""
-    async with open_sandbox(runtime=runtime, python_pool=0) as sandbox:
-        yield sandbox
+# Nothing is made ahead: that would take time from the tests.
+pytestmark = pytest.mark.sandbox_options(python_pool=0)
 
 
 @pytest.fixture

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 import trio
 
-from sandbox_runtime import Context, InterpreterUnavailableError, Sandbox, open_sandbox
+from sandbox_runtime import Context, InterpreterUnavailableError, Sandbox
 from sandbox_runtime.interpreters.installation import node_candidates
 from sandbox_runtime.interpreters.node import NodeFinder
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,11 +19,8 @@ def node() -> None:
         pytest.skip("NO NODE 22.13 OR NEWER: nothing of TypeScript was tested; install it")
 
 
-@pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    """A sandbox without a pool."""
-    async with open_sandbox(node_pool=0) as sandbox:
-        yield sandbox
+# Nothing is made ahead: that would take time from the tests.
+pytestmark = pytest.mark.sandbox_options(node_pool=0)
 
 
 @pytest.fixture
