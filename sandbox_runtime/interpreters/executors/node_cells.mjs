@@ -24,6 +24,18 @@ const OPTIONS = {
 /** What has `await`s and `var`s of its own. */
 const IS_FUNCTION = /^(?:Function|Arrow|PropertyDefinition|StaticBlock)/;
 
+/** What may declare, assign, await or import something, or needs a second look: by letters, by signs. */
+const WORDS = /\b(?:let|const|var|using|class|function|import|export|await|for)\b/;
+const SIGNS = /[={}<`#@\\]|\+\+|--/;
+
+/**
+ * Whether a cell stays as it is if it is JavaScript at all. Most that are not are so at this look;
+ * to parse the others costs as much as to run them.
+ */
+export function isPlain(source) {
+  return !SIGNS.test(source) && !WORDS.test(source);
+}
+
 let last = { source: null, program: null };
 
 /** Parses a cell; null if it is no JavaScript that the parser knows. */

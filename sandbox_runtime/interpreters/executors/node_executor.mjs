@@ -20,7 +20,7 @@ import dgram from 'node:dgram';
 import net from 'node:net';
 import vm from 'node:vm';
 
-import { forgetCell, rewriteCell } from './node_cells.mjs';
+import { forgetCell, isPlain, rewriteCell } from './node_cells.mjs';
 import { declareConstants } from './node_constants.mjs';
 import { describeError, excerptOf, prepareStackTrace, rememberCell } from './node_errors.mjs';
 import { arrangeGlobals, arrangeStreams, makeReplaceable, startIn } from './node_globals.mjs';
@@ -52,19 +52,9 @@ function evaluate(source, number) {
   const fileName = `cell-${number}.${isTypeScript ? 'ts' : 'js'}`;
   const cell = { source, fileName, edits: [], maps: [] };
   rememberCell(number, cell);
-  let script;
+  let script = plainScript(source, fileName);
   try {
-    let code = source;
-    if (isTypeScript) ({ code, maps: cell.maps } = transpile(source, fileName));
-    const rewritten = rewriteCell(code);
-    forgetCell();
-    cell.edits = rewritten.edits;
-    rewritten.declared.forEach(makeReplaceable);
-    script = new Script(rewritten.code, {
-      filename: fileName,
-      importModuleDynamically: USE_MAIN_CONTEXT_DEFAULT_LOADER,
-    });
-    declareConstants(rewritten.declared, rewritten.constant);
+    script ??= rewrittenScript(cell);
   } catch (error) {
     return settle(mine, describeError(error, excerptOf(error)));
   }
@@ -77,6 +67,31 @@ function evaluate(source, number) {
   give(mine, value);
 }
 
+const compile = (code, filename) =>
+  new Script(code, { filename, importModuleDynamically: USE_MAIN_CONTEXT_DEFAULT_LOADER });
+
+/** A cell that needs no rewriting in either language, as V8 alone can tell; else null. */
+function plainScript(source, fileName) {
+  if (!isPlain(source)) return null;
+  try {
+    return compile(source, fileName);
+  } catch {
+    return null; // types, perhaps, or what is wrong with it is told below
+  }
+}
+
+function rewrittenScript(cell) {
+  let code = cell.source;
+  if (isTypeScript) ({ code, maps: cell.maps } = transpile(code, cell.fileName));
+  const rewritten = rewriteCell(code);
+  forgetCell();
+  cell.edits = rewritten.edits;
+  rewritten.declared.forEach(makeReplaceable);
+  const script = compile(rewritten.code, cell.fileName);
+  declareConstants(rewritten.declared, rewritten.constant);
+  return script;
+}
+
 /** Shows a cell's value, once it is there. */
 async function give(mine, promised) {
   try {
@@ -85,7 +100,8 @@ async function give(mine, promised) {
     if (value !== undefined) {
       const described = await describeValue(value);
       if (mine.settled) return;
-      emit({ type: 'result', ...described });
+      // Where nothing is left to wait for, the run is about to end: its result goes along with that.
+      emit({ type: 'result', ...described }, { isLast: !native.alive() });
     }
     settle(mine, null);
   } catch (error) {
@@ -205,16 +221,19 @@ function onUncaught(error) {
 
 // --- frames --------------------------------------------------------------------------------------
 
-function emit(frame) {
+function emit(frame, { isLast = false } = {}) {
   if (run === null) return;
   if (frame.data === undefined) return void send({ ...frame, id: run.id });
   const { data, capped } = capFormats(frame.data);
-  send({ ...frame, data, id: run.id, ...(Object.keys(capped).length ? { capped } : {}) });
+  send({ ...frame, data, id: run.id, ...(Object.keys(capped).length ? { capped } : {}) }, isLast);
 }
 
-function send(frame) {
+/** Sends a frame; one that is held goes out with the next, or before anything is printed. */
+function send(frame, isHeld = false) {
   const body = Buffer.from(encodeFrame(frame));
-  if (!isRehearsing && native.send(body) !== 0) process.reallyExit(1); // nobody listens
+  if (isRehearsing) return;
+  if (isHeld) native.hold(body);
+  else if (native.send(body) !== 0) process.reallyExit(1); // nobody listens
 }
 
 function onFrame(bytes) {
