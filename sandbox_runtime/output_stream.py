@@ -48,9 +48,10 @@ class Stream:
         self.total_bytes = 0
 
     def make_pipe(self) -> None:
-        """Makes both ends."""
+        """Makes both ends, as the core does for commands (`pipe_to_read`)."""
         self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.read_fd, False)
+        os.fchmod(self.write_fd, 0o666)  # so that the sandbox's user may open /dev/stderr
 
     async def take(self, chunk: bytes) -> None:
         """Takes what was read."""

@@ -65,6 +65,15 @@ pub fn fill(directory: BorrowedFd<'_>) -> io::Result<()> {
     DIRECTORIES.iter().try_for_each(|name| sys::make_directory_at(directory, name))
 }
 
+/// A descriptor of its own for what is open there, if it is `/dev/null` of any file system.
+#[must_use]
+pub fn null(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let file = fs::File::from(fd.try_clone_to_owned().ok()?);
+    let found = file.metadata().ok()?;
+    let is_null = found.file_type().is_char_device() && found.rdev() == libc::makedev(1, 3);
+    is_null.then(|| file.into())
+}
+
 /// One file system with devices like those of `host`, each of which was opened there.
 fn make(host: &Path) -> io::Result<OwnedFd> {
     let tree = sys::new_tmpfs(&[(c"mode", c"755"), (c"size", c"64k"), (c"nr_inodes", c"32")])?;

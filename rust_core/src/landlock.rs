@@ -9,6 +9,7 @@ use landlock::{
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
 };
 
+use crate::devices;
 use crate::error::{Failure, Result, Step};
 use crate::sys;
 
@@ -94,6 +95,12 @@ fn ruleset(
         if let Ok(fd) = PathFd::new(path) {
             ruleset = ruleset.add_rule(PathBeneath::new(fd, write))?;
         }
+    }
+    // Who is given nothing to read has the host's `/dev/null`, which is below none of these. This
+    // process has it as well (`bin/supervisor.rs`), so that `/dev/stdin` can be allowed.
+    if let Some(null) = devices::null(std::io::stdin().as_fd()) {
+        let open = AccessFs::ReadFile | AccessFs::WriteFile;
+        ruleset = ruleset.add_rule(PathBeneath::new(null, open))?;
     }
     Ok(ruleset)
 }

@@ -1,7 +1,9 @@
 //! What never waits: pipes, reads and epoll for the control process, whose waiting is trio's.
 
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 
 use super::{check, own, pipe};
 
@@ -15,14 +17,18 @@ pub fn set_non_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw mut on) }).map(drop)
 }
 
-/// As [`pipe`], with a reading end that does not block and a writing end that does.
+/// As [`pipe`], with a reading end that does not block and a writing end that does, and that whoever
+/// holds it may open once more by its name (`/dev/stderr`), whatever its user. Nobody else can:
+/// `/proc/PID/fd` is for who may trace the process.
 ///
 /// # Errors
 /// `EMFILE`.
 pub fn pipe_to_read() -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = pipe()?;
     set_non_blocking(reader.as_fd())?;
-    Ok((reader, writer))
+    let writer = File::from(writer);
+    writer.set_permissions(Permissions::from_mode(0o666))?;
+    Ok((reader, writer.into()))
 }
 
 /// The length that a system call returned; `None` where it would have waited.

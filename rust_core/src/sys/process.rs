@@ -310,9 +310,21 @@ pub fn umask(mask: u32) {
 /// # Errors
 /// What the kernel says.
 pub fn reset_signals() -> io::Result<()> {
+    // As the kernel has it, of at most 32 bytes: all zero is SIG_DFL without flags.
+    let default = [0u64; 4];
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL installs no handler; KILL, STOP and glibc's own two are refused.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // Not by `signal(3)`, which refuses glibc's own two, 32 and 33; its `posix_spawn` leaves them
+        // ignored. The kernel refuses KILL and STOP, which cannot be ignored.
+        // SAFETY: it installs no handler; the action is live, the old one is not asked for.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
     unblock_signals()
 }
