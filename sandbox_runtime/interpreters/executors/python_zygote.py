@@ -38,13 +38,15 @@ import sys
 import tempfile
 import types
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CONTROL_FD = 3
 MAX_DATAGRAM_BYTES = 1 << 20
-HUGE_BYTES = 2 << 20
-MADV_COLLAPSE = 25
 MOST_REHEARSAL_S = 5
+CELLS_UNTIL_NOTED = 10
 
 SINGLE_THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
@@ -145,61 +147,23 @@ def refuse_threads(what: str, module: str | None = None) -> None:
         )
 
 
-def load_executor() -> Any:
-    """Imports the executor beside this file, under a name that no module of a user's has."""
+def load_neighbour(name: str) -> Any:
+    """Imports a module beside this file, under a name that no module of a user's has."""
     package = types.ModuleType("_sandbox_executors")
     package.__path__ = [str(Path(__file__).parent)]
-    sys.modules[package.__name__] = package
+    package = sys.modules.setdefault(package.__name__, package)
+    return importlib.import_module(f"{package.__name__}.{name}")
+
+
+def load_executor() -> Any:
+    """Imports the executor."""
     try:
-        return importlib.import_module("_sandbox_executors.python_executor")
+        return load_neighbour("python_executor")
     except ModuleNotFoundError as error:
         raise UnusableError(
             f"the module {error.name} is missing for {sys.executable}: "
             "install IPython for it (pip install ipython)"
         ) from error
-
-
-def forget_fonts() -> None:
-    """Empties matplotlib's cache of fonts, as it does itself in each fork: 160 pages less there."""
-    manager = sys.modules.get("matplotlib.font_manager")
-    empty = getattr(getattr(manager, "_get_font", None), "cache_clear", None)
-    if empty is not None:
-        empty()
-
-
-class _ArenaAllocator(ctypes.Structure):
-    """`PyObjectArenaAllocator` of the C API."""
-
-    _fields_ = (
-        ("context", ctypes.c_void_p),
-        ("allocate", ctypes.c_void_p),
-        ("free", ctypes.c_void_p),
-    )
-
-
-def gather_arenas(native: Native) -> None:
-    """Has Python take its arenas from one place, so that huge pages can be made of them."""
-    with contextlib.suppress(OSError):  # there is no room: they come from anywhere, as ever
-        allocate, free = native.reserve_arenas()
-        allocator = _ArenaAllocator(None, allocate, free)
-        ctypes.pythonapi.PyObject_SetArenaAllocator(ctypes.byref(allocator))
-
-
-def join_pages() -> None:
-    """Makes huge pages of this process's memory, where the kernel can (6.1).
-
-    A fork copies page tables, a large part of its cost, and those of a huge page in one piece, also
-    where a child has written to a part of it.
-    """
-    madvise = ctypes.CDLL(None).madvise
-    with open("/proc/self/maps", encoding="utf-8") as maps:
-        mappings = [line.split(maxsplit=2)[:2] for line in maps]
-    for place, rights in mappings:
-        if rights.startswith("rw-p"):
-            start, end = (int(address, 16) for address in place.split("-"))
-            for address in range(-(-start // HUGE_BYTES) * HUGE_BYTES, end, HUGE_BYTES):
-                if address + HUGE_BYTES <= end:
-                    madvise(ctypes.c_void_p(address), ctypes.c_size_t(HUGE_BYTES), MADV_COLLAPSE)
 
 
 class Zygote:
@@ -208,10 +172,12 @@ class Zygote:
     Args:
         sock: The control process's socket.
         native: The Rust module, or a stand-in.
+        memory: The module that lays its memory out.
     """
 
-    def __init__(self, sock: socket.socket, native: Native) -> None:
+    def __init__(self, sock: socket.socket, native: Native, memory: Any) -> None:
         self._sock = sock
+        self._memory = memory
         self._native = native
         self._own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._executor: Any = None
@@ -244,34 +210,48 @@ class Zygote:
                 preloaded.append(name)
         self._shell = self._executor.create_shell()
         cells = [cell for name in ("", *preloaded) for cell in REHEARSAL_CELLS.get(name, [])]
-        self._executor.rehearse(self._shell, cells)
+        self._executor.run_cells(self._shell, cells)
         refuse_threads(f"the rehearsal with {', '.join(preloaded)}")
-        forget_fonts()
+        self._memory.gather_code(self._find_code())
+        self._executor.rehearse(self._shell, ["1 + 1"] * CELLS_UNTIL_NOTED)
+        self._memory.forget_fonts()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
+        self._memory.fill_holes()
         gc.freeze()
         self._native.seal_arenas()
         self._executor.expect_pages(self._find_pages())
-        join_pages()
+        self._memory.join_text()
+        self._memory.join_pages()
         version = ".".join(map(str, sys.version_info[:3]))
         self._send(op="ready", python=version, preloaded=preloaded, missing=missing)
 
     def _find_pages(self) -> bytes:
-        """Which pages a cell writes to, found in a fork that runs one; none if it hangs."""
-        pages, told = os.pipe()
-        if (pid := os.fork()) == 0:
-            signal.alarm(MOST_REHEARSAL_S)
-            try:
-                self._executor.run_cells(self._shell, ["1 + 1"])
-                with open(told, "wb") as stream:
-                    stream.write(self._native.written_pages())
-            finally:
-                os._exit(0)
-        os.close(told)
-        with open(pages, "rb") as stream:
-            found = stream.read()
-        os.waitpid(pid, 0)
-        return found
+        """Which pages a cell writes to; none if it hangs."""
+
+        def find() -> bytes:
+            self._executor.run_cells(self._shell, ["1 + 1"])
+            return self._native.written_pages()
+
+        return _in_fork(find)
+
+    def _find_code(self) -> set[int]:
+        """Which code runs from a context's start to the end of its first cell; none if it hangs."""
+        used: set[int] = set()
+
+        def note(frame: types.FrameType, event: str, _: object) -> None:
+            if event == "call":
+                used.add(id(frame.f_code))
+
+        def find() -> bytes:
+            profile, sys.setprofile = sys.setprofile, lambda _: None  # a cell's end would end it
+            profile(note)
+            self._executor.start_context(self._shell, {"cwd": "/", "env": {}})
+            self._executor.run_cells(self._shell, ["1 + 1"])
+            profile(None)
+            return json.dumps([*used]).encode()
+
+        return set(json.loads(_in_fork(find) or b"[]"))
 
     def serve(self) -> None:
         """Forks and tells of ends until the control process closes its end."""
@@ -343,6 +323,23 @@ class Zygote:
         return request
 
 
+def _in_fork(find: Callable[[], bytes]) -> bytes:
+    """What a function finds in a fork of this process; nothing if it takes too long."""
+    found, told = os.pipe()
+    if (pid := os.fork()) == 0:
+        signal.alarm(MOST_REHEARSAL_S)
+        try:
+            with open(told, "wb") as stream:
+                stream.write(find())
+        finally:
+            os._exit(0)
+    os.close(told)
+    with open(found, "rb") as stream:
+        answer = stream.read()
+    os.waitpid(pid, 0)
+    return answer
+
+
 def _receive_exactly(sock: socket.socket, size: int) -> bytes:
     """Reads no byte more: descriptors ride on the first byte of the frame that follows."""
     data = b""
@@ -370,10 +367,11 @@ def run(sock: socket.socket, native: Native) -> None:
     """Warms up and serves; returns when the control process is gone or told of a failure."""
     # Garbage collection would write to every object's header and so unshare its page.
     gc.disable()
-    gather_arenas(native)
+    memory = load_neighbour("python_memory")
+    memory.gather_arenas(native)
     signal.signal(signal.SIGINT, lambda *_: None)
     home = arrange_home()
-    zygote = Zygote(sock, native)
+    zygote = Zygote(sock, native, memory)
     try:
         try:
             zygote.warm()
