@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from sandbox_runtime.arguments import check_kind
 from sandbox_runtime.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
 from sandbox_runtime.logs import Log
 from sandbox_runtime.processes import Process, check_signal
 from sandbox_runtime.programs import check_env, check_id, make_id
+from sandbox_runtime.sessions import Session
 from sandbox_runtime.settings import (
     FINISHED_PROCESS_S,
     FINISHED_PROCESSES,
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from sandbox_runtime.budget import Budget
     from sandbox_runtime.keeper import Keeper
     from sandbox_runtime.output_stream import OutputHandler
-    from sandbox_runtime.sessions import Session
 
 
 class Processes:
@@ -93,6 +94,7 @@ class Processes:
             raise InvalidArgumentError("limit_bytes", "must be a number of bytes, 0 or more")
         start_cwd, is_real = WORKSPACE, True
         if session is not None:
+            check_kind("session", session, Session, "a Session, as `create_session` gives one")
             seen = session.seen_cwd()
             start_cwd, is_real = seen or session.cwd(), seen is not None
             env = {**session.env, **check_env(env)}
@@ -169,6 +171,8 @@ class Processes:
     def list(self, session: Session | str | None = None) -> list[Process]:
         """All processes in the order of their starts, or those of one session (or its id)."""
         self._forget()
+        if session is not None:
+            check_kind("session", session, Session | str, "a Session, or the id of one")
         wanted = session if isinstance(session, str) or session is None else session.id
         return [
             process

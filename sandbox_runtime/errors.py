@@ -103,6 +103,12 @@ class CommandFailedError(SandboxError):
         self.result = result
 
 
+class NotOpenedError(SandboxError, AttributeError, RuntimeError):
+    """The caller's fault: it was used without its block, `async with`. Nothing was done."""
+
+    code = "not_opened"
+
+
 class SandboxClosedError(SandboxError):
     """The caller's fault: the sandbox, session or context was closed before."""
 

@@ -169,6 +169,7 @@ class PendingCall:
         self._path = path
         self._replies: deque[tuple[Reply, list[int]]] = deque()
         self._news = trio.Event()
+        self._is_over = False
 
     def __enter__(self) -> Self:
         return self
@@ -200,12 +201,15 @@ class PendingCall:
             self._news = trio.Event()
             await self._news.wait()
         reply, fds = self._replies.popleft()
+        self._is_over = isinstance(reply, (Done, Refused))
         if isinstance(reply, Refused):
             raise FileAccessError(self._path, reply.errno, reply.detail)
         return reply, fds
 
     async def settle(self) -> None:
         """Waits a moment for an answer that nobody wants any more, so that its work is over."""
+        if self._is_over:
+            return
         with (
             trio.move_on_after(BREAK_GRACE_S),
             contextlib.suppress(FileAccessError, SandboxLostError, SandboxClosedError),

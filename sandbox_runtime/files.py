@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from sandbox_runtime import file_service, mime
+from sandbox_runtime.arguments import check_flags
 from sandbox_runtime.errors import FileAccessError, InvalidArgumentError
 from sandbox_runtime.file_content import Content, ContentPipe
 from sandbox_runtime.file_service import FileService, Kind
@@ -207,6 +208,7 @@ class Files:
             FileAccessError: It is missing, closed to the sandbox's user, not a regular file, or
                 more than `limit_bytes` (`EFBIG`).
         """
+        _check_offset("limit_bytes", limit_bytes)
         position = _check_offset("offset", offset)
         left = None if length is None else _check_offset("length", length)
         file, _ = await self._open(path, cwd)
@@ -251,6 +253,7 @@ class Files:
             FileAccessError: It cannot be written, `ENOSPC` when the sandbox is full. What was
                 there is unchanged.
         """
+        check_flags(make_parents=make_parents)
         data = check_bytes("content", _encoded(content) if isinstance(content, str) else content)
         shown, encoded = self._path(path, cwd)
         source: file_service.Inline | file_service.Sized
@@ -297,6 +300,7 @@ class Files:
         Raises:
             FileAccessError: It cannot be written; what was there is unchanged.
         """
+        check_flags(make_parents=make_parents)
         shown, encoded = self._path(path, cwd)
         request = file_service.Write(
             path=encoded,
@@ -333,6 +337,7 @@ class Files:
         Raises:
             FileAccessError: It is missing, or closed to the sandbox's user.
         """
+        check_flags(follow=follow)
         shown, encoded = self._path(path, cwd)
         reply, _ = await self._service.ask(shown, file_service.Stat(path=encoded, follow=follow))
         assert isinstance(reply, file_service.Found)
@@ -390,6 +395,7 @@ class Files:
         cwd: str | None = None,
     ) -> Sequence[file_service.RawEntry]:
         """As `list`, for whoever shows many of them in another form."""
+        check_flags(recursive=recursive, hidden=hidden)
         shown, encoded = self._path(path, cwd)
         request = file_service.List(
             path=encoded, recursive=recursive, hidden=hidden, limit=_check_offset("limit", limit)
@@ -414,6 +420,7 @@ class Files:
         Raises:
             FileAccessError: It cannot be made.
         """
+        check_flags(make_parents=make_parents)
         shown, encoded = self._path(path, cwd)
         request = file_service.MakeDirectory(path=encoded, make_parents=make_parents)
         await self._service.ask(shown, request)
@@ -425,6 +432,7 @@ class Files:
             FileAccessError: It cannot be removed, or is a directory that is not empty. A
                 `recursive` removal has then removed what came before.
         """
+        check_flags(recursive=recursive)
         shown, encoded = self._path(path, cwd)
         await self._service.ask(shown, file_service.Remove(path=encoded, recursive=recursive))
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from sandbox_runtime.arguments import check_callbacks, check_kind
 from sandbox_runtime.errors import GitError, GitErrorCode, InvalidArgumentError, NotStartedError
 from sandbox_runtime.foreground import run_process
 from sandbox_runtime.nursery import open_serving_nursery
@@ -223,6 +224,9 @@ async def clone(
     Cancellation: ends git with all it started; what it had written may stay.
     """
     _check(url, branch, directory, depth, protocols)
+    if not hasattr(where, "keeper"):
+        check_kind("where", where, Session, "a Sandbox or a Session")
+    check_callbacks(on_progress=on_progress)
     start_cwd, given_env = WORKSPACE, {}
     if isinstance(where, Session):
         start_cwd, given_env = where.cwd(), where.env
@@ -279,11 +283,14 @@ def _check(
     depth: int | None,
     protocols: Sequence[str],
 ) -> None:
+    check_kind("url", url, str, "text, e.g. 'https://host/project.git'")
     for field, text in (("url", url), ("branch", branch), ("directory", directory)):
         if text is not None and (not isinstance(text, str) or not text or "\0" in text):
             raise InvalidArgumentError(field, f"{text!r} is no {field}")
     if depth is not None and (not isinstance(depth, int) or not 0 < depth < 1 << 31):
         raise InvalidArgumentError("depth", f"must be a positive number, not {depth!r}")
+    check_kind("protocols", protocols, list | tuple, "a list of names, e.g. ['https']")
     for protocol in protocols:
-        if not re.fullmatch(r"[a-z0-9]+", protocol) or protocol == "ext":
+        is_name = isinstance(protocol, str) and re.fullmatch(r"[a-z0-9]+", protocol)
+        if not is_name or protocol == "ext":
             raise InvalidArgumentError("protocols", f"{protocol!r} is none that may be used")

@@ -64,7 +64,9 @@ def launch(
         InvalidArgumentError: A path is not absolute.
     """
     for name, path in (("python", python), ("node", node)):
-        if path is not None and not path.startswith("/"):
+        if path is None and name == "node":
+            continue
+        if not isinstance(path, str) or "\0" in path or not path.startswith("/"):
             raise InvalidArgumentError(name, f"{path!r} is no absolute path")
     nodes = node_candidates(node)
     shown = [*read_only, *read_only_paths(python), *node_read_only_paths(nodes)]

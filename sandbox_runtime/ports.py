@@ -11,17 +11,25 @@ No connection is made for it, so the program does not notice.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import secrets
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import msgspec
 import trio
 
-from sandbox_runtime.errors import InvalidArgumentError, NotFoundError, SandboxError
+from sandbox_runtime.arguments import check_kind
+from sandbox_runtime.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    SandboxClosedError,
+    SandboxError,
+)
 from sandbox_runtime.networks import Listening, check_port, connect, read_listening
 from sandbox_runtime.nursery import open_serving_nursery
+from sandbox_runtime.programs import check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -55,6 +63,7 @@ class ExposedPort(msgspec.Struct, frozen=True, kw_only=True):
     listen: str | None = None
 
 
+@runtime_checkable
 class EndingProcess(Protocol):
     """Something that ends, and says so."""
 
@@ -76,6 +85,7 @@ class Ports:
         self._exposed: dict[int, ExposedPort] = {}
         self._forwards: dict[int, tuple[trio.CancelScope, trio.socket.SocketType]] = {}
         self._reserved: set[int] = set()
+        self._closed = False
 
     def reserve(self, port: int) -> None:
         """Keeps a port of this process from being reached where a sandbox shares its network.
@@ -118,6 +128,10 @@ class Ports:
         number = self._check(port)
         if name is not None and not (isinstance(name, str) and len(name) <= 256):
             raise InvalidArgumentError("name", "must be a text of at most 256 characters")
+        if self._closed:
+            raise SandboxClosedError("the sandbox is closed")
+        if listen is not None:
+            _check_address(listen)
         self._stop_forwarding(number)
         if listen is not None and not self._keeper.has_host_network:
             self._forward(number, listen)
@@ -143,7 +157,7 @@ class Ports:
 
     def get(self, port: int) -> ExposedPort | None:
         """The exposure of a port, if there is one."""
-        return self._exposed.get(port)
+        return self._exposed.get(check_port("port", port))
 
     def list(self) -> list[ExposedPort]:
         """All that are exposed, in the order of their exposure."""
@@ -175,7 +189,12 @@ class Ports:
             Whether it is open; False when the process ended before.
         """
         number = check_port("port", port)
-        longest_s = max(_FIRST_LOOK_S, interval_s or _LONGEST_PAUSE_S)
+        if process is not None:
+            what = "a Process, as `start_process` gives one"
+            check_kind("process", process, EndingProcess, what)
+        longest_s = _LONGEST_PAUSE_S
+        if interval_s is not None:
+            longest_s = max(_FIRST_LOOK_S, check_seconds("interval_s", interval_s))
         return await until(lambda: self._look(number), process, longest_s)
 
     async def _look(self, port: int) -> bool:
@@ -218,9 +237,18 @@ class Ports:
                 await trio.serve_listeners(serve, [listener])
 
     def close(self) -> None:
-        """Takes all exposures back."""
+        """Takes all exposures back; there are none from here on."""
+        self._closed = True
         for port in tuple(self._exposed):
             self.unexpose(port)
+
+
+def _check_address(address: object) -> None:
+    try:
+        ipaddress.ip_address(address if isinstance(address, str) else "")
+    except ValueError:
+        what = f"{address!r} is no address of this machine; give one like '127.0.0.1'"
+        raise InvalidArgumentError("listen", what) from None
 
 
 async def exchange(one: trio.abc.HalfCloseableStream, other: trio.abc.HalfCloseableStream) -> None:

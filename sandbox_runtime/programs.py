@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from sandbox_runtime.arguments import check_mapping
 from sandbox_runtime.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def check_argv(field: str, argv: Sequence[str | bytes]) -> tuple[bytes, ...]:
 
 def check_env(env: Mapping[str, str] | None) -> dict[str, str]:
     """Variables: names without `=`, nothing with NUL."""
+    if env is not None:
+        check_mapping("env", env, '{"NAME": "value"}')
     for name, value in (env or {}).items():
         if not isinstance(name, str) or not _checked("env", name) or "=" in name:
             raise InvalidArgumentError("env", f"{name!r} is no name of a variable")
@@ -77,10 +80,9 @@ def check_cwd(cwd: str | None, default: str) -> str:
     """An absolute directory, normalised; a relative one starts at `default`."""
     if cwd is None:
         return default
-    _checked("cwd", cwd)
-    if not cwd:
+    if not (directory := os.fsdecode(_checked("cwd", cwd))):
         raise InvalidArgumentError("cwd", "is empty; leave it out to stay where the session is")
-    return posixpath.normpath(posixpath.join(default, cwd))
+    return posixpath.normpath(posixpath.join(default, directory))
 
 
 def check_path(path: str | os.PathLike[str], start: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from sandbox_runtime.errors import InvalidArgumentError, IsolationError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
 Achieved = Literal["full", "partial", "absent"]
 Requested = Literal["required", "wanted", "given up"]
@@ -172,10 +173,10 @@ def check_required(require: Collection[str]) -> None:
     Raises:
         InvalidArgumentError: It names the first that is not.
     """
-    if isinstance(require, str):
-        raise InvalidArgumentError("require", f"must be a list of names, not one text: {require!r}")
+    if isinstance(require, str) or not isinstance(require, Collection):
+        raise InvalidArgumentError("require", f"must be a list of names, not {require!r}")
     for name in require:
-        if name not in PROTECTIONS:
+        if not isinstance(name, str) or name not in PROTECTIONS:
             known = ", ".join(PROTECTIONS)
             raise InvalidArgumentError("require", f"{name!r} is no protection; known: {known}")
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from sandbox_runtime.alarms import Alarms
-from sandbox_runtime.errors import InvalidArgumentError
+from sandbox_runtime.arguments import check_count, check_kind
+from sandbox_runtime.blocks import block
 from sandbox_runtime.fresh import ReadySandboxes, make_sandbox
 from sandbox_runtime.interpreters.preloads import PRELOADS, USUAL_PRELOAD, check_preloads
-from sandbox_runtime.launching import launch
+from sandbox_runtime.launching import Launch, launch
+from sandbox_runtime.networks import check_network
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.settings import HOST_NAME, MOST_READY_SANDBOXES, Limits
 from sandbox_runtime.shown import check_read_only
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from sandbox_runtime.interpreters.languages import Language
     from sandbox_runtime.interpreters.preloads import Preload
     from sandbox_runtime.interpreters.zygote import Zygote
-    from sandbox_runtime.launching import Launch
     from sandbox_runtime.supervisor import Supervisor
 
 _USUAL_MODULES = PRELOADS[USUAL_PRELOAD].modules
@@ -106,9 +107,11 @@ class Runtime:
             limits: What they may use.
             network: What they may reach.
         """
-        if not 0 <= count <= MOST_READY_SANDBOXES:
-            most = f"must be 0 to {MOST_READY_SANDBOXES}, not {count}"
-            raise InvalidArgumentError("ready_sandboxes", most)
+        check_count("ready_sandboxes", count, 0, MOST_READY_SANDBOXES)
+        if limits is not None:
+            check_kind("limits", limits, Limits, "Limits")
+            limits.check()
+        check_network(network)
         if self.lost:
             return
         if count and self._ready is None:
@@ -180,6 +183,7 @@ class Runtime:
             return zygote
 
 
+@block
 @asynccontextmanager
 async def open_runtime(
     *,
@@ -209,7 +213,10 @@ async def open_runtime(
             own.
         IsolationError: No sandbox can be made here; it says why and what to do.
     """
-    sets = check_preloads(preloads or {})
+    sets = check_preloads({} if preloads is None else preloads)
+    check_count("ready_sandboxes", ready_sandboxes, 0, MOST_READY_SANDBOXES)
+    if launched is not None:
+        check_kind("launched", launched, Launch, "a Launch, as `launching.launch` gives one")
     launched = launched or launch(check_read_only(read_only), python, node)
     supervisor = launched.take()
     runtime: Runtime | None = None

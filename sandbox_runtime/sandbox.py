@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from sandbox_runtime.arguments import check_flags, check_kind
 from sandbox_runtime.background import Processes
+from sandbox_runtime.blocks import block
 from sandbox_runtime.budget import Budget
 from sandbox_runtime.errors import AlreadyExistsError, InvalidArgumentError, SandboxClosedError
 from sandbox_runtime.files import Files
@@ -21,8 +23,9 @@ from sandbox_runtime.interpreters.pool_sizes import pool_sizes
 from sandbox_runtime.networks import check_host_name, check_network
 from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.ports import Ports
+from sandbox_runtime.programs import check_id
 from sandbox_runtime.report import build_report, check_required, enforce
-from sandbox_runtime.runtime import open_runtime
+from sandbox_runtime.runtime import Runtime, open_runtime
 from sandbox_runtime.sessions import Session
 from sandbox_runtime.settings import (
     BACKGROUND_TOTAL_BYTES,
@@ -48,7 +51,6 @@ if TYPE_CHECKING:
     from sandbox_runtime.processes import Process
     from sandbox_runtime.receipts import CommandResult
     from sandbox_runtime.report import SandboxReport
-    from sandbox_runtime.runtime import Runtime
 
 
 class Sandbox:
@@ -131,7 +133,7 @@ class Sandbox:
 
     def find_session(self, session_id: str) -> Session | None:
         """The session with that id, if there is one."""
-        return self._sessions.get(session_id)
+        return self._sessions.get(check_id("session_id", session_id))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -307,6 +309,7 @@ class Sandbox:
 
     async def fill_pool(self, language: str = "python") -> None:
         """Waits until the pool of a language's interpreters is full."""
+        self._check_open()
         await self.contexts.pool(language).wait_full()
 
     async def run_code(
@@ -327,6 +330,8 @@ class Sandbox:
         """
         if context is None:
             context = await self._default_context(language)
+        else:
+            check_context(context)
         return await context.run(
             code,
             deadline_s=deadline_s,
@@ -376,6 +381,15 @@ class Sandbox:
             await self.files.aclose()
 
 
+def check_context(context: object) -> None:
+    """Refuses what is no context."""
+    from sandbox_runtime.interpreters.contexts import Context
+
+    what = "a Context, as `create_code_context` gives one"
+    check_kind("context", context, Context, what)
+
+
+@block
 @asynccontextmanager
 async def open_sandbox(
     *,
@@ -418,16 +432,20 @@ async def open_sandbox(
         IsolationError: A protection cannot be had; it names it and says how to get it.
         InvalidArgumentError: An argument cannot mean anything.
     """
+    if runtime is not None:
+        check_kind("runtime", runtime, Runtime, "a Runtime, as `open_runtime` gives one")
+    if log_space is not None:
+        check_kind("log_space", log_space, Budget, "a Budget")
+    check_flags(first_shell=first_shell, ready_shell=ready_shell)
     check_required(require)
     check_host_name(host_name)
-    if limits is not None and not isinstance(limits, Limits):
-        raise InvalidArgumentError("limits", f"must be Limits, not {type(limits).__name__}")
     if limits is not None:
+        check_kind("limits", limits, Limits, "Limits, e.g. Limits(processes=64)")
         limits.check()
     if "cgroup_cpu" in require and (limits is None or limits.cpu_percent is None):
         raise InvalidArgumentError("require", "'cgroup_cpu' needs a limit: give limits.cpu_percent")
     check_network(network, require)
-    sizes = pool_sizes(python_pool, node_pool, pools or {})
+    sizes = pool_sizes(python_pool, node_pool, {} if pools is None else pools)
     if runtime is not None and read_only:
         raise InvalidArgumentError("read_only", "is the runtime's; give it to open_runtime")
     async with AsyncExitStack() as own:

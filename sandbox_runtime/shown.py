@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,8 @@ def check_read_only(paths: Sequence[str]) -> tuple[str, ...]:
     Raises:
         InvalidArgumentError: It names the path, what is wrong with it, and what to give instead.
     """
-    if isinstance(paths, str | bytes):
-        raise InvalidArgumentError("read_only", "must be a list of paths, not one text")
+    if isinstance(paths, str | bytes) or not isinstance(paths, Collection):
+        raise InvalidArgumentError("read_only", f"must be a list of paths, not {paths!r}")
     return tuple(_checked(path) for path in paths)
 
 

@@ -153,6 +153,8 @@ async def test_output_that_is_no_text_is_bytes(session: Session) -> None:
         ("limits.cpu_percent", {"limits": Limits(cpu_percent=0)}),
         ("limits.processes", {"limits": Limits(processes=0)}),
         ("limits.tmp_bytes", {"limits": Limits(tmp_bytes=1 << 70)}),
+        ("pools[python]", {"pools": {"python": 1}}),
+        ("python_pool", {"python_pool": 1.5}),
     ],
 )
 async def test_a_sandbox_that_cannot_be_meant_is_refused(

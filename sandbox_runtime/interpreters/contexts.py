@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 import trio
 
+from sandbox_runtime.arguments import check_callbacks, check_flags
 from sandbox_runtime.capture import Capture
 from sandbox_runtime.choices import MOST_BRANCHES
 from sandbox_runtime.errors import InvalidArgumentError, SandboxClosedError
@@ -157,6 +158,9 @@ class Context:
         if traceback not in _STYLES:
             known = ", ".join(_STYLES)
             raise InvalidArgumentError("traceback", f"{traceback!r} is not known; known: {known}")
+        if on_result is not None or on_clear is not None:
+            check_callbacks(on_result=on_result, on_clear=on_clear)
+        check_flags(silent=silent, history=history)
         timeout_s = check_seconds("deadline_s", deadline_s)
         await trio.lowlevel.checkpoint_if_cancelled()
         try:

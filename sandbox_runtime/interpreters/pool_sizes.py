@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from sandbox_runtime.arguments import check_count, check_kind, check_mapping
 from sandbox_runtime.choices import LANGUAGES
 from sandbox_runtime.errors import InvalidArgumentError
 
@@ -70,14 +71,16 @@ def pool_sizes(
         InvalidArgumentError: One cannot be, or there is no such language.
     """
     for field, count in (("python_pool", python_pool), ("node_pool", node_pool)):
-        if count < 0:
-            raise InvalidArgumentError(field, "must not be negative")
+        check_count(field, count, 0, _LARGEST)
+    check_mapping("pools", pools, '{"python": PoolSize(min=1)}')
     usual = {"python": python_pool, "javascript": node_pool, "typescript": 0}  # one pool for both
     sizes = {language: PoolSize(min=count) for language, count in usual.items()}
     for language in pools:
         if language not in usual:
             known = ", ".join(usual)
             raise InvalidArgumentError("pools", f"{language!r} is not known; known: {known}")
+    for language, size in pools.items():
+        check_kind(f"pools[{language}]", size, PoolSize, "a PoolSize, e.g. PoolSize(min=1, max=4)")
     sizes |= pools
     for language, size in sizes.items():
         size.check(f"pools[{language}]")

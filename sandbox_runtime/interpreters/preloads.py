@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sandbox_runtime.arguments import check_kind, check_mapping
 from sandbox_runtime.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -44,10 +45,12 @@ USUAL_PRELOAD = "data"
 
 def check_preloads(preloads: Mapping[str, Any]) -> dict[str, Preload]:
     """All sets: the usual ones and the caller's, which may redefine them."""
+    check_mapping("preloads", preloads, '{"ml": Preload(modules=("sklearn",))}')
     for name, preload in preloads.items():
-        if not isinstance(preload, Preload):
-            what = type(preload).__name__
-            raise InvalidArgumentError(f"preloads[{name}]", f"must be a Preload, not {what}")
+        field = f"preloads[{name}]"
+        check_kind(field, preload, Preload, "a Preload, e.g. Preload(modules=('numpy',))")
+        check_kind(f"{field}.modules", preload.modules, list | tuple, "a tuple of names")
+        check_mapping(f"{field}.names", preload.names, '{"np": "numpy"}')
         for module in map(str, (*preload.modules, *preload.names.values())):
             if not all(map(str.isidentifier, module.split("."))):
                 raise InvalidArgumentError(
@@ -62,7 +65,8 @@ def known_preload(name: str | None, preloads: Mapping[str, Preload]) -> Preload:
     Raises:
         InvalidArgumentError: There is none; the message lists those that there are.
     """
-    found = preloads.get(USUAL_PRELOAD if name is None else name)
+    known_name = isinstance(name, str | None)
+    found = preloads.get(USUAL_PRELOAD if name is None else name) if known_name else None
     if found is None:
         known = ", ".join(sorted(preloads))
         raise InvalidArgumentError("preload", f"{name!r} is no preload set; known: {known}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from sandbox_runtime.arguments import check_kind
 from sandbox_runtime.choices import MOST_BRANCHES
 from sandbox_runtime.errors import (
     ContextNotFoundError,
@@ -132,6 +133,7 @@ class Contexts:
         if name is not None and not (isinstance(name, str) and 0 < len(name) <= 256):
             raise InvalidArgumentError("name", "must be a text of 1 to 256 characters")
         if limits is not None:
+            check_kind("limits", limits, Limits, "Limits, e.g. Limits(processes=64)")
             limits.check(shells=False)
         wanted = Wanted(
             language=known_language(language, self._languages),
@@ -276,8 +278,8 @@ class Contexts:
         """
         try:
             return self._contexts[context_id]
-        except KeyError:
-            raise ContextNotFoundError(context_id) from None
+        except (KeyError, TypeError):
+            raise ContextNotFoundError(str(context_id)) from None
 
     async def restart(self, context_id: str) -> Context:
         """Begins a context anew; see `Context.restart`.
@@ -300,7 +302,7 @@ class Contexts:
 
     def pool(self, language: str) -> Pool:
         """The pool of a language."""
-        return self._pools[language]
+        return self._pools[known_language(language, self._pools)]
 
     async def aclose(self) -> None:
         """Ends all of them, and what waits in the pools."""

@@ -1,0 +1,236 @@
+"""Arguments of another kind, and calls outside of a block: an error of ours, never a raw one.
+
+Each parameter of each public function is given what cannot be meant, one after another.
+"""
+
+from __future__ import annotations
+
+import asyncio  # noqa: TID251 - people try it
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from sandbox_runtime import (
+    InvalidArgumentError,
+    Limits,
+    NotOpenedError,
+    PoolSize,
+    Preload,
+    SandboxClosedError,
+    SandboxError,
+    open_runtime,
+    open_sandbox,
+)
+from sandbox_runtime.git import clone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox_runtime import Runtime, Sandbox
+
+WRONG = [5, -1, 1.5, "x", b"x", None, [], {}, object()]
+"""Some of these mean something to some parameters: what counts is that none raises a raw error."""
+
+_ANYTHING: Any = "5"
+_NO_LIMITS = Limits(processes=_ANYTHING)
+
+CALLS: list[tuple[str, dict[str, Any]]] = [
+    ("exec", {"command": "true"}),
+    ("create_session", {}),
+    ("find_session", {}),
+    ("run_process", {"command": "true"}),
+    ("start_process", {"command": "true"}),
+    ("fill_pool", {}),
+    ("connect", {"port": 9}),
+    ("files.read", {"path": "file"}),
+    ("files.read_text", {"path": "file"}),
+    ("files.open_read", {"path": "file"}),
+    ("files.write", {"path": "file", "content": "x"}),
+    ("files.open_write", {"path": "file"}),
+    ("files.stat", {"path": "file"}),
+    ("files.exists", {"path": "file"}),
+    ("files.list", {}),
+    ("files.make_directory", {"path": "directory"}),
+    ("files.remove", {"path": "directory"}),
+    ("files.move", {"source": "file", "target": "file"}),
+    ("ports.expose", {"port": 8000}),
+    ("ports.unexpose", {"port": 8000}),
+    ("ports.get", {"port": 8000}),
+    ("ports.reserve", {"port": 8001}),
+    ("processes.get", {}),
+    ("processes.list", {}),
+    ("processes.kill_all", {"session": "none"}),
+    ("contexts.get", {}),
+    ("contexts.delete", {}),
+    ("contexts.restart", {}),
+    ("contexts.pool", {}),
+]
+
+
+async def use(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    """Calls it, waits for it, enters and leaves it: whatever it is."""
+    done = function(**arguments)
+    if hasattr(type(done), "__aenter__"):
+        async with done:
+            pass
+    elif inspect.isawaitable(done):
+        await done
+
+
+async def try_each_parameter(function: Callable[..., Any], arguments: dict[str, Any]) -> list[str]:
+    """The parameters, all of which have been given what is wrong."""
+    names = [name for name in inspect.signature(function).parameters if name != "memory"]
+    for name in names:
+        for wrong in WRONG:
+            try:
+                await use(function, arguments | {name: wrong})
+            except SandboxError:
+                continue
+            except Exception as error:
+                error.add_note(f"{name}={wrong!r}")
+                raise
+    return names
+
+
+@pytest.mark.parametrize(("call", "arguments"), CALLS, ids=[name for name, _ in CALLS])
+async def test_what_cannot_be_meant_is_never_a_raw_error(
+    sandbox: Sandbox, call: str, arguments: dict[str, Any]
+) -> None:
+    """And the sandbox goes on."""
+    await sandbox.files.write("file", "x")
+    holder: Any = sandbox
+    for part in call.split("."):
+        holder = getattr(holder, part)
+    assert await try_each_parameter(holder, arguments)
+    assert (await sandbox.exec("echo on")).text == "on\n"
+
+
+async def test_nor_is_it_of_what_a_sandbox_holds(sandbox: Sandbox) -> None:
+    """Sessions, processes, contexts, and the cloning into one."""
+    session = await sandbox.create_session()
+    await try_each_parameter(session.exec, {"command": "true"})
+    process = await sandbox.start_process("for n in 5 x; do echo $n; done; exec sleep 1000")
+    await try_each_parameter(process.signal, {"number": 18})
+    await try_each_parameter(process.logs.read, {})
+    waits: list[Any] = [{"port": 0}, {"port": 80, "process": 5}, {"port": 80, "interval_s": "x"}]
+    for wrong in waits:
+        with pytest.raises(InvalidArgumentError):
+            await sandbox.ports.wait_until_open(**wrong)
+    for pattern in (5, None, [], b"", object()):
+        with pytest.raises(InvalidArgumentError, match="pattern"):
+            await process.wait_for_log(pattern)  # type: ignore[arg-type]
+    await try_each_parameter(clone, {"where": sandbox, "url": "/nothing", "directory": "\0"})
+    context = await sandbox.create_code_context(preload="bare")
+    await try_each_parameter(context.run, {"code": "1"})
+    await try_each_parameter(sandbox.run_code, {"code": "1", "context": context})
+    counts: list[Any] = [0, 65, "x", None, [], 1.5]
+    for count in counts:
+        with pytest.raises(InvalidArgumentError, match="count"):
+            await context.fork(count)
+    for name in inspect.signature(sandbox.create_code_context).parameters:
+        for value in (-1, b"x", object()):  # which none of them may be
+            with pytest.raises(SandboxError):
+                await use(sandbox.create_code_context, {name: value})
+
+
+async def test_nor_is_it_of_what_opens_a_sandbox_or_a_runtime(runtime: Runtime) -> None:
+    """Every parameter but those for which all of it means something."""
+    for name in inspect.signature(open_sandbox).parameters:
+        for wrong in (-1, b"x", object()):
+            with pytest.raises(InvalidArgumentError) as caught:
+                await use(open_sandbox, {"runtime": runtime} | {name: wrong})
+            assert caught.value.field == name
+    for name in inspect.signature(open_runtime).parameters:
+        for wrong in (-1, b"x", object()):
+            with pytest.raises(InvalidArgumentError) as caught:
+                await use(open_runtime, {name: wrong})
+            assert caught.value.field == name
+    for name in inspect.signature(runtime.keep_ready).parameters:
+        arguments: dict[str, Any] = {"count": 1, name: "x"}
+        with pytest.raises(InvalidArgumentError):
+            runtime.keep_ready(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"pools": {"python": 1}}, r"pools\[python\]: must be a PoolSize, e\.g\. .*, not int"),
+        ({"pools": [("python", PoolSize())]}, "pools: must be a mapping, e.g. .*, not list"),
+        ({"python_pool": "2"}, "python_pool: must be 0 to .*, not '2'"),
+        ({"limits": {"processes": 5}}, r"limits: must be Limits, e\.g\. .*, not dict"),
+        ({"limits": _NO_LIMITS}, "limits.processes: must be a positive number"),
+        ({"runtime": "x"}, "runtime: must be a Runtime, as `open_runtime` gives one, not str"),
+        ({"require": "seccomp"}, "require: must be a list of names"),
+        ({"first_shell": None}, "first_shell: must be True or False, not None"),
+    ],
+)
+async def test_an_error_names_the_parameter_and_what_to_give(
+    arguments: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=told):
+        async with open_sandbox(**arguments):
+            pass
+
+
+@pytest.mark.parametrize("given", [5, "numpy", Preload(modules="numpy"), Preload(modules=5)])  # type: ignore[arg-type]
+async def test_a_preload_set_that_is_none_is_named(given: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"preloads\[mine\]"):
+        async with open_runtime(preloads={"mine": given}):
+            pass
+
+
+@pytest.mark.parametrize("opener", [open_sandbox, open_runtime])
+async def test_whoever_forgets_the_block_is_told_how_to_write_it(opener: Any) -> None:
+    name = opener.__name__.removeprefix("open_")
+    how = rf"the {name} is not open\. Write `async with {opener.__name__}\(\.\.\.\) as {name}:`"
+    with pytest.raises(NotOpenedError, match=f"{how} and use `{name}.exec` in it"):
+        await opener().exec("true")
+    with pytest.raises(NotOpenedError, match=how):
+        await opener()
+    with pytest.raises(NotOpenedError, match=how), opener():
+        pass
+    assert not hasattr(opener(), "exec")
+
+
+async def test_a_block_is_entered_once() -> None:
+    block = open_runtime()
+    async with block:
+        pass
+    with pytest.raises(NotOpenedError, match="call it again"):
+        await block.__aenter__()
+
+
+def test_on_asyncio_it_is_told_what_runs_there() -> None:
+    async def main() -> None:
+        async with open_sandbox():
+            pass
+
+    with pytest.raises(NotOpenedError, match=r"trio\.run\(main\).*sandbox_runtime\.client"):
+        asyncio.run(main())
+
+
+async def test_what_is_used_behind_the_end_of_its_block_says_so(runtime: Runtime) -> None:
+    async with open_sandbox(runtime=runtime) as sandbox:
+        session = await sandbox.create_session()
+    calls: list[Callable[[], Any]] = [
+        lambda: sandbox.exec("true"),
+        lambda: session.exec("true"),
+        lambda: sandbox.run_process("true"),
+        lambda: sandbox.start_process("true"),
+        lambda: sandbox.processes.start("true"),
+        sandbox.create_session,
+        sandbox.create_code_context,
+        lambda: sandbox.run_code("1"),
+        sandbox.fill_pool,
+        lambda: sandbox.files.read("a"),
+        lambda: sandbox.files.write("a", b"x" * 100_000),
+        lambda: sandbox.files.open_write("a"),
+        lambda: sandbox.connect(8000),
+        lambda: sandbox.ports.expose(8000, listen="127.0.0.1"),
+    ]
+    with trio.fail_after(20):
+        for call in calls:
+            with pytest.raises(SandboxClosedError):
+                await use(call, {})
