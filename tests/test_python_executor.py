@@ -418,8 +418,27 @@ PLAIN_OR_NOT = [
     "undefined",
     "import warnings\nwarnings.warn('w')",
     "warnings.simplefilter('always')",
-    "'\\d'",
-    "'\\d' is 5",
+    *("'\\d'", "'\\d' is 5", "1 is 1", "1()", "1 [2]", "(1, 2) (3)", "assert (1, 'always')"),
+    *("1or 0", "1or 0 )", "0x1for x in y", "return 1", "(yield)", "break", "x = 5", "x += 1", "x"),
+    *("x = y = 3", "x: int = 4", "x = 1; x", "pass", "del y", "y", "raise ValueError('v')"),
+    *(
+        "*z, = 'ab'",
+        "z",
+        "1 +",
+        "1 +\n",
+        "1\n\n",
+        "1\r2",
+        "1\x0c",
+        "\t1",
+        "f(\n)",
+        "(1,\n2)",
+        "'a' 'b'  # c",
+    ),
+    *("print('printed')", "print('printed') or 5", "__debug__ = 1", "None = 1", "class A: 5"),
+    *("lambda: 1", "f'{x} {x!r}'", "0777", "1__0", "\xe9 = 'e'", "\xe9", "1\0", "1 if x else 2"),
+    *("-" * 5000 + "1", "(" * 300 + ")" * 300, "1 " + "+ 1 " * 3000, "import math", "math.pi"),
+    "class Bad:\n    def __repr__(self): return 1 / 0",
+    *("Bad()", "bad = Bad()", "[Bad()]", "1, 2, Bad()", "print(Bad())", "x"),
     "'\\d'\n)",
     "if x:\nprint('\\d')",
     "ls\n'\\d' y",
@@ -500,6 +519,42 @@ def test_a_plain_cell_is_remembered_as_any_other(context: Context) -> None:
         f"  \"{names}\"],\n {{1: 5, 2: 'six'}},\n 'six',\n 5,\n True)"
     )
     assert context.run("get_ipython().last_execution_result.result[4]").text == "'six'"
+
+
+HTML = "html = get_ipython().display_formatter.formatters['text/html']; "
+
+
+@pytest.mark.parametrize(
+    ("teach", "shown"),
+    [
+        ("html.for_type(int, str)", ["5"]),
+        ("html.for_type(object, str)", ["5", "True"]),
+        ("html.for_type(bool, str)", ["True"]),
+        ("html.for_type_by_name('builtins', 'int', str)", ["5"]),
+        ("html.for_type_by_name('builtins', 'object', str)", ["5", "True"]),
+        ("html.singleton_printers[id(True)] = str", ["True"]),
+        ("html.type_printers = {int: str}", ["5"]),
+        ("html.for_type(float, str); html.type_printers = {}", []),
+        ("html.for_type(int, str); html.pop(int); html.for_type(float, str)", []),
+        (
+            "html.parent.formatters['text/html'] = type(html)(parent=html.parent); "
+            "html.parent.formatters['text/html'].for_type(int, str)",
+            ["5"],
+        ),
+        ("html.parent.formatters['text/html'] = lambda value: repr(value)", ["5", "True"]),
+    ],
+)
+def test_a_number_is_shown_as_a_formatter_was_taught(
+    context: Context, teach: str, shown: list[str]
+) -> None:
+    """Also where one learns of it after others were shown, and by whatever way."""
+    context.run("5")
+    run = context.run(HTML + teach)
+    assert run.one("done")["status"] == "ok", run.frames
+    results = [context.run(code).one("result")["data"] for code in ("5", "True")]
+    # A formatter of a number is one of `True`, too, which is its subclass.
+    expected = [*shown, "True"] if "int" in teach and shown == ["5"] else shown
+    assert [data["text/html"] for data in results if "text/html" in data] == expected
 
 
 def test_a_plain_cell_takes_the_short_way(context: Context) -> None:

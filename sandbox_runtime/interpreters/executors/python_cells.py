@@ -15,6 +15,7 @@ import ast
 import codeop
 import importlib
 import linecache
+import operator
 import re
 import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +29,7 @@ from traitlets import All
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import CodeType
 
     from .python_shell import Shell
 
@@ -47,6 +49,12 @@ _NOT_PLAIN = re.compile(
     re.MULTILINE,
 )
 _FIRST_WORD = re.compile(r"[\w.*]*")
+_NO_SIMPLE_STATEMENT = re.compile(
+    r"[;:]|\n."  # several statements, or one of several lines
+    r"|\\|\d[A-Za-z]"  # what the parser may warn of, which it would do twice
+    r"|\b(?:is|assert|return|yield|import|from|nonlocal|global|break|continue)\b",
+    re.DOTALL,
+)
 _PATCHABLE = frozenset(
     {"transform_cell", "_run_cell", "run_cell_async", "run_ast_nodes", "run_code", "transform_ast"}
     | {"cache", "ast_parse", "get_code_name", "store_inputs", "store_output", "log"}
@@ -56,6 +64,10 @@ for _feature in codeop._features:  # type: ignore[attr-defined]  # noqa: SLF001 
     _FUTURES |= _feature.compiler_flag
 _NO_PYTHON = (SyntaxError, ValueError, TypeError, OverflowError, MemoryError, RecursionError)
 _EMPTY: dict[str, Any] = {}
+_looked_at = operator.itemgetter(
+    *("input_transformer_manager", "input_transformers_post", "ast_transformers"),
+    *("ast_node_interactivity", "history_manager"),
+)
 _TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 
@@ -73,10 +85,9 @@ class _Plan(NamedTuple):
     """A cell that is plain: its text with an end of its last line, and what that was parsed to."""
 
     text: str
-    lines: list[str]
     name: str
     number: int
-    parsed: ast.Module | SyntaxError
+    parsed: ast.Module | CodeType | SyntaxError
 
 
 class PlainCells:
@@ -86,31 +97,35 @@ class PlainCells:
         manager: Any = shell.input_transformer_manager
         prefilter: Any = shell.prefilter_manager
         self._shell = shell
-        self._transformers = self._all_transformers(manager)
+        self._cleanup_transforms = [*manager.cleanup_transforms]
+        self._line_transforms = [*manager.line_transforms]
+        self._token_transformers = [*manager.token_transformers]
         self._checkers = list(prefilter.checkers)
-        self._hooks = self._hooks_before()
-
-    @staticmethod
-    def _all_transformers(manager: Any) -> list[Any]:
-        return [*manager.cleanup_transforms, *manager.line_transforms, *manager.token_transformers]
-
-    def _hooks_before(self) -> list[Any]:
-        """What runs before a cell, and might change how it is run."""
-        callbacks = self._shell.events.callbacks
-        return [*callbacks["pre_execute"], *callbacks["pre_run_cell"]]
+        self._pre_execute = [*shell.events.callbacks["pre_execute"]]
+        self._pre_run_cell = [*shell.events.callbacks["pre_run_cell"]]
 
     def _is_usual(self) -> bool:
         """Whether nobody has registered, replaced or patched anything that changes cells."""
         shell: Any = self._shell
-        parts = (shell, shell.compile, trait(shell, "history_manager"), shell.logger)
+        try:
+            manager, later, of_trees, shown, history = _looked_at(shell._trait_values)  # noqa: SLF001
+        except KeyError:  # one that has its first value when somebody asks
+            manager, later, of_trees, shown, history = _looked_at(_TraitsOf(shell))
+        callbacks, compiler, logger = shell.events.callbacks, shell.compile, shell.logger
         return (
-            self._all_transformers(trait(shell, "input_transformer_manager")) == self._transformers
-            and not (trait(shell, "input_transformers_post") or trait(shell, "ast_transformers"))
-            and trait(shell, "ast_node_interactivity") == "last_expr"
-            and not (shell.trio_runner or shell.logger.log_active)
-            and self._hooks_before() == self._hooks
-            and shell.compile.__class__ is CachingCompiler
-            and all(_PATCHABLE.isdisjoint(part.__dict__) for part in parts)
+            manager.cleanup_transforms == self._cleanup_transforms
+            and manager.line_transforms == self._line_transforms
+            and manager.token_transformers == self._token_transformers
+            and not (later or of_trees)
+            and shown == "last_expr"
+            and not (shell.trio_runner or logger.log_active)
+            and callbacks["pre_execute"] == self._pre_execute
+            and callbacks["pre_run_cell"] == self._pre_run_cell
+            and compiler.__class__ is CachingCompiler
+            and shell.__dict__.keys().isdisjoint(_PATCHABLE)
+            and compiler.__dict__.keys().isdisjoint(_PATCHABLE)
+            and history.__dict__.keys().isdisjoint(_PATCHABLE)
+            and logger.__dict__.keys().isdisjoint(_PATCHABLE)
         )
 
     def _is_command(self, line: str) -> bool:
@@ -137,14 +152,14 @@ class PlainCells:
             store_history: Whether it is counted and remembered.
             silent: Whether the value of its last expression is no result; nothing is counted then.
         """
-        plan = self._plan(raw_cell)
+        plan = self._plan(raw_cell, silent=silent)
         if plan is None:
             return None
         return self._execute(
             raw_cell, plan, store_history=store_history and not silent, silent=silent
         )
 
-    def _plan(self, raw_cell: str) -> _Plan | None:
+    def _plan(self, raw_cell: str, *, silent: bool) -> _Plan | None:
         """What is to be done for a plain cell; None if IPython has to look at it."""
         if _NOT_PLAIN.search(raw_cell) or not raw_cell or not self._is_usual():
             return None
@@ -157,6 +172,8 @@ class PlainCells:
         try:
             name = _code_name(shell.compile, raw_cell, text, number)
             self._show_source(name, number, text, lines)
+            if not silent and (code := self._compile_simple(text, name)) is not None:
+                return _Plan(text, name, number, code)
             tree = shell.compile.ast_parse(text, filename=name)
         except _NO_PYTHON as error:
             if raised_in_cell(error):
@@ -164,8 +181,29 @@ class PlainCells:
             # The usual way would parse it once more, and so give the parser's warnings twice.
             if not isinstance(error, SyntaxError) or shell.custom_exceptions:
                 return None
-            return _Plan(text, lines, name, number, error)
-        return _Plan(text, lines, name, number, tree)
+            return _Plan(text, name, number, error)
+        return _Plan(text, name, number, tree)
+
+    def _compile_simple(self, text: str, name: str) -> CodeType | None:
+        """A cell of one simple statement in one step, without a tree of Python's objects.
+
+        If that is an expression its value is shown, as that of the last one of any cell. None if it
+        is something else, or no Python: whoever parses it says so.
+        """
+        if _NO_SIMPLE_STATEMENT.search(text):
+            return None
+        compiler: Any = self._shell.compile
+        try:
+            code: CodeType = compile(text, name, "single", self._flags(compiler), dont_inherit=True)
+        except _NO_PYTHON as error:
+            if raised_in_cell(error):
+                raise
+            return None
+        return code
+
+    def _flags(self, compiler: Any) -> int:
+        flags: int = compiler.flags
+        return flags | _TOP_LEVEL_AWAIT if trait(self._shell, "autoawait") else flags
 
     def _execute(self, raw_cell: str, plan: _Plan, *, store_history: bool, silent: bool) -> Any:
         shell: Any = self._shell
@@ -176,7 +214,7 @@ class PlainCells:
         try:
             result.execution_count = plan.number
             if store_history:
-                set_quietly(shell, "execution_count", plan.number + 1)
+                set_quietly(shell, execution_count=plan.number + 1)
             self._trigger("pre_execute")
             if not silent:
                 self._trigger("pre_run_cell", info)
@@ -187,12 +225,12 @@ class PlainCells:
                     self._refuse(plan.parsed, result)
                     failed = True
                 else:
-                    set_quietly(shell.displayhook, "exec_result", result)
-                    body = plan.parsed.body
-                    failed = self._run_statements(body, plan.name, result, silent=silent)
-                    set_quietly(shell.displayhook, "exec_result", None)
-                set_quietly(shell, "last_execution_succeeded", not failed)
-                set_quietly(shell, "last_execution_result", result)
+                    set_quietly(shell.displayhook, exec_result=result)
+                    failed = self._run_parsed(plan.parsed, plan.name, result, silent=silent)
+                    set_quietly(shell.displayhook, exec_result=None)
+                set_quietly(
+                    shell, last_execution_succeeded=not failed, last_execution_result=result
+                )
             if store_history:
                 self._remember_end(plan, result)
         except BaseException as error:  # noqa: BLE001 - an interrupt between two statements
@@ -228,24 +266,24 @@ class PlainCells:
         if events.callbacks[event]:
             events.trigger(event, *told)
 
-    def _run_statements(
-        self, statements: list[ast.stmt], name: str, result: Any, *, silent: bool
+    def _run_parsed(
+        self, parsed: ast.Module | CodeType, name: str, result: Any, *, silent: bool
     ) -> bool:
-        """Compiles and runs one statement after another; True if one has failed."""
+        """Compiles what is not yet and runs one statement after another; True if one has failed."""
         shell = self._shell
         compiler: Any = shell.compile
-        shown = statements[-1] if statements and not silent else None
         try:
+            if not isinstance(parsed, ast.Module):
+                return shell.run_statement(parsed, result)
+            statements = parsed.body
+            shown = statements[-1] if statements and not silent else None
             for statement in statements:
                 tree: ast.mod
                 if statement is shown and isinstance(statement, ast.Expr):
                     tree, mode = ast.Interactive([statement]), "single"
                 else:
                     tree, mode = ast.Module([statement], []), "exec"
-                flags = compiler.flags
-                if trait(shell, "autoawait"):
-                    flags |= _TOP_LEVEL_AWAIT
-                code = compile(tree, name, mode, flags, dont_inherit=True)
+                code = compile(tree, name, mode, self._flags(compiler), dont_inherit=True)
                 compiler.flags |= code.co_flags & _FUTURES
                 if shell.run_statement(code, result):
                     return True
@@ -264,19 +302,16 @@ class PlainCells:
             return
         trait(history, "input_hist_parsed").append(source)
         trait(history, "input_hist_raw").append(source_raw)
-        before = (trait(history, "_i00"), trait(history, "_i"), trait(history, "_ii"))
-        for variable, value in zip(("_i", "_ii", "_iii"), before, strict=True):
-            set_quietly(history, variable, value)
-        set_quietly(history, "_i00", source_raw)
-        variables = dict(zip(("_i", "_ii", "_iii"), before, strict=True))
-        variables[f"_i{number}"] = source_raw
+        last, older, oldest = trait(history, "_i00"), trait(history, "_i"), trait(history, "_ii")
+        set_quietly(history, _i=last, _ii=older, _iii=oldest, _i00=source_raw)
+        variables = {"_i": last, "_ii": older, "_iii": oldest, f"_i{number}": source_raw}
         shell.push(variables, interactive=False)
 
     def _remember_end(self, plan: _Plan, result: Any) -> None:
         shell: Any = self._shell
         history = trait(shell, "history_manager")
         refused = isinstance(plan.parsed, SyntaxError)
-        if not refused:
+        if not refused and trait(history, "db_log_output"):
             history.store_output(plan.number)
         error = plan.parsed if refused else result.error_in_exec
         if error is not None:
@@ -305,13 +340,28 @@ def trait(owner: Any, name: str) -> Any:
     return values[name] if name in values else getattr(owner, name)
 
 
-def set_quietly(owner: Any, name: str, value: object) -> None:
-    """Sets a trait whose value is known to be right, without asking who wants to hear of it.
+class _TraitsOf:
+    """The traits of an object as a mapping, with their first values where they have none yet."""
 
-    Somebody does: then it is set as usual.
+    def __init__(self, owner: Any) -> None:
+        self._owner = owner
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self._owner, name)
+
+
+def set_quietly(owner: Any, **values: object) -> None:
+    """Sets traits whose values are known to be right, without asking who wants to hear of them.
+
+    Somebody does: then they are set as usual.
     """
     heard = owner._trait_notifiers  # noqa: SLF001
-    if any(heard.get(name, _EMPTY).values()) or any(heard.get(All, _EMPTY).values()):
-        setattr(owner, name, value)
-    else:
-        owner._trait_values[name] = value  # noqa: SLF001
+    if All not in heard and heard.keys().isdisjoint(values):
+        owner._trait_values.update(values)  # noqa: SLF001
+        return
+    of_all = any(heard.get(All, _EMPTY).values())
+    for name, value in values.items():
+        if of_all or any(heard.get(name, _EMPTY).values()):
+            setattr(owner, name, value)
+        else:
+            owner._trait_values[name] = value  # noqa: SLF001

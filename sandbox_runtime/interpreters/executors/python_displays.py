@@ -12,13 +12,16 @@ from __future__ import annotations
 import importlib.abc
 import importlib.util
 import json
+import operator
 import os
 import re
 import sys
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.formatters import (
+    BaseFormatter,
     DisplayFormatter,
     IPythonDisplayFormatter,
     PlainTextFormatter,
@@ -29,7 +32,7 @@ from .python_cells import trait
 from .python_charts import describe_figure, note_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
@@ -60,8 +63,27 @@ _usual_printers: dict[Any, Any] = {}
 """How IPython's text formatter shows the types whose text is their `repr`, unless it is told."""
 
 
+_registries = operator.itemgetter("type_printers", "deferred_printers", "singleton_printers")
+
+
+def _told_to(formatters: Iterable[Any]) -> list[dict[str, Any]] | None:
+    """What formatters but that of text were told of; None if it cannot be known of one."""
+    told = []
+    for formatter in formatters:
+        if not isinstance(formatter, BaseFormatter):
+            return None
+        if formatter.__class__ is not PlainTextFormatter:
+            for name in ("type_printers", "deferred_printers", "singleton_printers"):
+                getattr(formatter, name)  # which is there from then on
+            told.append(formatter._trait_values)  # noqa: SLF001
+    return told
+
+
 class Displays(DisplayFormatter):
     """All formats of an object."""
+
+    _looked_at: tuple[Any, ...] = ()
+    _told: list[dict[str, Any]] | None = None
 
     def format(self, obj: Any, include: Any = None, exclude: Any = None) -> tuple[Bundle, Bundle]:
         if not include and not exclude and type(obj) in _PLAIN_TYPES and self._only_text(obj):
@@ -79,30 +101,22 @@ class Displays(DisplayFormatter):
 
     def _only_text(self, obj: Any) -> bool:
         """Whether no other formatter was told of it: asking them all is a third of a short cell."""
-        kind, number = type(obj), id(obj)
-        name = (kind.__module__, kind.__name__)
-        for formatter in (
+        formatters = (
             trait(self, "ipython_display_formatter"),
             trait(self, "mimebundle_formatter"),
             *trait(self, "formatters").values(),
-        ):
-            told = getattr(formatter, "_trait_values", None)
-            if told is None:
-                return False  # of somebody's own making
-            if formatter.__class__ is PlainTextFormatter:
-                continue
-            # Most know of nothing at all.
-            if (printers := told.get("type_printers")) and (
-                kind in printers or object in printers or (kind is bool and int in printers)
-            ):
-                return False
-            if (deferred := told.get("deferred_printers")) and (
-                name in deferred or _OBJECT in deferred or (kind is bool and _INT in deferred)
-            ):
-                return False
-            if (single := told.get("singleton_printers")) and number in single:
-                return False
-        return True
+        )
+        if formatters != self._looked_at:
+            self._looked_at, self._told = formatters, _told_to(formatters)
+        if self._told is None:
+            return False  # one is of somebody's own making
+        kind = type(obj)
+        named = {kind, object, (kind.__module__, kind.__name__), _OBJECT, id(obj)}
+        if kind is bool:
+            named |= {int, _INT}
+        # Most know of nothing at all.
+        known = filter(None, chain.from_iterable(map(_registries, self._told)))
+        return all(registry.keys().isdisjoint(named) for registry in known)
 
 
 def short_text(obj: Any, printer: Any) -> str | None:
@@ -306,6 +320,9 @@ def show_open_figures(shell: Shell, begin: Callable[[], object]) -> None:
         begin: Called before the first of them is drawn.
     """
     if "matplotlib.pyplot" not in sys.modules:
+        return
+    helpers = sys.modules.get("matplotlib._pylab_helpers")
+    if helpers is not None and not helpers.Gcf.figs:
         return
     from IPython.display import display
     from matplotlib._pylab_helpers import Gcf

@@ -45,7 +45,6 @@ from .python_shell import (
     create_shell as create_shell,  # noqa: PLC0414 - for the zygote
 )
 from .python_signals import (
-    BLOCK,
     MUTABLE_SIGNALS,
     SET,
     SIGINT,
@@ -351,8 +350,8 @@ class Executor:
         self._streams = (streams[0], streams[1], streams[2])
         sys.stdin, sys.stdout, sys.stderr = self._streams
         set_signal(SIGINT, self._on_sigint)
-        sigmask(UNBLOCK, (SIGINT,))
-        mask: set[int] = sigmask(BLOCK, ())
+        mask: set[int] = sigmask(UNBLOCK, (SIGINT,))
+        mask.discard(SIGINT)
         return mask
 
     def _detach_state(self) -> None:

@@ -34,6 +34,7 @@ MOST_TRACEBACK_LINES = 2000
 """How many lines of a traceback are sent: the first and the last half of these."""
 
 _DEEPEST_JSON = 50
+_SHORT_TEXT_BYTES = ERROR_LIMIT_BYTES // 6  # as long as escapes make a character
 
 # Bound early: user code may replace them, and frames must go on.
 _dumps = json.dumps
@@ -69,6 +70,11 @@ def encode(frame: Any) -> bytes:
     except (TypeError, ValueError, RecursionError):
         text = _dumps(_plain(frame, 0), ensure_ascii=False)
     return text.encode("utf-8", "json-surrogates")
+
+
+def is_short_text(value: Any) -> bool:
+    """Whether a value is text that may be sent as it is, whatever it is sent with."""
+    return value.__class__ is str and len(value) <= _SHORT_TEXT_BYTES and value.isascii()
 
 
 def cap_formats(

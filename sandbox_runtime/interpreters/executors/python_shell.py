@@ -38,7 +38,7 @@ from traitlets.config import Config
 
 from .python_cells import CELL_NAME, PlainCells, is_known_ipython, trait
 from .python_displays import adapt_displays
-from .python_frames import cap_error, cap_formats
+from .python_frames import cap_error, cap_formats, is_short_text
 
 if TYPE_CHECKING:
     import asyncio
@@ -120,6 +120,17 @@ class ResultHook(DisplayHook):
         if data:
             self.write_format_data(data, metadata)
         self.finish_displayhook()
+
+    @property
+    def prompt_count(self) -> int:
+        count: int = trait(trait(self, "shell"), "execution_count")
+        return count - 1
+
+    def compute_format_data(self, result: Any) -> tuple[Frame, Frame]:
+        formats: tuple[Frame, Frame] = trait(trait(self, "shell"), "display_formatter").format(
+            result
+        )
+        return formats
 
     def update_user_ns(self, result: Any) -> None:
         """As IPython's own, with fewer looks at the namespaces."""
@@ -473,6 +484,8 @@ def mime_bundle(data: Frame) -> Frame:
 
 def result_frame(kind: str, data: Frame, metadata: Frame | None) -> Frame:
     """Returns the frame of something shown, with the sizes of what was too large."""
+    if len(data) == 1 and not metadata and is_short_text(data.get("text/plain")):
+        return {"type": kind, "data": data, "metadata": {}}
     kept, metadata, capped = cap_formats(mime_bundle(data), metadata or {})
     frame = {"type": kind, "data": kept, "metadata": metadata}
     return {**frame, "capped": capped} if capped else frame

@@ -12,12 +12,14 @@ import resource
 import socket
 import struct
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .python_frames import encode
 from .python_signals import ALL_SIGNALS, BLOCK, SET, sigmask
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .python_shell import Frame
 
 LOWEST_FD = 200
@@ -32,7 +34,8 @@ _DESCRIPTOR = struct.Struct("i")
 _DESCRIPTORS_BYTES = socket.CMSG_LEN(MOST_DESCRIPTORS * _DESCRIPTOR.size)
 
 # Bound early: user code may replace attributes of `os` (pyfakefs does) while frames must go on.
-_write, _decode = os.write, json.JSONDecoder().decode
+_write = os.write
+_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 # A handler of the user's may show something while its own thread is in here: another thread can
 # have received the signal, which no mask of this one keeps from Python.
 _new_lock = threading.RLock
@@ -106,7 +109,7 @@ class FrameSocket:
             end = _HEADER.size + _HEADER.unpack_from(data)[0]
             if len(data) < end:
                 data += self._receive_exactly(end - len(data))
-            return _decode(str(data[_HEADER.size : end], "utf-8", "surrogatepass")), fds
+            return _scan(str(data[_HEADER.size : end], "utf-8", "surrogatepass"), 0)[0], fds
         except (EOFError, ConnectionError):
             return None
 
