@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -297,6 +298,23 @@ async def test_nothing_is_made_ahead_right_after_code_has_run(
     await pool.wait_full()
     assert pool.ready == 1
     assert 0.02 < trio.current_time() - rested_s < trio.current_time() - began_s < 1
+
+
+async def test_what_comes_next_need_not_wait_where_nobody_can_be_disturbed(
+    maker: Maker, nursery: trio.Nursery
+) -> None:
+    """One, and the others wait as ever."""
+
+    async def quiet() -> None:
+        await trio.lowlevel.checkpoint()
+
+    pool = make_pool(maker, nursery, PoolSize(min=2), wait_quiet=quiet, rested_s=trio.current_time)
+    pool.refill()
+    await trio.testing.wait_all_tasks_blocked()
+    assert maker.tries == 0
+    pool.hurry()
+    await trio.testing.wait_all_tasks_blocked()
+    assert (pool.ready, maker.tries) == (1, 1)
 
 
 async def test_who_asks_where_nothing_can_be_made_is_told_why_at_once(

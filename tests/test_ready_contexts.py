@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
+import trio.testing
 
 from sandbox_runtime import (
     Context,
@@ -66,6 +68,24 @@ async def test_a_directory_and_variables_are_given_to_one_that_is_ready(sandbox:
     assert await text(usual, "import os\nos.getcwd(), 'GREETING' in os.environ") == (
         "('/workspace', False)"
     )
+
+
+async def test_the_next_one_is_made_beside_the_end_of_one_that_is_deleted(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not while code may run in another one at any moment."""
+    for name in ("pool.CALM_S", "pool.PATIENCE_S", "contexts.CALM_S"):
+        monkeypatch.setattr(f"sandbox_runtime.interpreters.{name}", 1000)
+    pool = sandbox.contexts.pool("python")
+    first = await sandbox.contexts.create()
+    second = await sandbox.contexts.create()
+    await first.aclose()
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert pool.ready == 0
+    await second.aclose()
+    with trio.fail_after(30):
+        while not pool.ready:
+            await pool._changed.wait()
 
 
 async def test_names_of_a_preload_set_are_given_to_one_that_is_ready(sandbox: Sandbox) -> None:

@@ -9,6 +9,8 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+CALM_S = 0.05
+"""How long no code has run in a context whose owner will not run another cell right away."""
 PATIENCE_S = 1.0
 """Where it is never calm, what is to be made ahead is made after this time all the same."""
 

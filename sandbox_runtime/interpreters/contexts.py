@@ -13,6 +13,7 @@ from sandbox_runtime.arguments import check_callbacks, check_flags
 from sandbox_runtime.capture import Capture
 from sandbox_runtime.choices import MOST_BRANCHES
 from sandbox_runtime.errors import InvalidArgumentError, SandboxClosedError
+from sandbox_runtime.interpreters.calm import CALM_S
 from sandbox_runtime.interpreters.execution import TracebackStyle
 from sandbox_runtime.interpreters.runs import Run
 from sandbox_runtime.programs import check_seconds
@@ -48,6 +49,7 @@ class Context:
         rested_s: When its last run ended, on trio's clock.
         on_fork: Has its branches made and makes contexts of them.
         ahead: Its branches that are made ahead, if any are.
+        on_closing: Called when it is about to end.
         on_closed: Called once nothing of it is left, for its owner to forget it.
         work: Entered for each run, which is not to be disturbed.
         alarms: What keeps the deadlines of short runs.
@@ -74,8 +76,10 @@ class Context:
         self._idle.set()
         self.created_s = self.used_s = time.time()
         self.rested_s = -math.inf
+        self._made_s = trio.current_time()
         self.on_fork: Callable[[Context, int], Awaitable[list[Context]]]
         self.ahead: ReadyBranches | None = None
+        self.on_closing: Callable[[Context], object] = lambda _: None
         self.on_closed: Callable[[Context], object] = lambda _: None
         self.work: AbstractContextManager[object] = nullcontext()
         self.alarms: Alarms
@@ -104,6 +108,12 @@ class Context:
     def busy(self) -> bool:
         """Whether a run is going on."""
         return not self._idle.is_set()
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a run goes on, or another one may come at any moment."""
+        used_s = max(self.rested_s, self._made_s)
+        return self.busy or trio.current_time() < used_s + CALM_S
 
     async def wait_idle(self) -> None:
         """Waits until the run of this moment is over."""
@@ -291,7 +301,9 @@ class Context:
 
     async def aclose(self) -> None:
         """Ends the context; its processes and memory are gone when this returns."""
-        self._closed = True
+        if not self._closed:
+            self._closed = True
+            self.on_closing(self)
         if self.ahead is not None:
             self.ahead.drop()  # first, so that the jail ends with its last interpreter
         with trio.CancelScope(shield=True):

@@ -4,12 +4,13 @@ An interpreter leaves the pool once and never returns. The pool is of one sandbo
 languages that its interpreters can speak; each of these has places of its own. What it may hold is
 decided by `plan`, which does nothing itself.
 
-Theory of operation. A claim takes what is ready and has another made in its place. That waits until
-no code has run in the sandbox and nobody asked for a moment: the processor is the users'. A claim
-that finds nothing ready takes the one that comes next, which waits no more then. A pool that was
-found empty keeps one more ready than before, up to two more than usual, until nobody has claimed
-anything for a while. Making fails for reasons that stay (no IPython, no memory), so after some
-failures in a row it is not tried for a while, and who asks is told the last reason.
+Theory of operation. A claim takes what is ready and has another made in its place. That waits
+until no code has run in the sandbox and nobody asked for a moment: the processor is the users'.
+Beside the end of a context it need not wait, as no cell can follow there. A claim that finds
+nothing ready takes the one that comes next, which waits no more then. A pool that was found empty
+keeps one more ready than before, up to two more than usual, until nobody has claimed anything for
+a while. Making fails for reasons that stay (no IPython, no memory), so after some failures in a
+row it is not tried for a while, and who asks is told the last reason.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from sandbox_runtime.errors import (
     SandboxError,
 )
 from sandbox_runtime.interpreters.breaker import Breaker
-from sandbox_runtime.interpreters.calm import PATIENCE_S, wait_calm
+from sandbox_runtime.interpreters.calm import CALM_S, PATIENCE_S, wait_calm
 from sandbox_runtime.interpreters.pool_sizes import PoolSize
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from sandbox_runtime.interpreters.interpreter import Interpreter
 
-_CALM_S = 0.05
 _MOST_GROWTH = 2
 
 
@@ -223,8 +223,14 @@ class Pool:
             elif calm or self._wait_quiet is None:
                 return
             else:
-                await wait_calm(_CALM_S, self._wait_quiet, busy_s)
+                await wait_calm(CALM_S, self._wait_quiet, busy_s)
                 calm = True
+
+    def hurry(self) -> None:
+        """Begins what comes next, if nothing is being made: there is nobody to disturb."""
+        if not any(one.begun or one.taken for one in self._coming):
+            for coming in self._coming[:1]:
+                coming.patience.cancel()
 
     async def make(
         self, open_one: Callable[[], Awaitable[Interpreter]], *, counts: bool

@@ -184,7 +184,7 @@ class Contexts:
 
     def _enter(self, context: Context) -> Context:
         self._contexts[context.id] = context
-        context.on_closed = self._forget
+        context.on_closing, context.on_closed = self._let_next_come, self._forget
         context.work, context.alarms = self._work, self._alarms
         context.on_fork = self._fork
         return context
@@ -203,6 +203,12 @@ class Contexts:
             self._enter(Context(context_id, parent.wanted, copy, self._open, name=parent.name))
             for context_id, copy in zip(ids, copies, strict=True)
         ]
+
+    def _let_next_come(self, ending: Context) -> None:
+        """Fills its pool beside its end, which no cell of its can be disturbed by."""
+        others = [one for one in self._contexts.values() if one is not ending]
+        if not self._closed and not any(one.is_used for one in others):
+            self._pools[ending.language].hurry()
 
     def _forget(self, context: Context) -> None:
         self._contexts.pop(context.id, None)
