@@ -429,3 +429,39 @@ async def test_what_is_slow_to_be_born_is_made_once(context: Context) -> None:
         await trio.testing.wait_all_tasks_blocked(0.03)  # by then one is being made
         most = max(most, int(await text(context, "len(processes())") or 0))
     assert most <= 2
+
+
+async def being_made(context: Context) -> None:
+    """Waits until the interpreter is occupied with a copy."""
+    with trio.fail_after(30):
+        while context._turn.value:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+@pytest.mark.parametrize("when", ["before", "after_in_parent"])
+async def test_what_code_does_around_a_fork_holds_up_no_run(context: Context, when: str) -> None:
+    """It is interrupted for a run that waits, and only it: the run is whole."""
+    await context.run(f"import os, time\nos.register_at_fork({when}=lambda: time.sleep(1000))")
+    for _ in range(3):
+        await being_made(context)
+        with trio.fail_after(30):
+            execution = await context.run("1 + 1", deadline_s=20)
+        assert (execution.ended, execution.text) == ("ok", "2")
+
+
+async def test_what_cannot_be_interrupted_around_a_fork_ends_with_the_deadline_of_a_run(
+    context: Context,
+) -> None:
+    """The attempt is given up first; the state is lost as with a cell that does not give way."""
+    await context.run(
+        "import os, time\n"
+        "def sleep():\n"
+        "    while True:\n"
+        "        try: time.sleep(1000)\n"
+        "        except KeyboardInterrupt: pass\n"
+        "os.register_at_fork(before=sleep)"
+    )
+    await being_made(context)
+    with trio.fail_after(9):
+        execution = await context.run("1 + 1", deadline_s=0.5)
+    assert (execution.ended, execution.state_survived) == ("deadline", False)

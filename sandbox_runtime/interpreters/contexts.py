@@ -71,6 +71,7 @@ class Context:
         self._reopen = reopen
         self._turn = trio.Semaphore(1)  # a lock would also note whose it is, at each turn
         self._closed = False
+        self._awaited = trio.Event()  # by a run, while a branch is made ahead
         self._restarted: trio.Event | None = None
         self._idle = trio.Event()
         self._idle.set()
@@ -177,6 +178,7 @@ class Context:
             # Without the turn of trio's loop that `acquire` takes; the run will take one.
             self._turn.acquire_nowait()
         except trio.WouldBlock:
+            self._awaited.set()
             await self._turn.acquire()
         try:
             if self.lost:
@@ -260,8 +262,10 @@ class Context:
                 return None
             # A branch that is begun is finished: only by its number is it ended for certain.
             interpreter = self._interpreter
+            if not self.waiting:
+                self._awaited = trio.Event()
             with trio.CancelScope(shield=True):
-                copies = await interpreter.begin_fork(1, ahead=True)
+                copies = await interpreter.begin_fork(1, awaited=self._awaited)
         with trio.CancelScope(shield=True):  # a run need not wait for this
             await interpreter.finish_fork(copies)
         return copies[0]

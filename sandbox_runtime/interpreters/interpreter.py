@@ -8,6 +8,7 @@ ended with the whole jail. What is started besides is ended by sweeps of the jai
 
 from __future__ import annotations
 
+import contextlib
 import select
 import signal
 import socket
@@ -32,6 +33,8 @@ from sandbox_runtime.interpreters.execution import Death, Execution
 from sandbox_runtime.interpreters.frames import Frame, FrameReader, encode, read
 from sandbox_runtime.interpreters.runs import OF_A_RUN
 from sandbox_runtime.interpreters.shared_jail import SharedJail
+from sandbox_runtime.jail import FOR_EVER
+from sandbox_runtime.nursery import open_serving_nursery
 from sandbox_runtime.receipts import Receipt
 from sandbox_runtime.settings import BRANCHING_S, INTERRUPT_GRACE_S
 
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 _RECEIVE_BYTES = 256 * 1024
 _RESEND_INTERRUPT_S = 0.3
 _DEATH_S = 0.2
+_UNNOTICED_S = 0.1
 _FRAMES_BETWEEN_CHECKPOINTS = 100
 _MOST_STRAY_FRAMES = 256
 _SHORT_BYTES = 16 * 1024  # goes into an empty socket whole or not at all
@@ -99,6 +103,7 @@ class Interpreter:
         self._ended_by: RunEnded = "deadline"
         self._number = 0
         self._memory_kills = 0
+        self._hurried = False
         self.imported_late: dict[str, str] = {}
         self.pid = -1
         self.lost = False
@@ -185,13 +190,15 @@ class Interpreter:
         await self.finish_fork(copies)
         return copies
 
-    async def begin_fork(self, count: int, *, ahead: bool = False) -> list[Interpreter]:
+    async def begin_fork(
+        self, count: int, *, awaited: trio.Event | None = None
+    ) -> list[Interpreter]:
         """Copies its live state; from then on it may be used, while `finish_fork` is awaited.
 
         Args:
             count: How many.
-            ahead: Whether nobody waits for the copies, so that they have time to get ready for a
-                first run, and that its state is worth more than they are.
+            awaited: Happens when somebody waits for it, and nobody for the copies: they have time
+                to get ready for a first run, and its state is worth more than they are.
 
         Raises:
             BranchRefusedError: Something in it cannot be copied; it is named.
@@ -205,7 +212,7 @@ class Interpreter:
         pairs: list[tuple[socket.socket, socket.socket]] = []
         copies: list[Interpreter] = []
         self._number += 1
-        message = {"type": "fork", "id": str(self._number), "ahead": ahead}
+        message = {"type": "fork", "id": str(self._number), "ahead": awaited is not None}
         try:
             try:
                 for _ in range(count):
@@ -216,7 +223,7 @@ class Interpreter:
             finally:
                 for _, theirs in pairs:
                     theirs.close()
-            await self._wait_forked(ahead=ahead)
+            await self._wait_forked(awaited)
         except BaseException:
             for copy in copies:
                 copy.close_ends()  # which ends it, if it was made at all
@@ -228,12 +235,20 @@ class Interpreter:
             raise
         return copies
 
-    async def _wait_forked(self, *, ahead: bool) -> None:
+    async def _wait_forked(self, awaited: trio.Event | None) -> None:
         """Waits until it has answered that it is copied, for as long as that may take."""
+        self._hurried = False
         with trio.move_on_after(BRANCHING_S) as scope:
-            answer = await self._answer_to(self._number)
+            if awaited is None:
+                answer = await self._answer_to(self._number)
+            else:
+                async with open_serving_nursery() as nursery:
+                    nursery.start_soon(self._hurry_fork, awaited, scope)
+                    answer = await self._answer_to(self._number)
+        if self._hurried:
+            await self._wait_signalled()
         if scope.cancelled_caught:
-            if ahead:  # an answer that comes later is passed over
+            if awaited is not None:  # an answer that comes later is passed over
                 raise trio.TooSlowError(f"the interpreter did {_TOO_SLOW}")
             self.lost = True
             remedy = "Its state is lost; restart the context or create a new one"
@@ -242,6 +257,27 @@ class Interpreter:
             raise BranchRefusedError("it holds what cannot be copied", answer.data or {})
         if answer.type != "forked":
             raise InterpreterUnavailableError(str(answer.reason))
+
+    async def _hurry_fork(self, awaited: trio.Event, attempt: trio.CancelScope) -> None:
+        """Ends what code does around a fork (`os.register_at_fork`) once somebody waits for that.
+
+        It is interrupted as a run is; the attempt ends with the grace.
+        """
+        await awaited.wait()
+        await trio.sleep(_UNNOTICED_S)
+        self._hurried = True
+        attempt.deadline = min(attempt.deadline, trio.current_time() + INTERRUPT_GRACE_S)
+        with contextlib.suppress(SandboxLostError, SandboxClosedError):
+            while True:
+                # Itself alone: a copy is in its group until it has a session of its own.
+                await self._jail.signal(self.pid, self._interrupt_signal)
+                await trio.sleep(_RESEND_INTERRUPT_S)
+
+    async def _wait_signalled(self) -> None:
+        """Waits until init has sent what it was asked to: no run that follows is interrupted."""
+        with contextlib.suppress(SandboxLostError, SandboxClosedError):
+            living = self._shared.others(-1)
+            await self._jail.sweep(spare=(), keep=(), since_ticks=FOR_EVER, trees=living)
 
     async def finish_fork(self, copies: Sequence[Interpreter]) -> None:
         """Waits until its copies are ready; if one does not come, all are ended.

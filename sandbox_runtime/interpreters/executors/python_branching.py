@@ -11,7 +11,10 @@ import ctypes
 import os
 import socket
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 _exit = os._exit
 
@@ -25,6 +28,14 @@ def fork_away() -> bool:
         return True
     os.waitpid(pid, 0)
     return False
+
+
+_forks = {fork_away.__code__}
+
+
+def is_hook(frame: FrameType) -> bool:
+    """Whether this is a function that runs around a fork, by `os.register_at_fork`."""
+    return frame.f_back is not None and frame.f_back.f_code in _forks
 
 
 def separate_branch() -> None:
@@ -72,6 +83,7 @@ def use_native(native: Any) -> None:
     def own() -> None:
         native.own_pages(_expected)
 
+    _forks.add(fork.__code__)
     fork_away, separate_branch, own_pages = fork, native.separate_branch, own
 
 

@@ -392,7 +392,7 @@ class Executor:
             if frame.f_code is Shell.start_command.__code__:
                 self._shell.interrupt_deferred = True
                 return
-            if frame.f_code in _INTERRUPTIBLE:
+            if frame.f_code in _INTERRUPTIBLE or branching.is_hook(frame):
                 self._interrupted = True
                 raise KeyboardInterrupt
             frame = frame.f_back
