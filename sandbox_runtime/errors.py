@@ -211,17 +211,33 @@ class PoolFullError(SandboxError):
     Nothing was made. Delete one, or try again later.
 
     Attributes:
+        most: How many it may have.
+        waited_s: For how long it was waited.
         retry_after_s: When trying again may make sense.
     """
 
     code = "pool_full"
     retryable = True
 
-    def __init__(self, most: int, waited_s: float) -> None:
-        super().__init__(
-            f"all {most} interpreters are in use, and none became free in {waited_s:g} s",
-            remedy="Delete a context, or raise the pool's max",
-        )
+    def __init__(self, most: int, waited_s: float, *, asked: int = 1, ahead: int = 0) -> None:
+        """Says it in numbers.
+
+        Args:
+            most: How many there may be.
+            waited_s: For how long it was waited.
+            asked: How many were asked for at once.
+            ahead: How many places are kept for ready branches.
+        """
+        remedy = "Delete a context, or raise the pool's max"
+        what = f"all {most} interpreters are in use, and none became free"
+        if asked > 1 or ahead:
+            what = f"{asked} more of {most} interpreters are asked for, and not so many became free"
+        if ahead:
+            what = f"{ahead} places are those of ready branches, which are filled anew; {what}"
+            remedy += ", or keep fewer branches ready"
+        super().__init__(f"{what} in {waited_s:g} s", remedy=remedy)
+        self.most = most
+        self.waited_s = waited_s
         self.retry_after_s = max(1.0, waited_s)
 
 

@@ -321,7 +321,7 @@ async def test_mistakes_of_the_caller_are_told(runtime: Runtime, context: Contex
     sizes = {"python": PoolSize(min=0, max=2, wait_s=0.1)}
     async with open_sandbox(runtime=runtime, pools=sizes) as small:
         only = await small.contexts.create(preload="bare")
-        with pytest.raises(PoolFullError):
+        with pytest.raises(PoolFullError, match="2 more of 2 interpreters are asked for"):
             await only.fork(2)
         assert small.contexts.list() == [only]
         assert len(await only.fork(1)) == 1

@@ -247,6 +247,17 @@ def test_a_dialogue_keeps_its_state(terminal: Terminal, tmp_path: Path) -> None:
     assert terminal.status() == 0
 
 
+def test_a_dialogue_tells_of_branches_that_are_made_ahead(tmp_path: Path) -> None:
+    """By `:branches`, how many of them wait at present."""
+    opened = Terminal("--ready-branches", "2", cwd=tmp_path)
+    opened.expect(">>> ")
+    opened.type(":branches\n")
+    opened.expect(r"\*main \([012] of 2 branches ready\)\r\n>>> ")
+    opened.type("\x04")
+    assert opened.status() == 0
+    opened.close()
+
+
 def test_ctrl_c_ends_the_cell_and_keeps_the_state(terminal: Terminal) -> None:
     """While a cell runs; while one is typed it drops that; neither ends the dialogue."""
     terminal.expect(">>> ")
@@ -302,7 +313,7 @@ def test_a_dialogue_goes_between_branches(terminal: Terminal) -> None:
     terminal.type("x\n")
     terminal.expect("\r\n2\r\nbold >>> ")
     terminal.type(":branches\n")
-    terminal.expect(r"main \*bold\r\nbold >>> ")
+    terminal.expect(r"main, \*bold\r\nbold >>> ")
     terminal.type(":drop\n")
     terminal.expect("bold is gone; this is main\r\n>>> ")
     terminal.type(":drop main\n")

@@ -356,7 +356,7 @@ async def test_each_takes_a_place_of_the_pool(runtime: Runtime) -> None:
         await context.run("1")
         await context.wait_ready_branches()
         await context.fork()
-        with pytest.raises(PoolFullError):
+        with pytest.raises(PoolFullError, match=r"2 places are those of ready .* 1 more of 4"):
             await context.fork()
         await context.aclose()
         assert small.contexts.pool("python").lent == 1

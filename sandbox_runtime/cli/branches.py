@@ -52,10 +52,15 @@ class Branches:
             case "drop":
                 await self._drop(name or self.current)
             case "branches" if not name:
-                marks = (f"{'*' if one == self.current else ''}{one}" for one in self._contexts)
-                say(" ".join(marks))
+                say(", ".join(map(self._described, self._contexts)))
             case _:
                 say(_HELP)
+
+    def _described(self, name: str) -> str:
+        mark = "*" if name == self.current else ""
+        ahead = self._contexts[name].ahead
+        ready = "" if ahead is None else f" ({ahead.ready} of {ahead.count} branches ready)"
+        return f"{mark}{name}{ready}"
 
     async def _branch(self, name: str) -> None:
         if name in self._contexts or not name.isidentifier():

@@ -298,7 +298,7 @@ class Pool:
                         self._make_room(spare=1 if claims else 0)
                 return
             assert size.max is not None
-            raise PoolFullError(size.max, size.wait_s)
+            raise PoolFullError(size.max, size.wait_s, asked=len(owners))
         except BaseException:
             for owner in owners:
                 self.leave(owner, language)

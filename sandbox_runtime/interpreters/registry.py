@@ -14,6 +14,7 @@ from sandbox_runtime.choices import MOST_BRANCHES
 from sandbox_runtime.errors import (
     ContextNotFoundError,
     InvalidArgumentError,
+    PoolFullError,
     SandboxClosedError,
 )
 from sandbox_runtime.interpreters.contexts import Context
@@ -192,7 +193,11 @@ class Contexts:
     async def _fork(self, parent: Context, count: int) -> Branches:
         pool = self._pools[parent.language]
         ids = [str(uuid.uuid4()) for _ in range(count)]
-        await pool.take_places(ids, parent.language)
+        try:
+            await pool.take_places(ids, parent.language)
+        except PoolFullError as full:
+            ahead = self.branches_ahead
+            raise PoolFullError(full.most, full.waited_s, asked=count, ahead=ahead) from None
         try:
             copies = await parent.copy(count)
         except BaseException:

@@ -226,7 +226,7 @@ class App:
             self._check_token(request)
             if not is_proxied:
                 methods, params = _find(path)
-                route = _choose(request.method, methods)
+                route = _choose(request.method, path, methods)
         asked = request.headers.found = _Asked(
             app=self,
             path=path,
@@ -277,7 +277,10 @@ class App:
         body: Any = None
         if route.request is not None:
             limit = route.body_limit_bytes or self._settings.body_limit_bytes
-            body = decode_body(await request.read(limit), route.request)
+            content = await request.read(limit)
+            if route.empty_body:
+                content = content or b"{}"
+            body = decode_body(content, route.request)
         hosted: HostedSandbox | None = None
         if asked.sandbox_id is not None or route.needs_sandbox:
             hosted = await self._hosted(asked.sandbox_id)
@@ -347,15 +350,15 @@ def _is_modern(request: Request) -> bool:
     return _split(request.raw_path.decode("latin-1"))[2]
 
 
-def _choose(method: str, methods: Mapping[str, Route[Any]]) -> Route[Any]:
-    """The endpoint of a method.
+def _choose(method: str, path: str, methods: Mapping[str, Route[Any]]) -> Route[Any]:
+    """The endpoint of a path and a method.
 
     Raises:
         UnknownPathError: There is no endpoint at all.
         WrongMethodError: Only for other methods.
     """
     if not methods:
-        raise UnknownPathError("Not Found")
+        raise UnknownPathError(path, *_TABLE.leads_to(path))
     route = methods.get(method) or methods.get("*")
     if route is None and method == "HEAD":
         route = methods.get("GET")

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_SHOWN = 200
+"""How much of a path an error repeats, in characters."""
+
+
 class RequestError(SandboxError):
     """Base of what a request asks for and cannot have.
 
@@ -74,6 +78,24 @@ class UnknownPathError(RequestError):
 
     code = "unknown_path"
 
+    def __init__(self, path: str, known: str, names: Sequence[str]) -> None:
+        """Names what there is.
+
+        Args:
+            path: As it was asked for.
+            known: How much of it leads to endpoints.
+            names: How paths go on from there.
+        """
+        shown = path if len(path) <= _SHOWN else f"{path[:_SHOWN]}…"
+        below = f"Below {known}/ there is {', '.join(names)}. " if names else ""
+        super().__init__(
+            f"There is no endpoint {shown!r}",
+            remedy=f"{below}GET /openapi.json describes all",
+            path=shown,
+            known=known,
+            names=list(names),
+        )
+
 
 class WrongMethodError(RequestError):
     """The endpoint has other methods.
@@ -85,7 +107,8 @@ class WrongMethodError(RequestError):
     code = "wrong_method"
 
     def __init__(self, method: str, allowed: Sequence[str]) -> None:
-        super().__init__(f"{method} is not allowed here", remedy=f"Use {' or '.join(allowed)}")
+        remedy = f"Use {' or '.join(allowed)}"
+        super().__init__(f"{method} is not allowed here", remedy=remedy, allowed=list(allowed))
         self.allowed = tuple(allowed)
 
 

@@ -96,7 +96,7 @@ def _operation(route: Route[Any], schemas: dict[Any, Any]) -> dict[str, Any]:
         operation["parameters"] = parameters
     if route.request is not None:
         operation["requestBody"] = {
-            "required": True,
+            "required": not route.empty_body,
             "content": {"application/json": {"schema": schemas[route.request]}},
         }
     elif route.raw_body:

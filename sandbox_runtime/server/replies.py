@@ -70,6 +70,8 @@ TABLE: Mapping[type[Exception], Row] = {
     faults.BodyError: Row(400, "VALIDATION_FAILED"),
     faults.FieldError: Row(400, "VALIDATION_FAILED"),
     faults.PathRefusedError: Row(400, "PERMISSION_DENIED", REASON),
+    faults.UnknownPathError: Row(404, "ENDPOINT_NOT_FOUND", "Not Found"),
+    faults.WrongMethodError: Row(405, "METHOD_NOT_ALLOWED", "Method Not Allowed"),
     faults.UnauthorizedError: Row(401, "UNAUTHORIZED", REASON),
     faults.ForbiddenError: Row(403, "FORBIDDEN", REASON),
     faults.SandboxNotFoundError: Row(404, "SANDBOX_NOT_FOUND", REASON),
@@ -254,16 +256,12 @@ def error_body(error: Exception, route: Route[Any] | None, *, modern: bool) -> E
 
 def error_reply(error: Exception, route: Route[Any] | None, *, modern: bool) -> Response:
     """The answer to an error."""
-    match error:
-        case faults.UnknownPathError():
-            return text_reply(404, "Not Found")
-        case faults.WrongMethodError():
-            allow = ("Allow", ", ".join((*error.allowed, "OPTIONS")))
-            return text_reply(405, "Method Not Allowed", allow)
     body = told_error(error, route, modern=modern)
     headers: list[tuple[str, str]] = [*_JSON_HEADERS]
     if body.retry_after is not UNSET:
         headers.append(("Retry-After", str(int(-(-body.retry_after // 1)))))
+    if isinstance(error, faults.WrongMethodError):
+        headers.append(("Allow", ", ".join((*error.allowed, "OPTIONS"))))
     if isinstance(error, faults.UnauthorizedError):
         headers.append(("WWW-Authenticate", "Bearer"))
     return Response(status=body.http_status, headers=tuple(headers), body=msgspec.json.encode(body))

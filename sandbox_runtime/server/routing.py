@@ -78,6 +78,7 @@ class Route(msgspec.Struct, Generic[BodyT], frozen=True, kw_only=True):
         required: The wire's own text, by field, for one that is missing or wrong.
         query: Names of its query, with what they mean.
         body_limit_bytes: How much body it takes; None is the server's limit.
+        empty_body: Whether it may have none, which is one without fields.
         raw_body: Whether it reads the body itself.
         needs_sandbox: Whether it is about a sandbox.
         success: Status of its answer.
@@ -97,6 +98,7 @@ class Route(msgspec.Struct, Generic[BodyT], frozen=True, kw_only=True):
     required: Mapping[str, str] = msgspec.field(default_factory=dict)
     query: Mapping[str, str] = msgspec.field(default_factory=dict)
     body_limit_bytes: int | None = None
+    empty_body: bool = False
     raw_body: bool = False
     needs_sandbox: bool = True
     success: int = 200
@@ -160,6 +162,20 @@ class RouteTable:
         if found is None:
             return {}, values
         return found[0].methods, found[1]
+
+    def leads_to(self, raw_path: str) -> tuple[str, list[str]]:
+        """How much of a path there is, and the segments by which endpoints go on from there."""
+        node, known = self._root, ""
+        for segment in _segments(raw_path):
+            variable = node.variable
+            if segment in node.exact:
+                node, known = node.exact[segment], f"{known}/{segment}"
+            elif variable is not None and segment:
+                node, known = variable, f"{known}/{{{variable.name}}}"
+            else:
+                break
+        names = sorted(filter(None, node.exact))
+        return known, names + ([f"{{{node.variable.name}}}"] if node.variable is not None else [])
 
     def _walk(self, segments: Sequence[str]) -> tuple[_Node, Params] | None:
         node = self._root

@@ -208,16 +208,23 @@ def test_the_last_event_says_why_a_run_is_over(
         assert "death" not in last
 
 
+def test_a_fork_without_a_body_makes_one_branch(api: Client) -> None:
+    """As one without fields does; the wire's own requests still need their bodies."""
+    one = context(api)
+    bodies: list[Any] = [None, {}]
+    for body in bodies:
+        assert len(api.post(f"/api/contexts/{one}/fork", body).json["contexts"]) == 1
+    assert api.post("/api/contexts").status == 400
+
+
 def test_branches_count_as_contexts(api: Client) -> None:
     """All that are asked for must have room; else none is made."""
     one = context(api)
     there = api.get("/api/interpreter/health").json["contexts"]
     reply = api.post(f"/api/contexts/{one}/fork", {"count": 64})  # as many as there may be in all
     assert reply.status == 429
-    assert (
-        "ready branches counted, and may have 64: there is no room for 64 more"
-        in reply.body.decode()
-    )
+    assert "and may have 64 in all: there is no room for 64 more" in reply.json["message"]
+    assert reply.json["context"]["asked"] == 64
     assert api.get("/api/interpreter/health").json["contexts"] == there
     assert len(api.post(f"/api/contexts/{one}/fork", {"count": 1}).json["contexts"]) == 1
 

@@ -75,15 +75,43 @@ def test_unknown_fields_are_ignored_on_the_wire_and_refused_on_our_own_routes(ap
 
 @pytest.mark.parametrize("path", ["/api/ping/", "//api/ping", "/API/ping", "/api", "/x", "/api/"])
 def test_an_unknown_path_is_not_found(api: Client, path: str) -> None:
+    """In the shape of every error, with the wire's text."""
     reply = api.get(path)
-    assert (reply.status, reply.body) == (404, b"Not Found")
-    assert reply.headers["content-type"] == "text/plain; charset=utf-8"
+    assert (reply.status, reply.json["error"], reply.json["httpStatus"]) == (404, "Not Found", 404)
+    assert (reply.json["code"], reply.json["context"]["path"]) == ("ENDPOINT_NOT_FOUND", path)
+    assert reply.headers["content-type"] == "application/json"
     assert reply.headers["access-control-allow-origin"] == "*"
 
 
+@pytest.mark.parametrize(
+    ("path", "known", "names"),
+    [
+        ("/api/contexts/x/branch", "/api/contexts/{context_id}", ["fork", "interrupt", "restart"]),
+        ("/api/process/x/log", "/api/process/{process_id}", ["logs", "stream"]),
+        ("/sandboxes/default/api/process/x/y/z", "/api/process/{process_id}", ["logs", "stream"]),
+        ("/wrong", "", ["api", "openapi.json", "sandboxes"]),
+    ],
+)
+def test_an_unknown_path_is_told_what_there_is(
+    api: Client, path: str, known: str, names: list[str]
+) -> None:
+    told = api.post(path, {}).json
+    assert told["context"]["known"] == known
+    assert set(names) <= set(told["context"]["names"])
+    assert f"Below {known}/ there is " in told["suggestion"]
+    assert "GET /openapi.json" in told["suggestion"]
+
+
+def test_a_very_long_path_is_not_repeated(api: Client) -> None:
+    assert len(api.get("/" + "x" * 5000).body) < 1500
+
+
 def test_d47_a_wrong_method_says_which_ones_are_right(api: Client) -> None:
+    """In the shape of every error, and in the field that is meant for it."""
     reply = api.get("/api/execute")
-    assert reply.status == 405
+    assert (reply.status, reply.json["error"]) == (405, "Method Not Allowed")
+    told = reply.json["message"], reply.json["suggestion"]
+    assert told == ("GET is not allowed here", "Use POST")
     assert reply.headers["allow"] == "POST, OPTIONS"
     assert api.post("/api/ping", {}).headers["allow"] == "GET, OPTIONS"
 

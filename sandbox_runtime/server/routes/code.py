@@ -53,16 +53,16 @@ def _opening(call: Call, count: int) -> Iterator[None]:
     """
     most = call.host.settings.most_contexts
     contexts = call.sandbox.sandbox.contexts
-    there = len(contexts.list()) + contexts.branches_ahead + call.sandbox.contexts_opening
-    if there + count > most:
+    there = len(contexts.list()) + call.sandbox.contexts_opening
+    ahead = contexts.branches_ahead
+    if there + ahead + count > most:
         had, remedy = f"The sandbox has {there} contexts", "Delete one"
-        if contexts.branches_ahead or count > 1:
-            had, remedy = (
-                f"{had}, ready branches counted",
-                f"{remedy}, or keep fewer branches ready",
-            )
-        reason = f"{had}, and may have {most}: there is no room for {count} more"
-        raise TooManyError(reason, remedy=remedy)
+        if ahead:
+            had += f" and {ahead} places for ready branches, which are filled anew"
+            remedy += ", or keep fewer branches ready"
+        reason = f"{had}, and may have {most} in all: there is no room for {count} more"
+        context = {"contexts": there, "readyBranches": ahead, "most": most, "asked": count}
+        raise TooManyError(reason, remedy=remedy, **context)
     check_descriptors()
     call.sandbox.contexts_opening += count
     try:
@@ -387,6 +387,7 @@ ROUTES = (
         handle=fork,
         summary="Branch a context with its live state",
         request=wire.ForkContext,
+        empty_body=True,
         reply=wire.ContextsForked,
         failure="{reason}",
         statuses=(400, 404, 409, 410, 429, 503),

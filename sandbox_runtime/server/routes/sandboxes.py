@@ -131,6 +131,7 @@ ROUTES = (
         handle=create,
         summary="Make a sandbox",
         request=wire.CreateSandbox,
+        empty_body=True,
         reply=wire.SandboxReply,
         failure="Failed to create sandbox",
         needs_sandbox=False,
