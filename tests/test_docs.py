@@ -65,6 +65,17 @@ def test_an_example_of_the_readme_runs(example: str, tmp_path: Path) -> None:
         assert promised in done.stdout.decode()
 
 
+def test_the_first_example_says_what_is_missing(tmp_path: Path) -> None:
+    """Where its library is not installed."""
+    example = BLOCK.findall(README)[0].replace("import pandas", "import not_installed")
+    (tmp_path / "example.py").write_text(example)
+    done = subprocess.run(
+        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, timeout=55, check=False
+    )
+    said = done.stderr.decode()
+    assert (done.returncode, said) == (1, "ModuleNotFoundError: No module named 'not_installed'\n")
+
+
 # --- the tables --------------------------------------------------------------------------------
 
 ROOT = DOCS.parent
