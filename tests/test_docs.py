@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,32 @@ async def test_an_example_runs(example: str) -> None:
     names: dict[str, Any] = {}
     exec(example, names)  # noqa: S102 - it is our own
     await names["main"]()
+
+
+SHOWN = re.compile(
+    r"^```python\n([^`]*?async def main[^`]*?)^```\n```\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+
+@pytest.mark.parametrize(
+    ("page", "example", "output"),
+    [
+        (name, *shown)
+        for name in ("interpreters.md", "javascript.md")
+        for shown in SHOWN.findall((DOCS / name).read_text())
+    ],
+    ids=["as it happens", "by their names", "typescript"],
+)
+async def test_an_example_prints_what_stands_below_it(
+    page: str, example: str, output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pandas")
+    if page == "javascript.md" and shutil.which("node") is None:
+        pytest.skip("Node.js is not installed")
+    names: dict[str, Any] = {}
+    exec(example, names)  # noqa: S102 - it is our own
+    await names["main"]()
+    assert capsys.readouterr().out == output
 
 
 def test_eight_hypotheses_are_tried_on_copies_of_one_table() -> None:

@@ -87,7 +87,7 @@ class UnknownPathError(RequestError):
             names: How paths go on from there.
         """
         shown = path if len(path) <= _SHOWN else f"{path[:_SHOWN]}…"
-        below = f"Below {known}/ there is {', '.join(names)}. " if names else ""
+        below = f"Below {known}/: {', '.join(names)}. " if names else ""
         super().__init__(
             f"There is no endpoint {shown!r}",
             remedy=f"{below}GET /openapi.json describes all",

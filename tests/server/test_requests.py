@@ -98,7 +98,7 @@ def test_an_unknown_path_is_told_what_there_is(
     told = api.post(path, {}).json
     assert told["context"]["known"] == known
     assert set(names) <= set(told["context"]["names"])
-    assert f"Below {known}/ there is " in told["suggestion"]
+    assert f"Below {known}/: " in told["suggestion"]
     assert "GET /openapi.json" in told["suggestion"]
 
 
