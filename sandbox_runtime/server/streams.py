@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 import math
 from typing import TYPE_CHECKING, Literal
 
@@ -129,6 +128,8 @@ class EventStream:
     def _frame(self, event: msgspec.Struct) -> bytes:
         body = msgspec.json.encode(event)
         if self._ascii_only and not body.isascii():
+            import json  # which hardly any stream needs
+
             body = json.dumps(json.loads(body)).encode()
         return b"data: " + body + b"\n\n" if self._framing == "sse" else body + b"\n"
 
