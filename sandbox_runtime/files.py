@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from sandbox_runtime import file_service, mime
-from sandbox_runtime.arguments import check_flags
+from sandbox_runtime.arguments import check_flags, check_kind
 from sandbox_runtime.errors import FileAccessError, InvalidArgumentError
 from sandbox_runtime.file_content import Content, ContentPipe
 from sandbox_runtime.file_service import FileService, Kind
@@ -254,6 +254,7 @@ class Files:
                 there is unchanged.
         """
         check_flags(make_parents=make_parents)
+        check_kind("content", content, str | bytes | bytearray | memoryview, "text or bytes")
         data = check_bytes("content", _encoded(content) if isinstance(content, str) else content)
         shown, encoded = self._path(path, cwd)
         source: file_service.Inline | file_service.Sized

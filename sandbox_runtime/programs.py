@@ -95,7 +95,9 @@ def check_path(path: str | os.PathLike[str], start: str) -> bytes:
 def check_bytes(field: str, value: bytes) -> memoryview:
     """Content: anything with the bytes of an object, but no text; counted and cut in bytes."""
     if not isinstance(value, (bytes, bytearray, memoryview)):
-        raise InvalidArgumentError(field, f"must be bytes, not {type(value).__name__}")
+        found = type(value).__name__
+        remedy = "; text.encode() makes them" if found == "str" else ""
+        raise InvalidArgumentError(field, f"must be bytes, not {found}{remedy}")
     view = memoryview(value)
     if view.nbytes and view.c_contiguous:
         return view.cast("B")

@@ -174,6 +174,13 @@ async def test_an_error_names_the_parameter_and_what_to_give(
             pass
 
 
+async def test_text_and_bytes_are_told_apart(sandbox: Sandbox) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^content: must be text or bytes, not int$"):
+        await sandbox.files.write("a", 5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match=r"^stdin: must be bytes, .* text\.encode\(\)"):
+        await sandbox.exec("cat", stdin="text")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("given", [5, "numpy", Preload(modules="numpy"), Preload(modules=5)])  # type: ignore[arg-type]
 async def test_a_preload_set_that_is_none_is_named(given: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=r"preloads\[mine\]"):

@@ -276,6 +276,8 @@ def test_it_is_told_how_many_branches_wait(sandbox: Sandbox) -> None:
         (lambda it: it.create_session(cwd=5), "cwd: Expected `str"),
         (lambda it: it.start_process("true", process_id=5), "process_id: Expected"),
         (lambda it: it.run_code(5), "code: Expected `str`"),
+        (lambda it: it.run_code("1", on_result=5), "on_result: must be a function"),
+        (lambda it: it.exec("true", on_stdout="x"), "on_stdout: must be a function"),
         (lambda it: it.files.write("a", 5), "content: must be text or bytes, not int"),
         (lambda it: it.files.write(5, "a"), "path: Expected `str`"),
         (lambda it: it.files.read(5), "path: Expected `str`"),

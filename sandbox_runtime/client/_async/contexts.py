@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from sandbox_runtime.arguments import check_callbacks
 from sandbox_runtime.client.arguments import milliseconds_of
 from sandbox_runtime.client.errors import ApiError
 from sandbox_runtime.client.models import Death, Execution, ExecutionError, Result
@@ -61,6 +62,7 @@ class AsyncContext:
             NotFoundError: The context is gone.
             UnreachableError: The server cannot be reached.
         """
+        check_callbacks(on_stdout=on_stdout, on_stderr=on_stderr, on_result=on_result)
         body = wire.RunCode(
             context_id=self.id,
             code=code,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sandbox_runtime.arguments import check_callbacks
 from sandbox_runtime.client.arguments import command_text, milliseconds_of, variables
 from sandbox_runtime.client.errors import ApiError, stream_error_of
 from sandbox_runtime.client.models import CommandResult
@@ -30,6 +31,7 @@ def execute(
     check: bool,
 ) -> CommandResult:
     """Runs a command; with a callback its output is handed on as it comes."""
+    check_callbacks(on_stdout=on_stdout, on_stderr=on_stderr)
     body = wire.Execute(
         session_id=session_id,
         command=command_text(command),
