@@ -92,12 +92,16 @@ def check_path(path: str | os.PathLike[str], start: str) -> bytes:
     return posixpath.join(os.fsencode(start), encoded)
 
 
+def _described(value: object) -> str:
+    """What was given instead of bytes."""
+    found = type(value).__name__
+    return f"{found}; text.encode() makes them" if isinstance(value, str) else found
+
+
 def check_bytes(field: str, value: bytes) -> memoryview:
     """Content: anything with the bytes of an object, but no text; counted and cut in bytes."""
     if not isinstance(value, (bytes, bytearray, memoryview)):
-        found = type(value).__name__
-        remedy = "; text.encode() makes them" if found == "str" else ""
-        raise InvalidArgumentError(field, f"must be bytes, not {found}{remedy}")
+        raise InvalidArgumentError(field, f"must be bytes, not {_described(value)}")
     view = memoryview(value)
     if view.nbytes and view.c_contiguous:
         return view.cast("B")
