@@ -56,6 +56,7 @@ from .python_signals import (
     sigmask,
 )
 from .python_socket import FrameSocket, encode_frame, move_up
+from .python_start import forget_answers as forget_answers  # noqa: PLC0414 - for the zygote
 from .python_start import refresh_process
 from .python_start import start_context as start_context  # noqa: PLC0414 - likewise
 

@@ -86,8 +86,13 @@ def refresh_process() -> None:
     if seed_torch is not None:  # user code may have a module of that name which is another
         seed_torch(int.from_bytes(os.urandom(8), "big"))
     time.tzset()
+    forget_answers()
+
+
+def forget_answers() -> None:
+    """Forgets what was looked up once. What is forgotten already is only read, not written to."""
     for module, attribute in _STALE:
-        if module in sys.modules:
+        if getattr(sys.modules.get(module), attribute, None) is not None:
             setattr(sys.modules[module], attribute, None)
     if (matplotlib := sys.modules.get("matplotlib")) is not None:
         for function in (matplotlib.get_configdir, matplotlib.get_cachedir):
@@ -97,5 +102,5 @@ def refresh_process() -> None:
 def _forget_answer(function: Any) -> None:
     """Empties the cell in which matplotlib keeps a directory that it has looked up once."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        if name == "called":
+        if name == "called" and cell.cell_contents:
             cell.cell_contents = False

@@ -215,6 +215,7 @@ class Zygote:
         self._memory.gather_code(self._find_code())
         self._executor.rehearse(self._shell, ["1 + 1"] * CELLS_UNTIL_NOTED)
         self._memory.forget_fonts()
+        self._executor.forget_answers()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         self._memory.fill_holes()
@@ -236,7 +237,7 @@ class Zygote:
         return _in_fork(find)
 
     def _find_code(self) -> set[int]:
-        """Which code runs from a context's start to the end of its first cell; none if it hangs."""
+        """Which code runs from a fork to the end of its first cell; none if it hangs."""
         used: set[int] = set()
 
         def note(frame: types.FrameType, event: str, _: object) -> None:
@@ -245,13 +246,17 @@ class Zygote:
 
         def find() -> bytes:
             profile, sys.setprofile = sys.setprofile, lambda _: None  # a cell's end would end it
-            profile(note)
             self._executor.start_context(self._shell, {"cwd": "/", "env": {}})
             self._executor.run_cells(self._shell, ["1 + 1"])
             profile(None)
             return json.dumps([*used]).encode()
 
-        return set(json.loads(_in_fork(find) or b"[]"))
+        sys.setprofile(note)
+        try:
+            found = _in_fork(find)
+        finally:
+            sys.setprofile(None)
+        return set(json.loads(found or b"[]"))
 
     def serve(self) -> None:
         """Forks and tells of ends until the control process closes its end."""
