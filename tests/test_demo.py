@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import struct
 import subprocess
@@ -11,13 +12,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_runtime import demo
+from sandbox_runtime import InterpreterUnavailableError, demo
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
+
+
+def test_without_its_libraries_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is started."""
+    find = importlib.util.find_spec
+    for missing in ("pandas", "matplotlib"):
+        monkeypatch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda name, missing=missing: None if name == missing else find(name),
+        )
+        with pytest.raises(InterpreterUnavailableError, match="pip install numpy pandas"):
+            demo._data()
 
 
 def test_it_analyses_measures_and_withstands(tmp_path: Path) -> None:
