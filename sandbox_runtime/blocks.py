@@ -53,6 +53,8 @@ class Block(AbstractAsyncContextManager[T], Generic[T]):
     if not TYPE_CHECKING:  # for type checkers these are not there
 
         def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("_"):  # what Python looks for itself
+                raise AttributeError(name)
             raise self._not_opened(f".{name}")
 
         def __await__(self) -> NoReturn:

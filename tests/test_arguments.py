@@ -6,6 +6,7 @@ Each parameter of each public function is given what cannot be meant, one after 
 from __future__ import annotations
 
 import asyncio  # noqa: TID251 - people try it
+import copy
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -199,6 +200,7 @@ async def test_whoever_forgets_the_block_is_told_how_to_write_it(opener: Any) ->
     with pytest.raises(NotOpenedError, match=how), opener():
         pass
     assert not hasattr(opener(), "exec")
+    assert copy.copy(opener()) is not None
 
 
 async def test_a_block_is_entered_once() -> None:
