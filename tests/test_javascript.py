@@ -128,6 +128,10 @@ LAST_VALUES = [
     ("{ let a = 1; a }", "1"),
     ("x = 3; x", "3"),
     ("-0", "-0"),
+    ("NaN", "NaN"),
+    ("1e21", "1e+21"),
+    ("1 > 2", "false"),
+    ("[new Number(3), new Boolean(false)]", "[ [Number: 3], [Boolean: false] ]"),
     ("10n ** 20n", "100000000000000000000n"),
     ("Symbol('s')", "Symbol(s)"),
     ("(() => 1)", "[Function (anonymous)]"),
@@ -670,6 +674,18 @@ async def test_an_exit_ends_the_context_with_its_code(
     assert (execution.death.cause, execution.death.exit_code) == ("exit", exit_code)
     with pytest.raises(SandboxClosedError):
         await context.run("1")
+
+
+async def test_values_are_shown_as_inspect_was_told_to(context: Context) -> None:
+    told = "require('util').inspect.defaultOptions"
+    assert (
+        await value(context, f"{told} = {{ numericSeparator: true }}; 1234567.25") == "1_234_567.25"
+    )
+    assert await value(context, f"{told} = {{ colors: true }}; true") == "\x1b[33mtrue\x1b[39m"
+    assert (
+        await value(context, f"{told} = {{ numericSeparator: false, colors: false }}; 1234")
+        == "1234"
+    )
 
 
 @pytest.mark.parametrize("ending", ["process.exit(3)", "process.reallyExit(3)"])

@@ -15,6 +15,8 @@ const MOST_RESULT_BYTES = 24 * MIB;
 /** The largest sum of a result's formats that are no text, and how many values these may have. */
 const MOST_JSON_BYTES = 4 * MIB;
 const MOST_VALUES = 50_000;
+/** What is within all limits, whatever its characters are. */
+const SHORT_TEXT = 1000;
 const MOST_NODES = 1_000_000;
 const MOST_DEPTH = 50;
 /** By which other runtimes' objects say what they look like. */
@@ -33,6 +35,8 @@ class TooBig extends Error {}
  * @returns {{data: object, metadata: object} | Promise<{data: object, metadata: object}>}
  */
 export function describeValue(value) {
+  const simple = simpleText(value);
+  if (simple !== null) return { data: { 'text/plain': simple }, metadata: {} };
   const own = ownBundle(value);
   if (own instanceof Promise) return own.then((bundle) => ({ data: { ...bundle }, metadata: {} }));
   if (own !== null) return { data: { ...own }, metadata: {} };
@@ -41,6 +45,14 @@ export function describeValue(value) {
   data['text/plain'] = inspectSafely(value);
   if (typeof value === 'object' && value !== null) addJson(value, data, metadata);
   return { data, metadata };
+}
+
+/** What `inspect` says of a number or a truth, unless it was told to say it otherwise. */
+function simpleText(value) {
+  if (typeof value !== 'number' && typeof value !== 'boolean') return null;
+  const { colors, numericSeparator } = inspect.defaultOptions;
+  if (colors || numericSeparator) return null;
+  return Object.is(value, -0) ? '-0' : `${value}`;
 }
 
 function ownBundle(value) {
@@ -183,6 +195,8 @@ function countStructure(json) {
 
 /** What may be sent of a result's formats, and the full sizes of what is cut or left out. */
 export function capFormats(data) {
+  const { 'text/plain': text, ...others } = data;
+  if (typeof text === 'string' && text.length <= SHORT_TEXT && Object.keys(others).length === 0) return { data, capped: {} };
   const kept = {};
   const capped = {};
   let room = MOST_RESULT_BYTES;
