@@ -7,18 +7,6 @@ stderr. The exit status is the program's, except for those that `failures` names
 where it is used, so that help and mistakes are answered at once.
 """
 
-from __future__ import annotations
-
-from typing import NoReturn
+from sandbox_runtime.cli.commands import main
 
 __all__ = ["main"]
-
-
-def main() -> NoReturn:
-    """The entry point: loads what the command line needs, and nothing else."""
-    from sandbox_runtime.cli.loading import begin_loading
-
-    begin_loading()
-    from sandbox_runtime.cli import commands
-
-    commands.main()

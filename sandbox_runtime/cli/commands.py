@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 
 from sandbox_runtime.cli.failures import INTERRUPTED, USAGE, reader_is_gone, say
+from sandbox_runtime.cli.loading import begin_loading
 
 _HOMES = {
     "bench": ("bench", "bench"),
@@ -64,13 +65,14 @@ Exit status: that of the program, or
 
 
 def main() -> NoReturn:
-    """Runs the command line: answers mistakes in one line, and never with a traceback of ours."""
+    """The entry point: answers mistakes in one line, and never with a traceback of ours."""
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(fd)
         except OSError:  # closed; a pipe of ours must not become somebody's standard output
             os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, os.fdopen(fd, "w" if fd else "r", closefd=False))
+    begin_loading()
     try:
         status = cli(prog_name="sandbox-runtime", standalone_mode=False)
         sys.stdout.flush()

@@ -7,23 +7,16 @@ from __future__ import annotations
 
 import gc
 
-from sandbox_runtime.cli.postponed import postpone, postpone_no_more
-
 _USUAL = gc.get_threshold()
 _OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 
 def begin_loading() -> None:
-    """Has Python look seldom, which is as good as never for a command that soon ends.
-
-    What is imported in passing and not used is not loaded.
-    """
+    """Has Python look seldom, which is as good as never for a command that soon ends."""
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
-    postpone()
 
 
 def end_loading() -> None:
     """For a command that lives long: only what is made from here on is looked at, as usual."""
-    postpone_no_more()
     gc.freeze()
     gc.set_threshold(*_USUAL)
