@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 class Standin:
     """An interpreter that does nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, primed: bool) -> None:
         self.closed = False
+        self.primed = primed
 
     def look(self) -> bool:
         return not self.closed
@@ -47,14 +48,15 @@ class Maker:
         self.failure: str | None = None
         self.tries = 0
         self.primed: bool | None = None
+        self.lasts_s = 0.0
 
     async def __call__(self, prime: bool = True) -> Interpreter:  # noqa: FBT002
         self.primed = prime
         self.tries += 1
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.lasts_s)
         if self.failure is not None:
             raise UnavailableError(self.failure)
-        self.made.append(Standin())
+        self.made.append(Standin(prime))
         return cast("Interpreter", self.made[-1])
 
 
@@ -315,6 +317,33 @@ async def test_what_comes_next_need_not_wait_where_nobody_can_be_disturbed(
     pool.hurry()
     await trio.testing.wait_all_tasks_blocked()
     assert (pool.ready, maker.tries) == (1, 1)
+
+
+async def test_what_is_claimed_at_once_again_and_again_is_not_warmed_up(
+    maker: Maker,
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001 - it makes the time pass
+) -> None:
+    """Until a claim finds one that has waited."""
+
+    async def quiet() -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def next_one(after_s: float) -> bool:
+        """Hurries one, claims it after a while; whether it was warmed up."""
+        pool.hurry()
+        await trio.sleep(after_s)
+        return cast("Standin", await pool.take()).primed
+
+    maker.lasts_s = 0.005
+    pool = make_pool(maker, nursery, PoolSize(min=1), wait_quiet=quiet)
+    await pool.wait_full()
+    await pool.take()
+    assert await next_one(0.001) is True
+    assert await next_one(0.001) is False
+    assert await next_one(0.006) is False
+    assert await next_one(0.5) is False  # it has waited
+    assert await next_one(0.001) is True
 
 
 async def test_who_asks_where_nothing_can_be_made_is_told_why_at_once(

@@ -89,7 +89,7 @@ class _Coming:
 
     def __init__(self) -> None:
         self.patience = trio.CancelScope()
-        self.begun = self.taken = False
+        self.begun = self.taken = self.hurried = False
         self.over = trio.Event()
         self.interpreter: Interpreter | None = None
         self.failure: InterpreterUnavailableError | None = None
@@ -130,7 +130,8 @@ class Pool:
         self._ready: deque[Interpreter] = deque()
         self._coming: list[_Coming] = []
         self._wished = self._size.min
-        self._claimed_s = -math.inf
+        self._claimed_s = self._readied_s = -math.inf
+        self._pressed = False  # whether claims come before what they take is ready, or right then
         self._idle: trio.CancelScope | None = None
         self._closed = False
         self._changed = trio.Event()
@@ -192,6 +193,7 @@ class Pool:
                 if self._closed:
                     await coming.interpreter.aclose()
                 elif not coming.taken:
+                    self._readied_s = trio.current_time()
                     self._ready.append(coming.interpreter)
         finally:
             self._coming.remove(coming)
@@ -203,8 +205,11 @@ class Pool:
 
     async def _make_coming(self, coming: _Coming) -> Interpreter:
         try:
-            # Who waits for it has no time for it to warm up.
-            return await self.make(lambda: self._open_one(not coming.taken), counts=True)
+            # Who waits for it, or will in a moment, has no time for it to warm up.
+            return await self.make(
+                lambda: self._open_one(not coming.taken and not (coming.hurried and self._pressed)),
+                counts=True,
+            )
         except InterpreterUnavailableError as error:
             coming.failure = error
             raise
@@ -230,6 +235,7 @@ class Pool:
         """Begins what comes next, if nothing is being made: there is nobody to disturb."""
         if not any(one.begun or one.taken for one in self._coming):
             for coming in self._coming[:1]:
+                coming.hurried = True
                 coming.patience.cancel()
 
     async def make(
@@ -320,6 +326,8 @@ class Pool:
     def claim(self) -> Interpreter | None:
         """Takes an interpreter that is ready, if there is one; another is begun in its place."""
         self._claimed_s = trio.current_time()
+        if self._ready and self._claimed_s >= self._readied_s + CALM_S:
+            self._pressed = False
         if self._idle is not None:
             self._idle.deadline = self._claimed_s + self._size.idle_s
         while self._ready:
@@ -348,6 +356,7 @@ class Pool:
         if coming is None:
             return None
         coming.taken = True
+        self._pressed = self._pressed or coming.begun
         coming.patience.cancel()
         self.refill()
         try:
