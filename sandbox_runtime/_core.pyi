@@ -9,6 +9,8 @@ from typing import Self, final
 
 __all__ = [
     "Command",
+    "Neighbour",
+    "UnderWay",
     "enter_jail",
     "fork_away",
     "node_addon",
@@ -41,10 +43,17 @@ class Command:
         packet: the request, with its body unless `body` is given.
         stdin: what the command reads.
         body: a memory file that holds the request's body.
+        served_by: who reads it, if that is a session's shell.
     """
 
     def __new__(
-        cls, socket: int, epoll: int, packet: bytes, stdin: int | None, body: int | None
+        cls,
+        socket: int,
+        epoll: int,
+        packet: bytes,
+        stdin: int | None,
+        body: int | None,
+        served_by: Neighbour | None = None,
     ) -> Self: ...
     def collect(self, most_bytes: int) -> tuple[bytes, bytes, bool, bytes, bool] | None:
         """Receive the answer and read the pipes; None before there is an answer.
@@ -67,6 +76,46 @@ class Command:
 
     def close(self) -> None:
         """Close its pipes; again does nothing."""
+
+@final
+class Neighbour:
+    """A process that is asked for something, and is to run where this one does meanwhile.
+
+    It stays where it is if its number cannot be told for sure.
+
+    Args:
+        pidfd: of it; copied.
+    """
+
+    def __new__(cls, pidfd: int) -> Self: ...
+    def call_here(self, alone: bool) -> bool:
+        """Narrow what it may use to this processor, if it is to be; whether it has to be told.
+
+        Args:
+            alone: whether nothing else is under way.
+        """
+
+    def keep_here(self, alone: bool) -> bool:
+        """The same, until it is to be elsewhere: for who is asked again and again.
+
+        Args:
+            alone: whether nothing else is under way.
+        """
+
+    def send_back(self) -> None:
+        """Let it use all processors again."""
+
+@final
+class UnderWay:
+    """Something that this process has asked for and that is not over."""
+
+    def __new__(cls) -> Self: ...
+    @property
+    def alone(self) -> bool:
+        """Whether it was the only one when it began."""
+
+    def end(self) -> None:
+        """It is over; again does nothing."""
 
 def start_supervisor() -> tuple[int, int]:
     """Start the launcher from a sealed memory file; its pid, and the socket to it.

@@ -18,14 +18,29 @@ node_addon = _core.node_addon
 read_children = _core.read_children
 start_supervisor = _core.start_supervisor
 Command = _core.Command
+Neighbour = _core.Neighbour
+UnderWay = _core.UnderWay
 core_path: str = _core.__file__
 VERSION = _core.version
 
 
 def send_command(
-    sock: socket.socket, epoll: select.epoll, packet: bytes, stdin: int, body: int | None
+    sock: socket.socket,
+    epoll: select.epoll,
+    packet: bytes,
+    stdin: int,
+    body: int | None,
+    shell: Neighbour | None = None,
 ) -> Command:
     """Sends a session's shell a request with its descriptors, which stay the caller's.
+
+    Args:
+        sock: To the shell.
+        epoll: Waits for the socket, and from here on for the command's pipes.
+        packet: The request.
+        stdin: What the command reads.
+        body: A memory file with the request's body, if that is not in the packet.
+        shell: The shell itself, if it may be called to this processor.
 
     Raises:
         BlockingIOError: There is no room for it.
@@ -33,7 +48,7 @@ def send_command(
         SandboxLostError: The shell has died.
     """
     try:
-        return Command(sock.fileno(), epoll.fileno(), packet, stdin, body)
+        return Command(sock.fileno(), epoll.fileno(), packet, stdin, body, shell)
     except (BrokenPipeError, ConnectionResetError) as error:
         raise SandboxLostError("the sandbox has died") from error
     except OSError as error:

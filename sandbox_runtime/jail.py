@@ -35,6 +35,7 @@ from sandbox_runtime.pidfds import has_ended, wait_process_end
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sandbox_runtime import core
 
 EVERY_PROCESS = -1
 """Instead of a pid: everything in the jail but its init."""
@@ -56,11 +57,13 @@ class Jail:
         explain_loss: Callable[[SandboxLostError], SandboxLostError],
         *,
         namespaces: bool,
+        under_way: core.UnderWay,
     ) -> None:
         self._channel = channel
         self.count_memory_kills = count_memory_kills
         self.explain_loss = explain_loss
         self._own_fds = 3 if namespaces else 1
+        self._under_way = under_way
         self._receiving = trio.Lock()
         self._fds: list[int] = []
         self._lost: SandboxLostError | None = None
@@ -103,11 +106,13 @@ class Jail:
     def _note(self, reply: InitReply, fds: list[int]) -> None:
         match reply:
             case InitReady(pid=pid, failure=failure):
+                self._under_way.end()
                 self._fds, watched = fds[: self._own_fds], fds[self._own_fds :]
                 self.children_fds, self._program_fds = watched[:2], watched[2:]
                 self.pid = pid
                 self._spawn_failure = failure
             case ProgramStarted(pid=pid, failure=failure):
+                self._under_way.end()
                 self.children_fds, self._program_fds = fds[:2], fds[2:]
                 self.pid = pid
                 self._spawn_failure = failure
@@ -116,6 +121,7 @@ class Jail:
             case Adopted():
                 pass  # whoever asked was cancelled
             case Exited():
+                self._under_way.end()
                 self.exited = reply
                 self.pid = reply.pid  # nothing may have been told of its start
                 if fds:
@@ -125,14 +131,22 @@ class Jail:
             case Swept():
                 pass  # whoever asked was cancelled
             case Failed(failure=failure):
+                self._under_way.end()
                 self._lost = self._refusal = SandboxLostError(str(failure.as_error()))
 
-    def start(self, program: Execute, fds: Sequence[int]) -> bool:
+    def start(self, program: Execute, fds: Sequence[int], under_way: core.UnderWay) -> bool:
         """Starts a program in a jail that was made without one.
+
+        Args:
+            program: What to start.
+            fds: Its descriptors.
+            under_way: Until it runs, or if only its end is told, until that.
 
         Returns:
             Whether init was asked to; else it is gone, and nothing was.
         """
+        self._under_way.end()
+        self._under_way = under_way
         try:
             sent = self._channel.offer(StartProgram(program=program), fds)
         except (SandboxLostError, SandboxClosedError):
@@ -221,12 +235,17 @@ class Jail:
         if isinstance(self._adopted.get(pid), Exited):
             del self._adopted[pid]
 
+    @property
+    def program_pidfd(self) -> int | None:
+        """The pidfd of its program, if that is watched."""
+        return self._program_fds[1] if len(self._program_fds) > 1 else None
+
     def program_cwd(self) -> str | None:
         """The present directory of its program, if that is watched and alive and the directory is.
 
         As the sandbox sees it: the kernel names it up to the root of the jail's own mounts.
         """
-        for fd in self._program_fds:
+        for fd in self._program_fds[:1]:
             with contextlib.suppress(OSError):
                 if os.stat("cwd", dir_fd=fd).st_nlink:
                     return os.readlink("cwd", dir_fd=fd)
@@ -298,6 +317,7 @@ class Jail:
 
     def leave(self) -> None:
         """Has the init of a jail that is empty end; `wait_left` has to follow."""
+        self._under_way.end()
         self._closed = True
         self._channel.close()
 
@@ -310,6 +330,7 @@ class Jail:
 
     def abandon(self) -> None:
         """Closes a jail in which no program was started, which ends it."""
+        self._under_way.end()
         self._closed = True
         self._over.set()
         self._channel.close()
@@ -327,6 +348,7 @@ class Jail:
                 await self._over.wait()
                 return
             self._closed = True
+            self._under_way.end()
             try:
                 await self._end()
             finally:

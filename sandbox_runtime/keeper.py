@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from sandbox_runtime import core
 from sandbox_runtime.channel import Channel, close_all, packet_pair
 from sandbox_runtime.choices import PYTHON_MEMORY_BYTES, PYTHON_MEMORY_REMEDY
 from sandbox_runtime.errors import (
@@ -79,6 +80,7 @@ class Keeper:
         self._last_events, self._last_kills = b"", 0
         self.protections: tuple[Protection, ...] = ()
         self._enter: EnterPlan | None = None
+        self._process: core.Neighbour | None = None
 
     async def start(self) -> None:
         """Waits until the sandbox is there."""
@@ -92,6 +94,7 @@ class Keeper:
             raise reply.failure.as_error()
         self.protections = reply.protections
         self._enter = reply.enter
+        self._process = core.Neighbour(fds[0])
         self._tables = fds[1 : 1 + reply.tables]
         self._memory_events = fds[1 + reply.tables] if reply.memory_events else None
 
@@ -188,15 +191,20 @@ class Keeper:
         if self._has_few_processes:
             await self.settle()
         channel = self._inner if inner_network and self._inner else self._channel
+        under_way, short = core.UnderWay(), False
         if channel is self._channel and not namespaces and isinstance(program, Execute):
             prepared, self._prepared = self._prepared, None
-            if prepared is not None and prepared.start(program, fds):
-                return prepared
+            if prepared is not None:
+                if prepared.start(program, fds, under_way):
+                    return prepared
+                under_way = core.UnderWay()
+            short = program.until_end
         ours, theirs = packet_pair()
-        jail = self._new_jail(ours, namespaces=namespaces)
+        jail = self._new_jail(ours, under_way, namespaces=namespaces)
         try:
             with theirs:
-                request = CreateJail(program=program, namespaces=namespaces)
+                called = self._call_keeper(channel, alone=short and under_way.alone)
+                request = CreateJail(program=program, namespaces=namespaces, called=called)
                 await channel.send(request, [theirs.fileno(), *fds])
         except SandboxLostError as error:
             jail.abandon()
@@ -206,9 +214,20 @@ class Keeper:
             raise
         return jail
 
-    def _new_jail(self, sock: socket.socket, *, namespaces: bool) -> Jail:
-        channel = Channel[InitReply](sock, InitReply)
-        return Jail(channel, self.count_memory_kills, self.explain_loss, namespaces=namespaces)
+    def _call_keeper(self, channel: Channel[KeeperReply], *, alone: bool) -> bool:
+        """Has the keeper run where this process does for what is asked next, or no longer."""
+        if channel is not self._channel or self._process is None:
+            return False
+        return self._process.keep_here(alone)
+
+    def _new_jail(self, sock: socket.socket, under_way: core.UnderWay, *, namespaces: bool) -> Jail:
+        return Jail(
+            Channel[InitReply](sock, InitReply),
+            self.count_memory_kills,
+            self.explain_loss,
+            namespaces=namespaces,
+            under_way=under_way,
+        )
 
     def prepare_jail(self) -> None:
         """Asks for a jail that waits for the next program, if none does; one is all there is.
@@ -220,9 +239,10 @@ class Keeper:
             return
         with contextlib.suppress(OSError, SandboxLostError, SandboxClosedError):
             ours, theirs = packet_pair()
-            prepared = self._new_jail(ours, namespaces=False)
+            prepared = self._new_jail(ours, core.UnderWay(), namespaces=False)
             try:
                 with theirs:
+                    self._call_keeper(self._channel, alone=False)
                     if self._channel.offer(CreateJail(program=None), [theirs.fileno()]):
                         self._prepared = prepared
             finally:
@@ -326,6 +346,7 @@ class Keeper:
     async def aclose(self) -> None:
         """Ends the sandbox; returns when its processes, mounts and groups are gone."""
         self._closed = True
+        self._process = None
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
             prepared.abandon()

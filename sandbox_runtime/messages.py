@@ -131,6 +131,7 @@ class CreateJail(_Message, frozen=True, kw_only=True, tag="create_jail"):
 
     program: Execute | ServeFiles | None
     namespaces: bool = False
+    called: bool = False
 
 
 class StartProgram(_Message, frozen=True, kw_only=True, tag="start"):

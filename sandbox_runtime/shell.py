@@ -62,6 +62,8 @@ class Shell:
         self._end: End | None = None
         self.handed_over_s: float | None = None
         self.jail = jail
+        fd = jail.program_pidfd
+        self._process = None if fd is None else core.Neighbour(fd)
         self.pid = pid
         self.lost = False
         self.hung_up = False
@@ -132,7 +134,9 @@ class Shell:
                 body_fd = memory_file("command", body)
                 files.append(body_fd)
             packet = header + body if body_fd is None else header
-            sent = core.send_command(self._socket, self.epoll, packet, stdin_fd, body_fd)
+            sent = core.send_command(
+                self._socket, self.epoll, packet, stdin_fd, body_fd, self._process
+            )
             self.handed_over_s = None
             return sent
         finally:
@@ -151,6 +155,7 @@ class Shell:
         if self._null >= 0:
             os.close(self._null)
             self._null = -1
+        self._process = None
         self.epoll.close()
         self._socket.close()
         await self.jail.aclose()

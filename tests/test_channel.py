@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+from sandbox_runtime import core
 from sandbox_runtime.channel import Channel, packet_pair
 from sandbox_runtime.errors import SandboxClosedError, SandboxLostError
 from sandbox_runtime.jail import Jail
@@ -29,7 +30,13 @@ class Init:
     def __init__(self) -> None:
         ours, self.socket = packet_pair()
         self.channel: Channel[InitReply] = Channel(ours, InitReply)
-        self.jail = Jail(self.channel, lambda: 0, lambda error: error, namespaces=False)
+        self.jail = Jail(
+            self.channel,
+            lambda: 0,
+            lambda error: error,
+            namespaces=False,
+            under_way=core.UnderWay(),
+        )
 
     def receive(self) -> dict[str, Any]:
         """The next message."""

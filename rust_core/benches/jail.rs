@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use rust_core::channel::Channel;
 use rust_core::command::{Command as SessionCommand, Shell};
+use rust_core::nearby::{Neighbour, UnderWay};
 use rust_core::spec::{
     InitReply, InitRequest, KeeperReply, KeeperRequest, Limits, Network, Program, SupervisorReply,
     SupervisorRequest,
@@ -58,9 +59,18 @@ fn raw(argv: &[&str]) -> Outcome<f64> {
 }
 
 struct Sandbox {
+    neighbour: Option<Neighbour>,
     keeper: Channel<KeeperReply, KeeperRequest>,
     _supervisor: Channel<SupervisorReply, SupervisorRequest>,
     null: OwnedFd,
+}
+
+/// Of a process's pidfd; `NO_NEIGHBOURS` in the environment is for comparison.
+fn neighbour(pidfd: Option<&OwnedFd>) -> Option<Neighbour> {
+    if std::env::var_os("NO_NEIGHBOURS").is_some() {
+        return None;
+    }
+    Neighbour::new(pidfd?.as_fd())
 }
 
 fn open_sandbox() -> Outcome<Sandbox> {
@@ -93,12 +103,12 @@ fn open_sandbox() -> Outcome<Sandbox> {
     supervisor.send(&request, &[theirs.as_fd()])?;
     drop(theirs);
     let keeper: Channel<KeeperReply, KeeperRequest> = Channel::new(ours);
-    match keeper.receive()? {
-        Some((KeeperReply::Ready { .. }, _)) => {}
+    let neighbour = match keeper.receive()? {
+        Some((KeeperReply::Ready { .. }, fds)) => neighbour(fds.first()),
         other => return Err(format!("no sandbox: {other:?}").into()),
-    }
+    };
     let null = File::options().read(true).write(true).open("/dev/null")?.into();
-    Ok(Sandbox { keeper, _supervisor: supervisor, null })
+    Ok(Sandbox { neighbour, keeper, _supervisor: supervisor, null })
 }
 
 impl Sandbox {
@@ -106,13 +116,19 @@ impl Sandbox {
     fn fresh_jail(&self, program: &str) -> Outcome<f64> {
         let start = Instant::now();
         let null = self.null.as_fd();
-        let init = self.create_jail(Some(execute(program)), &[null, null, null])?;
+        let under_way = UnderWay::begin();
+        let called =
+            self.neighbour.as_ref().is_some_and(|keeper| keeper.keep_here(under_way.alone));
+        let init = self.create_jail(Some(execute(program)), &[null, null, null], called)?;
         Self::to_the_end(init, start, None)
     }
 
     /// As [`Sandbox::fresh_jail`], in one that was made ahead of the request.
     fn prepared_jail(&self, program: &str) -> Outcome<f64> {
-        let init = self.create_jail(None, &[])?;
+        if let Some(keeper) = &self.neighbour {
+            keeper.keep_here(false);
+        }
+        let init = self.create_jail(None, &[], false)?;
         let jail = match init.receive()?.ok_or("the jail died")? {
             (InitReply::Ready { .. }, fds) => fds.into_iter().next(),
             (other, _) => return Err(format!("{other:?}").into()),
@@ -123,9 +139,14 @@ impl Sandbox {
         Self::to_the_end(init, start, jail)
     }
 
-    fn create_jail(&self, program: Option<Program>, fds: &[BorrowedFd<'_>]) -> Outcome<Init> {
+    fn create_jail(
+        &self,
+        program: Option<Program>,
+        fds: &[BorrowedFd<'_>],
+        called: bool,
+    ) -> Outcome<Init> {
         let (ours, theirs) = sys::packet_pair()?;
-        let request = KeeperRequest::CreateJail { program, namespaces: false };
+        let request = KeeperRequest::CreateJail { program, namespaces: false, called };
         let fds: Vec<_> = std::iter::once(theirs.as_fd()).chain(fds.iter().copied()).collect();
         self.keeper.send(&request, &fds)?;
         Ok(Channel::new(ours))
@@ -156,6 +177,7 @@ struct LiveSession<'a> {
     socket: OwnedFd,
     epoll: OwnedFd,
     sandbox: &'a Sandbox,
+    neighbour: Option<Neighbour>,
     _init: Init,
 }
 
@@ -174,10 +196,10 @@ impl<'a> LiveSession<'a> {
             argv,
             env: vec![bytes("PATH=/usr/local/bin:/usr/bin:/bin")],
             cwd: bytes("/workspace"),
-            watch_children: false,
+            watch_children: true,
             until_end: false,
         });
-        let request = KeeperRequest::CreateJail { program, namespaces: false };
+        let request = KeeperRequest::CreateJail { program, namespaces: false, called: false };
         let null = sandbox.null.as_fd();
         let fds =
             [theirs_init.as_fd(), script.as_fd(), null, null, theirs.as_fd(), builtin.as_fd()];
@@ -187,9 +209,14 @@ impl<'a> LiveSession<'a> {
         if ready.first() != Some(&129) {
             return Err(format!("no session: {ready:?}").into());
         }
+        let init: Init = Channel::new(init);
+        let neighbour = match init.receive()?.ok_or("the jail died")? {
+            (InitReply::Ready { failure: None, .. }, fds) => neighbour(fds.get(4)),
+            (other, _) => return Err(format!("{other:?}").into()),
+        };
         let epoll = sys::epoll()?;
         sys::watch(epoll.as_fd(), socket.as_fd())?;
-        Ok(Self { socket, epoll, sandbox, _init: Channel::new(init) })
+        Ok(Self { socket, epoll, sandbox, neighbour, _init: init })
     }
 
     /// A program in an argument vector.
@@ -212,8 +239,9 @@ impl<'a> LiveSession<'a> {
         packet.extend(u32::try_from(body.len())?.to_le_bytes());
         packet.extend(body);
         let shell = Shell { socket: self.socket.as_fd(), epoll: self.epoll.as_fd() };
+        let stdin = Some(self.sandbox.null.as_fd());
         let mut command =
-            SessionCommand::send(shell, &packet, Some(self.sandbox.null.as_fd()), None)?;
+            SessionCommand::send(shell, &packet, stdin, None, self.neighbour.as_ref())?;
         let found = loop {
             sys::wait_readable([shell.epoll], None)?;
             if let Some(found) = command.collect(shell, 64)? {

@@ -10,10 +10,26 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::nearby::{Neighbour, UnderWay};
 use crate::sys;
 
 /// How much of a pipe is read at once. Whoever writes more is not in a hurry.
 const PIECE_BYTES: usize = 4096;
+
+/// Of a request to a shell (its `frame.rs`): where its kind and its flags are, the kind that is an
+/// argument list, and the flag of a shell that was called to this processor.
+const KIND: usize = 0;
+const FLAGS: usize = 1;
+const ARGUMENT_LIST: u8 = 2;
+const CALLED: u8 = 8;
+
+/// How long a request may be that is copied to say so.
+const SHORT_BYTES: usize = 4096;
+
+/// Whether a shell runs nothing of the user's in itself for this.
+fn runs_a_program(packet: &[u8]) -> bool {
+    (FLAGS + 1..=SHORT_BYTES).contains(&packet.len()) && packet[KIND] == ARGUMENT_LIST
+}
 
 /// What a session keeps for its commands, and a context for its runs.
 #[derive(Debug, Clone, Copy)]
@@ -80,13 +96,14 @@ impl Output {
 /// A command that was sent. Dropping it closes its pipes.
 #[derive(Debug)]
 pub struct Command {
+    _under_way: UnderWay,
     stdout: Output,
     stderr: Output,
 }
 
 impl Command {
     /// Makes the pipes and sends `packet` with the pipes, behind `stdin` and before `body` where
-    /// there are such.
+    /// there are such. `served_by` is who reads it, if that is a session's shell.
     ///
     /// # Errors
     /// `EMFILE`; what `sendmsg(2)` says, such as `EAGAIN` when the shell's queue is full.
@@ -95,15 +112,27 @@ impl Command {
         packet: &[u8],
         stdin: Option<BorrowedFd<'_>>,
         body: Option<BorrowedFd<'_>>,
+        served_by: Option<&Neighbour>,
     ) -> io::Result<Self> {
+        let under_way = UnderWay::begin();
         let ((stdout, out), (stderr, err)) = (sys::pipe_to_read()?, sys::pipe_to_read()?);
         let pipes = [out.as_fd(), err.as_fd()];
         let fds: Vec<_> = stdin.into_iter().chain(pipes).chain(body).collect();
         // Watched before it is sent: what fails here has not run.
         sys::watch(shell.epoll, stdout.as_fd())?;
         sys::watch(shell.epoll, stderr.as_fd())?;
-        sys::send_packet(shell.socket, packet, &fds)?;
+        let near = served_by.filter(|_| body.is_none() && runs_a_program(packet));
+        match near.filter(|neighbour| neighbour.call_here(under_way.alone)) {
+            None => sys::send_packet(shell.socket, packet, &fds)?,
+            Some(neighbour) => {
+                let mut told = packet.to_vec();
+                told[FLAGS] |= CALLED;
+                sys::send_packet(shell.socket, &told, &fds)
+                    .inspect_err(|_| neighbour.send_back())?;
+            }
+        }
         Ok(Self {
+            _under_way: under_way,
             stdout: Output { reader: stdout, writer: Some(out) },
             stderr: Output { reader: stderr, writer: Some(err) },
         })
@@ -167,7 +196,8 @@ mod tests {
         }
 
         fn send(&self) -> (Command, Vec<OwnedFd>) {
-            let command = Command::send(self.shell(), b"request", Some(self.epoll.as_fd()), None);
+            let command =
+                Command::send(self.shell(), b"request", Some(self.epoll.as_fd()), None, None);
             let (packet, fds) = sys::receive_packet(self.theirs.as_fd()).expect("a packet");
             assert_eq!((&packet[..], fds.len()), (&b"request"[..], 3));
             (command.expect("sent"), fds)
@@ -222,7 +252,7 @@ mod tests {
     #[test]
     fn without_standard_input_the_pipes_go_alone() {
         let fake = Fake::new();
-        let command = Command::send(fake.shell(), b"run", None, None);
+        let command = Command::send(fake.shell(), b"run", None, None, None);
         let (packet, fds) = sys::receive_packet(fake.theirs.as_fd()).expect("a packet");
         assert_eq!((&packet[..], fds.len()), (&b"run"[..], 2));
         drop(command.expect("sent"));

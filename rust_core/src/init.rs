@@ -20,6 +20,7 @@ use crate::contain::{self, Prepared};
 use crate::error::{At, Failure, Result, Step};
 use crate::files;
 use crate::idmap::PAYLOAD_ID;
+use crate::nearby;
 use crate::probe;
 use crate::spec::{InitReply, InitRequest, Program, c_strings};
 use crate::sys::{self, Forked};
@@ -58,6 +59,8 @@ struct Init<'a> {
     untold: Option<(i32, OwnedFd)>,
     /// Whether a program was started, or was to be.
     has_program: bool,
+    /// Whether it is narrowed to one processor, as its program is not to be (`nearby.rs`).
+    called: bool,
 }
 
 /// Says that the jail could not be made.
@@ -72,10 +75,12 @@ pub fn run(
     program: Option<Program>,
     fds: Vec<OwnedFd>,
     namespaces: bool,
+    called: bool,
 ) -> ! {
     sys::set_name(c"sbx-init");
     let has_program = program.is_some();
-    let mut init = Init { socket, prepared, spawned: HashSet::new(), untold: None, has_program };
+    let mut init =
+        Init { socket, prepared, spawned: HashSet::new(), untold: None, has_program, called };
     let result = init.confine(&fds).and_then(|()| {
         let seen = match program {
             Some(Program::Execute { argv, env, cwd, until_end: true, .. }) if !namespaces => {
@@ -93,6 +98,9 @@ pub fn run(
                 }
             }
             program => {
+                if called {
+                    nearby::spread(); // nobody is called for that: what is started may live for long
+                }
                 // The program first: it is already running while the rest is told.
                 let started = program.map(|program| (start(&program, &fds, prepared), program));
                 drop(fds);
@@ -168,6 +176,7 @@ impl Init<'_> {
             .chain([format!("/proc/{pid}")])
             .filter_map(|path| fs::File::open(path).ok())
             .map(OwnedFd::from)
+            .chain(sys::pidfd_open(pid).ok())
             .collect()
     }
 
@@ -230,8 +239,15 @@ impl Init<'_> {
         executable: Result<Executable>,
         fds: Vec<OwnedFd>,
     ) -> Result<(i32, Seen)> {
+        let called = self.called;
         let (pid, seen) = execute(&executable?, self.prepared, |child| {
-            sys::fork_sharing_memory_and_wait(child, fds, self.awaited())
+            let mut child = |fds: &[BorrowedFd<'_>]| {
+                if called {
+                    nearby::spread();
+                }
+                child(fds)
+            };
+            sys::fork_sharing_memory_and_wait(&mut child, fds, self.awaited())
         })?;
         self.spawned.insert(pid);
         Ok((pid, seen.into()))

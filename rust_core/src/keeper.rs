@@ -198,8 +198,10 @@ fn serve(socket: &Socket, prepared: &Prepared) -> Result<()> {
                 continue;
             }
             let init_socket = fds.remove(0);
-            let (program, namespaces) = match request {
-                KeeperRequest::CreateJail { program, namespaces } => (program, namespaces),
+            let (program, namespaces, called) = match request {
+                KeeperRequest::CreateJail { program, namespaces, called } => {
+                    (program, namespaces, called)
+                }
                 KeeperRequest::OpenSockets {} => {
                     let _ = open_sockets(init_socket); // whoever asked may have gone
                     continue;
@@ -208,7 +210,9 @@ fn serve(socket: &Socket, prepared: &Prepared) -> Result<()> {
             let init_socket = init::Socket::new(init_socket);
             let fork = sys::fork(contain::JAIL_NAMESPACES, None).at(Step::CloneJail, "");
             match fork {
-                Ok(Forked::Child) => init::run(&init_socket, prepared, program, fds, namespaces),
+                Ok(Forked::Child) => {
+                    init::run(&init_socket, prepared, program, fds, namespaces, called)
+                }
                 Ok(Forked::Parent(_)) => {}
                 Err(failure) => init::refuse(&init_socket, failure),
             }
@@ -233,7 +237,7 @@ fn check(
         Forked::Child => {
             drop((ours, reader));
             let socket = init::Socket::new(theirs);
-            init::run(&socket, prepared, Some(Program::Check), vec![writer], false)
+            init::run(&socket, prepared, Some(Program::Check), vec![writer], false, false)
         }
         Forked::Parent(pid) => {
             drop((theirs, writer));

@@ -11,6 +11,7 @@
 //! - [`spec`] is what is said over the sockets, [`channel`] how; [`error`] what can go wrong.
 //! - [`command`] is the control process's side of a session's command; [`quote`] escapes for a shell,
 //!   [`plain`] reads what needs none.
+//! - [`nearby`] has whoever is asked for a command or a jail run where the asker does.
 //! - `sys` is the only place with `unsafe`, `python` the only one that knows Python.
 
 #[allow(unsafe_code, reason = "the one module of system calls; each block says why it is sound")]
@@ -31,6 +32,7 @@ pub mod keeper;
 pub mod landlock;
 pub mod launcher;
 pub mod mounts;
+pub mod nearby;
 pub mod plain;
 pub mod probe;
 pub mod procfs;

@@ -14,6 +14,7 @@ use pyo3::types::PyBytes;
 
 use crate::command::{Collected, Command, Shell};
 use crate::error::Failure;
+use crate::nearby::{Neighbour, UnderWay};
 use crate::spec::EnterPlan;
 use crate::{channel, contain, plain, quote, sys, zygote};
 
@@ -77,22 +78,77 @@ struct PyCommand {
     epoll: i32,
 }
 
+/// A process that is asked for something; see `nearby.rs`.
+#[pyclass(name = "Neighbour", module = "sandbox_runtime._core", frozen)]
+struct PyNeighbour(Option<Neighbour>);
+
+#[pymethods]
+impl PyNeighbour {
+    #[new]
+    fn new(pidfd: i32) -> PyResult<Self> {
+        Ok(Self(Neighbour::new(borrow(pidfd)?)))
+    }
+
+    /// Narrows it to this processor, if it is to be; whether it has to be told.
+    fn call_here(&self, alone: bool) -> bool {
+        self.0.as_ref().is_some_and(|neighbour| neighbour.call_here(alone))
+    }
+
+    /// Likewise, and keeps it there until it is called elsewhere or not at all.
+    fn keep_here(&self, alone: bool) -> bool {
+        self.0.as_ref().is_some_and(|neighbour| neighbour.keep_here(alone))
+    }
+
+    /// Undoes that.
+    fn send_back(&self) {
+        if let Some(neighbour) = &self.0 {
+            neighbour.send_back();
+        }
+    }
+}
+
+/// Something that was asked for and is not over; see `nearby.rs`.
+#[pyclass(name = "UnderWay", module = "sandbox_runtime._core")]
+struct PyUnderWay(Option<UnderWay>);
+
+#[pymethods]
+impl PyUnderWay {
+    #[new]
+    fn new() -> Self {
+        Self(Some(UnderWay::begin()))
+    }
+
+    /// Whether it was the only one when it began.
+    #[getter]
+    fn alone(&self) -> bool {
+        self.0.as_ref().is_some_and(|under_way| under_way.alone)
+    }
+
+    /// It is over; again does nothing.
+    fn end(&mut self) {
+        self.0 = None;
+    }
+}
+
 /// The answer; standard output and whether it is at its end; likewise standard error.
 type Answer<'py> = (Bound<'py, PyBytes>, Bound<'py, PyBytes>, bool, Bound<'py, PyBytes>, bool);
 
 #[pymethods]
 impl PyCommand {
     #[new]
+    #[pyo3(signature = (socket, epoll, packet, stdin, body, served_by=None))]
     fn new(
         socket: i32,
         epoll: i32,
         packet: &[u8],
         stdin: Option<i32>,
         body: Option<i32>,
+        served_by: Option<&PyNeighbour>,
     ) -> PyResult<Self> {
         let stdin = stdin.map(borrow).transpose()?;
         let body = body.map(borrow).transpose()?;
-        let command = Command::send(shell(socket, epoll)?, packet, stdin, body)
+        let served_by = served_by.and_then(|neighbour| neighbour.0.as_ref());
+        let command = Command::send(shell(socket, epoll)?, packet, stdin, body, served_by)
             .map_err(|error| system_error(&error))?;
         Ok(Self { command: Some(command), socket, epoll })
     }
@@ -260,6 +316,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(shell_builtin, module)?)?;
     module.add_function(wrap_pyfunction!(node_addon, module)?)?;
     module.add_class::<PyCommand>()?;
+    module.add_class::<PyNeighbour>()?;
+    module.add_class::<PyUnderWay>()?;
     module.add_function(wrap_pyfunction!(read_children, module)?)?;
     module.add_function(wrap_pyfunction!(serve_forks, module)?)?;
     module.add_function(wrap_pyfunction!(reserve_arenas, module)?)?;

@@ -151,8 +151,8 @@ pub enum Program {
         env: Vec<ByteBuf>,
         /// Where it starts.
         cwd: ByteBuf,
-        /// Return descriptors of the `children` files of init and of this process (proc(5)), and of
-        /// this process's own directory there.
+        /// Return descriptors of the `children` files of init and of this process (proc(5)), of
+        /// this process's own directory there, and its pidfd.
         watch_children: bool,
         /// Say nothing of its start, for whoever waits for its end: if it starts,
         /// [`InitReply::Exited`] comes first and, unless `Ready` has told it, carries the jail's pidfd.
@@ -175,6 +175,9 @@ pub enum KeeperRequest {
         program: Option<Program>,
         /// Return descriptors of the jail's own namespaces.
         namespaces: bool,
+        /// The keeper was called to the asker's processor for this, see `nearby.rs`.
+        #[serde(default)]
+        called: bool,
     },
     /// TCP sockets of this network, neither bound nor connected: whoever connects one of them does
     /// so there. Carries the socket for the answer, a [`SocketsReply`].

@@ -120,7 +120,7 @@ fn jail_with(keeper: &Keeper, program: Option<Program>) -> Jail {
     let (reader, writer) = sys::pipe().expect("a pipe");
     let null: OwnedFd = File::open("/dev/null").expect("it is there").into();
     let count = if program.is_some() { 4 } else { 1 };
-    let request = KeeperRequest::CreateJail { program, namespaces: false };
+    let request = KeeperRequest::CreateJail { program, namespaces: false, called: false };
     let fds = [&theirs, &null, &writer, &writer].map(AsFd::as_fd);
     keeper.send(&request, &fds[..count]).expect("sent");
     Jail { init: Channel::new(ours), output: reader.into() }

@@ -9,7 +9,9 @@
 //! at  type  field      meaning
 //!  0  u8    kind       1 = shell text, 2 = argument list
 //!  1  u8    flags      1 = BODY_IN_MEMFD: the body is the start of descriptor 4; 2 = HAS_CWD;
-//!                      4 = SESSION_BEGINS: the body begins with the session's age
+//!                      4 = SESSION_BEGINS: the body begins with the session's age;
+//!                      8 = CALLED: kind 2 only; the shell may use one processor only, the asker's,
+//!                      until it is about to execute the program
 //!  2  u16   env_count  assignments in the body
 //!  4  u32   arg_count  arguments in the body, at least 1 for kind 2, 0 for kind 1
 //!  8  u64   seq        comes back in the END frame
@@ -57,6 +59,7 @@ const KIND_END: u8 = 130;
 const FLAG_BODY_IN_MEMFD: u8 = 1;
 const FLAG_HAS_CWD: u8 = 2;
 const FLAG_SESSION_BEGINS: u8 = 4;
+const FLAG_CALLED: u8 = 8;
 const FLAG_INTERRUPTED: u8 = 1;
 const FLAG_RSS_IS_OWN: u8 = 2;
 
@@ -70,8 +73,8 @@ pub(crate) struct Header {
     pub(crate) seq: u64,
     pub(crate) body_in_memfd: bool,
     pub(crate) body_len: usize,
+    pub(crate) called: bool,
     session_begins: bool,
-    has_cwd: bool,
     cwd_len: usize,
     env_count: u16,
     arg_count: Option<u32>,
@@ -167,7 +170,9 @@ impl Header {
             _ => return Err(Malformed),
         };
         let sent_len = if body_in_memfd { 0 } else { body_len };
-        if flags & !(FLAG_HAS_CWD | FLAG_BODY_IN_MEMFD | FLAG_SESSION_BEGINS) != 0
+        let called = flags & FLAG_CALLED != 0;
+        if flags & !(FLAG_HAS_CWD | FLAG_BODY_IN_MEMFD | FLAG_SESSION_BEGINS | FLAG_CALLED) != 0
+            || (called && arg_count.is_none())
             || has_cwd != (cwd_len != 0)
             || body_len > MAX_BODY
             || reader.0.len() != sent_len
@@ -179,8 +184,8 @@ impl Header {
             seq,
             body_in_memfd,
             body_len,
+            called,
             session_begins,
-            has_cwd,
             cwd_len,
             env_count,
             arg_count,
@@ -218,7 +223,7 @@ impl Header {
                 Action::Argv(arguments)
             }
         };
-        Ok(Request { session_age_s, cwd: self.has_cwd.then_some(cwd), env, action })
+        Ok(Request { session_age_s, cwd: (self.cwd_len != 0).then_some(cwd), env, action })
     }
 }
 
@@ -336,6 +341,15 @@ mod tests {
     }
 
     #[test]
+    fn only_for_a_program_the_shell_is_called() {
+        let body = b"\x04\0\0\0true";
+        let header = Header::decode(&inline(2, 8, (0, 1), 0, body)).expect("a header");
+        assert!(header.called);
+        assert!(!Header::decode(&inline(2, 0, (0, 1), 0, body)).expect("a header").called);
+        assert_eq!(Header::decode(&inline(1, 8, (0, 0), 0, b"true")), Err(Malformed));
+    }
+
+    #[test]
     fn a_body_in_a_memory_file_leaves_the_packet_bare() {
         let header = Header::decode(&packet(1, 1, (0, 0), (0, 1 << 20), b"")).expect("a header");
         assert!(header.body_in_memfd);
@@ -349,6 +363,7 @@ mod tests {
         for broken in [
             inline(3, 0, (0, 0), 0, b""),
             inline(1, 8, (0, 0), 0, b""),
+            inline(2, 16, (0, 1), 0, b"\0\0\0\0"),
             inline(1, 0, (0, 1), 0, b""),
             inline(2, 0, (0, 0), 0, b""),
             inline(1, 2, (0, 0), 0, b""),

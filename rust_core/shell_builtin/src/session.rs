@@ -111,6 +111,7 @@ fn next() -> Step {
     let Ok(header) = Header::decode(&packet[..len]) else {
         return Step::Close;
     };
+    let _called = sys::Called::new(header.called);
     let mut files = files.into_iter();
     let (Some(stdin), Some(stdout), Some(stderr)) = (files.next(), files.next(), files.next())
     else {

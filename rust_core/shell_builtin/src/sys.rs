@@ -4,6 +4,7 @@
 //! the same from 4.4 to 5.3. The shell has one thread, so its globals are touched by that thread and
 //! by the handler of the break, which only writes flags.
 
+mod called;
 mod jump_table;
 mod plain_program;
 mod spawn;
@@ -17,6 +18,7 @@ use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
+pub(crate) use called::Called;
 pub(crate) use plain_program::expect as expect_program;
 use spawn::spawn;
 

@@ -14,6 +14,7 @@ mod mount;
 mod nonblocking;
 mod own_pages;
 mod process;
+mod processors;
 mod socket;
 mod text;
 
@@ -26,6 +27,7 @@ pub use mount::*;
 pub use nonblocking::*;
 pub use own_pages::*;
 pub use process::*;
+pub use processors::*;
 pub use socket::*;
 pub use text::*;
 

@@ -8,7 +8,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use super::{break_signal, change_mask, check, signal_is_ignored, signal_is_trapped};
+use super::{break_signal, called, change_mask, check, signal_is_ignored, signal_is_trapped};
 
 /// What the child runs on; it goes a few calls deep.
 const STACK_BYTES: usize = 32 * 1024;
@@ -83,6 +83,7 @@ fn prepare(plan: &Plan<'_>) -> io::Result<()> {
     if let Some(pipes) = plan.pipes {
         put_pipes(pipes)?;
     }
+    called::spread_before_the_program();
     change_mask(libc::SIG_SETMASK, plan.mask);
     Ok(())
 }
