@@ -25,6 +25,8 @@ from sandbox_runtime import (
 from sandbox_runtime.interpreters.ready_branches import ReadyBranches
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from sandbox_runtime.interpreters.interpreter import Interpreter
 
 PROCESSES = """
@@ -429,6 +431,40 @@ async def test_what_is_slow_to_be_born_is_made_once(context: Context) -> None:
         await trio.testing.wait_all_tasks_blocked(0.03)  # by then one is being made
         most = max(most, int(await text(context, "len(processes())") or 0))
     assert most <= 2
+
+
+async def test_what_waits_besides_a_run_hurries_no_copy(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if a run had to wait before; one that waits does."""
+    context = await sandbox.contexts.create(preload="bare")
+    await context.run("x = 1")
+    hurried = []
+    real = context._interpreter.begin_fork
+
+    async def begin_fork(count: int, *, awaited: trio.Event | None = None) -> list[Interpreter]:
+        if awaited is not None:
+            hurried.append(awaited.is_set())
+        return await real(count, awaited=awaited)
+
+    async def copy_ahead() -> None:
+        copy = await context.copy_ahead(lambda: True)
+        assert copy is not None
+        copy.forget()
+        await context._interpreter.end_forgotten([copy])
+
+    async def run() -> None:
+        assert await text(context, "x") == "1"
+
+    monkeypatch.setattr(context._interpreter, "begin_fork", begin_fork)
+    calls: list[Callable[[], Awaitable[object]]] = [run, copy_ahead, context.fork, copy_ahead]
+    for order in (calls, calls[::-1]):
+        async with trio.open_nursery() as nursery, context._turn:
+            for call in order:
+                nursery.start_soon(call)
+                await trio.testing.wait_all_tasks_blocked()
+            assert context.waiting == 1
+    assert hurried == [False, False, True, True]
 
 
 async def being_made(context: Context) -> None:

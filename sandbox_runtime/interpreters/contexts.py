@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 import trio
 
-from sandbox_runtime.arguments import check_callbacks, check_flags
+from sandbox_runtime.arguments import check_callbacks, check_count, check_flags
 from sandbox_runtime.capture import Capture
 from sandbox_runtime.choices import MOST_BRANCHES
 from sandbox_runtime.errors import InvalidArgumentError, SandboxClosedError
@@ -71,6 +71,7 @@ class Context:
         self._reopen = reopen
         self._turn = trio.Semaphore(1)  # a lock would also note whose it is, at each turn
         self._closed = False
+        self._runs_waiting = 0
         self._awaited = trio.Event()  # by a run, while a branch is made ahead
         self._restarted: trio.Event | None = None
         self._idle = trio.Event()
@@ -123,7 +124,7 @@ class Context:
     @property
     def waiting(self) -> int:
         """How many runs wait for their turn."""
-        return self._turn.statistics().tasks_waiting
+        return self._runs_waiting
 
     async def run(
         self,
@@ -169,8 +170,7 @@ class Context:
         if traceback not in _STYLES:
             known = ", ".join(_STYLES)
             raise InvalidArgumentError("traceback", f"{traceback!r} is not known; known: {known}")
-        if on_result is not None or on_clear is not None:
-            check_callbacks(on_result=on_result, on_clear=on_clear)
+        check_callbacks(on_result=on_result, on_clear=on_clear)
         check_flags(silent=silent, history=history)
         timeout_s = check_seconds("deadline_s", deadline_s)
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -179,7 +179,11 @@ class Context:
             self._turn.acquire_nowait()
         except trio.WouldBlock:
             self._awaited.set()
-            await self._turn.acquire()
+            self._runs_waiting += 1
+            try:
+                await self._turn.acquire()
+            finally:
+                self._runs_waiting -= 1
         try:
             if self.lost:
                 raise SandboxClosedError("the context has ended; restart it or create a new one")
@@ -230,9 +234,7 @@ class Context:
             PoolFullError: There are as many contexts as there may be.
             SandboxClosedError: The context has ended.
         """
-        possible = isinstance(count, int) and not isinstance(count, bool)
-        if not possible or not 1 <= count <= MOST_BRANCHES:
-            raise InvalidArgumentError("count", f"must be 1 to {MOST_BRANCHES}, not {count!r}")
+        check_count("count", count, 1, MOST_BRANCHES)
         async with self._turn:
             if self.lost:
                 raise SandboxClosedError("the context has ended; restart it or create a new one")
@@ -262,7 +264,7 @@ class Context:
                 return None
             # A branch that is begun is finished: only by its number is it ended for certain.
             interpreter = self._interpreter
-            if not self.waiting:
+            if not self.waiting:  # then a run that has waited for an earlier one has set it
                 self._awaited = trio.Event()
             with trio.CancelScope(shield=True):
                 copies = await interpreter.begin_fork(1, awaited=self._awaited)
