@@ -61,6 +61,8 @@ def seal_arenas():
 
 
 def written_pages():
+    if {fails}:
+        raise OSError(38, "no page map")
     return b""
 
 
@@ -312,11 +314,14 @@ class Zygote:
 
 @contextlib.contextmanager
 def open_zygote(
-    directory: Path, modules: list[str], hidden: tuple[str, ...] = ()
+    directory: Path, modules: list[str], hidden: tuple[str, ...] = (), *, fails: bool = False
 ) -> Iterator[Zygote]:
-    """Starts the program as the supervisor does; `hidden` modules are not to be found in it."""
+    """Starts the program as the supervisor does.
+
+    `hidden` modules are not to be found in it; `fails` has its look at what a cell writes to fail.
+    """
     native = directory / "native.py"
-    native.write_text(FAKE_NATIVE.format(hidden=list(hidden)))
+    native.write_text(FAKE_NATIVE.format(hidden=list(hidden), fails=fails))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(LIMIT_S * 2)
     pid = os.fork()
@@ -352,6 +357,7 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
             "python": ".".join(map(str, sys.version_info[:3])),
             "preloaded": modules,
             "missing": [],
+            "warnings": [],
         }
         yield running
 
@@ -1240,6 +1246,20 @@ def test_missing_libraries_are_reported(tmp_path: Path) -> None:
         ready = zygote.receive()
         assert (ready["op"], ready["preloaded"]) == ("ready", ["json"])
         assert ready["missing"] == ["numpy", "matplotlib"]
+        context = zygote.fork()
+        assert context.run("1 + 1").text == "2"
+        context.sock.close()
+        context.wait_exited()
+
+
+def test_a_rehearsed_cell_that_fails_costs_time_alone(tmp_path: Path) -> None:
+    """The zygote serves, and says what went wrong."""
+    with open_zygote(tmp_path, [], fails=True) as zygote:
+        ready = zygote.receive()
+        assert ready["op"] == "ready"
+        (warning,) = ready["warnings"]
+        assert "Traceback" in warning
+        assert "no page map" in warning
         context = zygote.fork()
         assert context.run("1 + 1").text == "2"
         context.sock.close()

@@ -139,6 +139,8 @@ class Zygote:
                 return {module: reason}
             raise InterpreterMissingError(reason, remedy=_REMEDY)
         zygote.missing = tuple(answer.get("missing", ()))
+        for warning in answer.get("warnings", ()):
+            _LOG.info("Python contexts are slower than they could be: %s", warning)
         return zygote
 
     async def _preload(self, modules: Sequence[str]) -> dict[str, Any]:

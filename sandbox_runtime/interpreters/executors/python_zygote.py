@@ -4,7 +4,8 @@ Started by the supervisor as ``python -I -B python_zygote.py <native module>`` w
 empty environment; descriptor 3 is a SOCK_SEQPACKET socket to the control process.
 
     → {"op": "preload", "modules": ["numpy", "pandas", "matplotlib"]}   once, and first
-    ← {"op": "ready", "python", "preloaded", "missing"}, or {"op": "failed", "reason", "module"?}
+    ← {"op": "ready", "python", "preloaded", "missing", "warnings"},
+      or {"op": "failed", "reason", "module"?}
 
 From there on the native module speaks (`rust_core/src/zygote.rs`).
 
@@ -147,7 +148,7 @@ def refuse_threads(what: str, module: str | None = None) -> None:
         )
 
 
-def load_neighbour(name: str) -> Any:
+def load_beside(name: str) -> Any:
     """Imports a module beside this file, under a name that no module of a user's has."""
     package = types.ModuleType("_sandbox_executors")
     package.__path__ = [str(Path(__file__).parent)]
@@ -158,7 +159,7 @@ def load_neighbour(name: str) -> Any:
 def load_executor() -> Any:
     """Imports the executor."""
     try:
-        return load_neighbour("python_executor")
+        return load_beside("python_executor")
     except ModuleNotFoundError as error:
         raise UnusableError(
             f"the module {error.name} is missing for {sys.executable}: "
@@ -182,6 +183,7 @@ class Zygote:
         self._own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._executor: Any = None
         self._shell: Any = None
+        self._warnings: list[str] = []
 
     def warm(self) -> None:
         """Receives the list of modules, imports and exercises them, and reports.
@@ -225,19 +227,25 @@ class Zygote:
         self._memory.join_text()
         self._memory.join_pages()
         version = ".".join(map(str, sys.version_info[:3]))
-        self._send(op="ready", python=version, preloaded=preloaded, missing=missing)
+        self._send(
+            op="ready",
+            python=version,
+            preloaded=preloaded,
+            missing=missing,
+            warnings=self._warnings,
+        )
 
     def _find_pages(self) -> bytes:
-        """Which pages a cell writes to; none if it hangs."""
+        """Which pages a cell writes to; none if it hangs or fails."""
 
         def find() -> bytes:
             self._executor.run_cells(self._shell, ["1 + 1"])
             return self._native.written_pages()
 
-        return _in_fork(find)
+        return self._in_fork(find)
 
     def _find_code(self) -> set[int]:
-        """Which code runs from a fork to the end of its first cell; none if it hangs."""
+        """Which code runs from a fork to the end of its first cell; none if it hangs or fails."""
         used: set[int] = set()
 
         def note(frame: types.FrameType, event: str, _: object) -> None:
@@ -253,10 +261,40 @@ class Zygote:
 
         sys.setprofile(note)
         try:
-            found = _in_fork(find)
+            found = self._in_fork(find)
         finally:
             sys.setprofile(None)
         return set(json.loads(found or b"[]"))
+
+    def _in_fork(self, find: Callable[[], bytes]) -> bytes:
+        """What a function finds in a fork of this process; nothing if it takes too long or fails.
+
+        Contexts are slower then, and `ready` warns of it.
+        """
+        source, sink = os.pipe()
+        if (pid := os.fork()) == 0:
+            signal.alarm(MOST_REHEARSAL_S)
+            status = 1
+            try:
+                try:
+                    answer, status = find(), 0
+                except BaseException:  # noqa: BLE001 - it is told
+                    import traceback  # here, since memory that nothing needs is every context's
+
+                    answer = traceback.format_exc().encode(errors="replace")
+                with open(sink, "wb") as stream:
+                    stream.write(answer)
+            finally:
+                os._exit(status)
+        os.close(sink)
+        with open(source, "rb") as stream:
+            answer = stream.read()
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status == 0:
+            return answer
+        how = f"signal {-status}" if status < 0 else answer.decode(errors="replace")
+        self._warnings.append(f"a rehearsed cell ended with {how}")
+        return b""
 
     def serve(self) -> None:
         """Forks and tells of ends until the control process closes its end."""
@@ -328,23 +366,6 @@ class Zygote:
         return request
 
 
-def _in_fork(find: Callable[[], bytes]) -> bytes:
-    """What a function finds in a fork of this process; nothing if it takes too long."""
-    found, told = os.pipe()
-    if (pid := os.fork()) == 0:
-        signal.alarm(MOST_REHEARSAL_S)
-        try:
-            with open(told, "wb") as stream:
-                stream.write(find())
-        finally:
-            os._exit(0)
-    os.close(told)
-    with open(found, "rb") as stream:
-        answer = stream.read()
-    os.waitpid(pid, 0)
-    return answer
-
-
 def _receive_exactly(sock: socket.socket, size: int) -> bytes:
     """Reads no byte more: descriptors ride on the first byte of the frame that follows."""
     data = b""
@@ -372,7 +393,7 @@ def run(sock: socket.socket, native: Native) -> None:
     """Warms up and serves; returns when the control process is gone or told of a failure."""
     # Garbage collection would write to every object's header and so unshare its page.
     gc.disable()
-    memory = load_neighbour("python_memory")
+    memory = load_beside("python_memory")
     memory.gather_arenas(native)
     signal.signal(signal.SIGINT, lambda *_: None)
     home = arrange_home()
