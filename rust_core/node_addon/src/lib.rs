@@ -218,6 +218,7 @@ fn send(executor: &mut Executor, body: &[u8]) -> io::Result<()> {
     send_held(executor)
 }
 
+/// Keeps a frame for the next that is sent; a signal that ends the process before takes it along.
 fn hold(executor: &mut Executor, body: &[u8]) -> io::Result<()> {
     let length = u32::try_from(body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     executor.held.reserve(HEADER_BYTES + body.len());

@@ -228,7 +228,10 @@ function emit(frame, { isLast = false } = {}) {
   send({ ...frame, data, id: run.id, ...(Object.keys(capped).length ? { capped } : {}) }, isLast);
 }
 
-/** Sends a frame; one that is held goes out with the next, or before anything is printed. */
+/**
+ * Sends a frame; one that is held goes out with the next, or before anything is printed. It is lost
+ * if a signal ends the process in the same turn of the loop.
+ */
 function send(frame, isHeld = false) {
   const body = Buffer.from(encodeFrame(frame));
   if (isRehearsing) return;
