@@ -125,8 +125,7 @@ class Capture:
     ) -> None:
         if not isinstance(limit_bytes, int) or limit_bytes < 0:
             raise InvalidArgumentError("limit_bytes", "must be a number of bytes, 0 or more")
-        if on_stdout is not None or on_stderr is not None:
-            check_callbacks(on_stdout=on_stdout, on_stderr=on_stderr)
+        check_callbacks(on_stdout=on_stdout, on_stderr=on_stderr)
         kept_bytes = limit_bytes if log is None else 0
         out_log, err_log = (None, None) if log is None else (log.append_stdout, log.append_stderr)
         self.stdout = Stream(kept_bytes, on_stdout, out_log, memory)

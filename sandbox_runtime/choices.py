@@ -11,6 +11,18 @@ network of the control process."""
 LANGUAGES = {"python": "Python", "javascript": "JavaScript", "typescript": "TypeScript"}
 """What contexts speak, and how people write that."""
 
+RunFailed = Literal["error", "deadline", "interrupted", "killed", "context lost"]
+"""Why a run that did not end well is over: it raised; its deadline or an interrupt ended it; its
+context was deleted or restarted; or the interpreter died with it."""
+
+RunEnded = Literal["ok", RunFailed]
+"""Why a run is over: the code ended, or see `RunFailed`."""
+
+DeathCause = Literal["exit", "signal", "out of memory", "broken protocol"]
+"""How an interpreter came to its end: it exited (`os._exit`); a signal ended it (a crash, `kill`);
+the kernel did because the sandbox had no memory left; or we did, as user code had spoken in its
+name what cannot be understood."""
+
 MOST_BRANCHES = 64
 """How many branches may be made at once."""
 

@@ -12,7 +12,7 @@ import inspect
 import os
 import posixpath
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import msgspec
 
@@ -192,6 +192,15 @@ async def _run(
         )
 
 
+@runtime_checkable
+class _InSandbox(Protocol):
+    """A sandbox, whose module is above this one, or what belongs to one."""
+
+    @property
+    def keeper(self) -> Keeper:
+        """Of the sandbox."""
+
+
 async def clone(
     where: Sandbox | Session,
     url: str,
@@ -224,8 +233,7 @@ async def clone(
     Cancellation: ends git with all it started; what it had written may stay.
     """
     _check(url, branch, directory, depth, protocols)
-    if not hasattr(where, "keeper"):
-        check_kind("where", where, Session, "a Sandbox or a Session")
+    check_kind("where", where, _InSandbox, "a Sandbox or a Session")
     check_callbacks(on_progress=on_progress)
     start_cwd, given_env = WORKSPACE, {}
     if isinstance(where, Session):

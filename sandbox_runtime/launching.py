@@ -63,11 +63,14 @@ def launch(
     Raises:
         InvalidArgumentError: A path is not absolute.
     """
-    for name, path in (("python", python), ("node", node)):
-        if path is None and name == "node":
-            continue
-        if not isinstance(path, str) or "\0" in path or not path.startswith("/"):
-            raise InvalidArgumentError(name, f"{path!r} is no absolute path")
+    _check_program("python", python)
+    if node is not None:
+        _check_program("node", node)
     nodes = node_candidates(node)
     shown = [*read_only, *read_only_paths(python), *node_read_only_paths(nodes)]
     return Launch(Supervisor(shown), python, nodes)
+
+
+def _check_program(field: str, path: object) -> None:
+    if not isinstance(path, str) or "\0" in path or not path.startswith("/"):
+        raise InvalidArgumentError(field, f"{path!r} is no absolute path")

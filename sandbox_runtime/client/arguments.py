@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from sandbox_runtime.arguments import check_kind, check_mapping
 from sandbox_runtime.client.names import argument_of
 from sandbox_runtime.errors import InvalidArgumentError
 from sandbox_runtime.wire.shape import MOST_MS
@@ -47,16 +48,13 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str | None] | None:
     Raises:
         InvalidArgumentError: They are none.
     """
-    if not env:
+    if env is None:
         return None
-    try:
-        return dict(env)
-    except (TypeError, ValueError):
-        found = type(env).__name__
-        raise InvalidArgumentError("env", f"must be a mapping of text, not {found}") from None
+    check_mapping("env", env, '{"NAME": "value"}')
+    return dict(env) or None
 
 
-def content_bytes(content: object) -> bytes:
+def content_bytes(content: str | bytes | bytearray | memoryview) -> bytes:
     """What a file is to hold; text as UTF-8.
 
     Raises:
@@ -68,10 +66,8 @@ def content_bytes(content: object) -> bytes:
         except UnicodeEncodeError as error:
             what = f"has {content[error.start]!r} at {error.start}, which UTF-8 has no bytes for"
             raise InvalidArgumentError("content", f"{what}; give bytes") from None
-    if isinstance(content, bytes | bytearray | memoryview):
-        return bytes(content)
-    found = type(content).__name__
-    raise InvalidArgumentError("content", f"must be text or bytes, not {found}")
+    check_kind("content", content, bytes | bytearray | memoryview, "text or bytes")
+    return bytes(content)
 
 
 def texts(field: str, values: Sequence[str]) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from sandbox_runtime.choices import DeathCause, RunEnded
+
 
 class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
     """How a command ended.
@@ -89,11 +91,6 @@ class ExecutionError(msgspec.Struct, frozen=True, kw_only=True):
     traceback: str
 
 
-RunEnded = Literal["ok", "error", "deadline", "interrupted", "killed", "context lost"]
-"""Why a run is over: the code ended; it raised; its deadline or `interrupt()` ended it; its
-context was closed or restarted; or the interpreter died with it."""
-
-
 class Death(msgspec.Struct, frozen=True, kw_only=True):
     """How an interpreter came to its end.
 
@@ -104,7 +101,7 @@ class Death(msgspec.Struct, frozen=True, kw_only=True):
         signal: The number of the signal, if one ended it.
     """
 
-    cause: Literal["exit", "signal", "out of memory", "broken protocol"]
+    cause: DeathCause
     exit_code: int | None = None
     signal: int | None = None
 

@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from sandbox_runtime.choices import DeathCause, RunEnded
 from sandbox_runtime.interpreters.chart_reading import chart_of
 from sandbox_runtime.receipts import Receipt
 
 if TYPE_CHECKING:
     from sandbox_runtime.interpreters.charts import Chart
-
-RunEnded = Literal["ok", "error", "deadline", "interrupted", "killed", "context lost"]
-"""Why a run is over: the code ended; it raised; its deadline or `interrupt()` ended it; its
-context was deleted or restarted; or the interpreter died with it."""
 
 TracebackStyle = Literal["plain", "ipython", "color"]
 """How an error is shown: as Python does, as IPython does, or likewise in a terminal's colours."""
@@ -143,7 +140,7 @@ class Death(msgspec.Struct, frozen=True, kw_only=True):
         signal: The number of the signal, if one ended it.
     """
 
-    cause: Literal["exit", "signal", "out of memory", "broken protocol"]
+    cause: DeathCause
     exit_code: int | None = None
     signal: int | None = None
 

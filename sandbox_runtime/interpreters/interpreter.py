@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
     from sandbox_runtime.alarms import Alarms
     from sandbox_runtime.capture import Capture, Found
-    from sandbox_runtime.interpreters.execution import RunEnded, TracebackStyle
+    from sandbox_runtime.choices import RunEnded
+    from sandbox_runtime.interpreters.execution import TracebackStyle
     from sandbox_runtime.interpreters.runs import Run
     from sandbox_runtime.jail import Jail
 

@@ -39,19 +39,12 @@ class PoolSize(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             InvalidArgumentError: It names the attribute.
         """
-        for name, value, lowest in (("min", self.min, 0), ("max", self.max, 1)):
-            if name == "max" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise InvalidArgumentError(f"{field}.{name}", f"must be a number, not {value!r}")
-            if not lowest <= value <= _LARGEST:
-                raise InvalidArgumentError(
-                    f"{field}.{name}", f"must be {lowest} to {_LARGEST}, not {value}"
-                )
-        if self.max is not None and self.min > self.max:
-            raise InvalidArgumentError(
-                f"{field}.min", f"{self.min} is more than max, which is {self.max}"
-            )
+        check_count(f"{field}.min", self.min, 0, _LARGEST)
+        if self.max is not None:
+            check_count(f"{field}.max", self.max, 1, _LARGEST)
+            if self.min > self.max:
+                what = f"{self.min} is more than max, which is {self.max}"
+                raise InvalidArgumentError(f"{field}.min", what)
         for name, seconds in (("idle_s", self.idle_s), ("wait_s", self.wait_s)):
             if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
                 raise InvalidArgumentError(f"{field}.{name}", f"must be 0 or more, not {seconds!r}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandbox_runtime.arguments import check_kind
+from sandbox_runtime.arguments import check_count, check_kind
 from sandbox_runtime.choices import MOST_BRANCHES
 from sandbox_runtime.errors import (
     ContextNotFoundError,
@@ -170,8 +170,7 @@ class Contexts:
 
     def _check_ready_branches(self, count: int, language: str) -> None:
         field = "ready_branches"
-        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MOST_BRANCHES:
-            raise InvalidArgumentError(field, f"must be 0 to {MOST_BRANCHES}, not {count!r}")
+        check_count(field, count, 0, MOST_BRANCHES)
         if count and not self._languages[language].can_branch:
             raise InvalidArgumentError(field, f"{language} contexts cannot be branched")
         most = self._pools[language].most(language)

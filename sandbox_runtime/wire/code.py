@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from sandbox_runtime.choices import DeathCause, RunFailed  # noqa: TC001 - msgspec reads it
 from sandbox_runtime.wire.shape import Env, Message, Milliseconds, OwnMessage, Text
 
 
@@ -117,10 +118,6 @@ class RunCode(Message, frozen=True, kw_only=True):
     timeout_ms: Milliseconds | None = msgspec.field(name="timeout_ms", default=None)
 
 
-Ended = Literal["error", "deadline", "interrupted", "killed", "context lost"]
-"""Why a run that did not end well is over."""
-
-
 class CodeStdout(Message, frozen=True, kw_only=True, tag_field="type", tag="stdout"):
     """It wrote to its standard output."""
 
@@ -165,7 +162,7 @@ class InterpreterDeath(Message, frozen=True, kw_only=True):
         signal: The number of the signal, if one ended it.
     """
 
-    cause: Literal["exit", "signal", "out of memory", "broken protocol"]
+    cause: DeathCause
     exit_code: int | None = None
     signal: int | None = None
 
@@ -182,7 +179,7 @@ class CodeError(Message, frozen=True, kw_only=True, tag_field="type", tag="error
     evalue: str
     traceback: list[str]
     state_survived: bool
-    ended: Ended | UnsetType = UNSET
+    ended: RunFailed | UnsetType = UNSET
     death: InterpreterDeath | UnsetType = UNSET
     timestamp: int
 

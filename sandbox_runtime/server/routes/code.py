@@ -26,6 +26,7 @@ from sandbox_runtime.wire.moments import iso_moment
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from sandbox_runtime.choices import RunFailed
     from sandbox_runtime.interpreters.contexts import Context
     from sandbox_runtime.interpreters.execution import Death, Execution, Result
     from sandbox_runtime.server.http import Response
@@ -289,7 +290,7 @@ def _last(execution: Execution, limit_s: float | None) -> msgspec.Struct:
             return _code_error("InternalError", how, ended, death=death, survived=False)
 
 
-def _left(context: Context) -> wire.Ended:
+def _left(context: Context) -> RunFailed:
     """What became of a context whose run could not be done."""
     if context.closed:
         return "killed"
@@ -310,7 +311,7 @@ def _ending(death: Death) -> str:
 def _code_error(
     name: str,
     value: str,
-    ended: wire.Ended,
+    ended: RunFailed,
     traceback: list[str] | None = None,
     *,
     survived: bool,

@@ -325,9 +325,8 @@ async def _follow(
 
     written = process.logs.follow(since)
     while True:
-        with trio.move_on_at(
-            until_s
-        ) as scope:  # around the waiting alone: what is sent stays whole
+        # Around the waiting alone: what is sent stays whole.
+        with trio.move_on_at(until_s) as scope:
             if (chunk := await written.receive_some()) is None:
                 await process.wait_ended()
         if scope.cancelled_caught:
