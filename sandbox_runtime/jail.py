@@ -104,15 +104,14 @@ class Jail:
                 self._note(reply, fds)
 
     def _note(self, reply: InitReply, fds: list[int]) -> None:
+        self._under_way.end()
         match reply:
             case InitReady(pid=pid, failure=failure):
-                self._under_way.end()
                 self._fds, watched = fds[: self._own_fds], fds[self._own_fds :]
                 self.children_fds, self._program_fds = watched[:2], watched[2:]
                 self.pid = pid
                 self._spawn_failure = failure
             case ProgramStarted(pid=pid, failure=failure):
-                self._under_way.end()
                 self.children_fds, self._program_fds = fds[:2], fds[2:]
                 self.pid = pid
                 self._spawn_failure = failure
@@ -121,7 +120,6 @@ class Jail:
             case Adopted():
                 pass  # whoever asked was cancelled
             case Exited():
-                self._under_way.end()
                 self.exited = reply
                 self.pid = reply.pid  # nothing may have been told of its start
                 if fds:
@@ -131,7 +129,6 @@ class Jail:
             case Swept():
                 pass  # whoever asked was cancelled
             case Failed(failure=failure):
-                self._under_way.end()
                 self._lost = self._refusal = SandboxLostError(str(failure.as_error()))
 
     def start(self, program: Execute, fds: Sequence[int], under_way: core.UnderWay) -> bool:
@@ -140,7 +137,7 @@ class Jail:
         Args:
             program: What to start.
             fds: Its descriptors.
-            under_way: Until it runs, or if only its end is told, until that.
+            under_way: Until it answers.
 
         Returns:
             Whether init was asked to; else it is gone, and nothing was.
@@ -317,7 +314,6 @@ class Jail:
 
     def leave(self) -> None:
         """Has the init of a jail that is empty end; `wait_left` has to follow."""
-        self._under_way.end()
         self._closed = True
         self._channel.close()
 
@@ -330,7 +326,6 @@ class Jail:
 
     def abandon(self) -> None:
         """Closes a jail in which no program was started, which ends it."""
-        self._under_way.end()
         self._closed = True
         self._over.set()
         self._channel.close()
@@ -348,7 +343,6 @@ class Jail:
                 await self._over.wait()
                 return
             self._closed = True
-            self._under_way.end()
             try:
                 await self._end()
             finally:

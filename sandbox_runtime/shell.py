@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _SETUP = b"enable -f /proc/self/fd/4 sandbox_session; sandbox_session 3 4\n"
 _BASH = "A session needs bash 4.4 or newer that can load builtins, as distributions build it"
+_SHORT_BYTES = 2048  # of a text that is looked at for what it starts
 
 
 class Shell:
@@ -64,6 +65,7 @@ class Shell:
         self.jail = jail
         fd = jail.program_pidfd
         self._process = None if fd is None else core.Neighbour(fd)
+        self._is_short = False
         self.pid = pid
         self.lost = False
         self.hung_up = False
@@ -111,6 +113,11 @@ class Shell:
     ) -> tuple[bytes, bytes]:
         """The next request; InvalidArgumentError if it is beyond what one can hold."""
         self._seq += 1
+        # A program, or a builtin, and its words. A shell that forks for more is better off where
+        # it is: its children go elsewhere, and would be waited for from here.
+        self._is_short = isinstance(command, tuple) or (
+            len(command) < _SHORT_BYTES and core.plain_words(command) is not None
+        )
         age_s = None
         if self.handed_over_s is not None:
             age_s = int(time.monotonic() - self.handed_over_s)
@@ -134,9 +141,8 @@ class Shell:
                 body_fd = memory_file("command", body)
                 files.append(body_fd)
             packet = header + body if body_fd is None else header
-            sent = core.send_command(
-                self._socket, self.epoll, packet, stdin_fd, body_fd, self._process
-            )
+            called = self._process if self._is_short else None
+            sent = core.send_command(self._socket, self.epoll, packet, stdin_fd, body_fd, called)
             self.handed_over_s = None
             return sent
         finally:

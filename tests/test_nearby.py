@@ -102,16 +102,14 @@ def test_who_was_given_fewer_processors_keeps_them(
 
 
 @needs_all
-def test_who_was_given_others_while_it_was_kept_keeps_them() -> None:
-    with subprocess.Popen(["sleep", "600"]) as process:
-        pidfd = os.pidfd_open(process.pid)
-        neighbour = core.Neighbour(pidfd)
-        os.close(pidfd)
-        assert neighbour.keep_here(True)
-        os.sched_setaffinity(process.pid, _OURS)
-        neighbour.send_back()
-        assert os.sched_getaffinity(process.pid) == _OURS
-        process.kill()
+def test_who_was_given_others_while_it_was_kept_keeps_them(
+    sleeper: subprocess.Popen[bytes], neighbour: core.Neighbour
+) -> None:
+    assert neighbour.keep_here(True)
+    others = _OURS - os.sched_getaffinity(sleeper.pid)
+    os.sched_setaffinity(sleeper.pid, others)
+    neighbour.send_back()
+    assert os.sched_getaffinity(sleeper.pid) == others
 
 
 def test_who_has_ended_is_not_called() -> None:
@@ -121,14 +119,6 @@ def test_who_has_ended_is_not_called() -> None:
     os.close(pidfd)
     assert not neighbour.call_here(True)
     neighbour.send_back()
-
-
-def test_the_second_of_two_that_are_under_way_is_not_alone() -> None:
-    first, second = core.UnderWay(), core.UnderWay()
-    assert not second.alone
-    second.end()
-    assert not core.UnderWay().alone
-    first.end()
 
 
 async def test_a_program_in_a_fresh_jail_may_use_all_processors(sandbox: Sandbox) -> None:
@@ -163,6 +153,43 @@ async def test_a_program_of_a_session_may_use_all_processors(sandbox: Sandbox) -
     for _ in range(3):
         result = await sandbox.exec(["cat", "/proc/self/status"])
         assert _seen(result.stdout) == _ours()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cat /proc/self/status",
+        "cat /proc/self/status # a comment",
+        "cat /proc/self/status | cat",
+        "cat </proc/self/status",
+        "(cat /proc/self/status)",
+        "cat /proc/self/status & wait",
+        "f() { cat /proc/self/status; }; f",
+        'while read -r line; do echo "$line"; done </proc/$$/status',
+        "exec 3</proc/self/status; cat <&3",
+    ],
+)
+async def test_text_and_what_it_starts_may_use_all_processors(sandbox: Sandbox, text: str) -> None:
+    for _ in range(2):
+        assert _seen((await sandbox.exec(text)).stdout) == _ours()
+    assert _seen((await sandbox.exec("cat /proc/$$/status")).stdout) == _ours()
+
+
+@pytest.mark.parametrize("text", ["nowhere", "/etc/passwd", "kill -INT $$", "cat <", "exit 3"])
+async def test_text_that_comes_to_nothing_leaves_the_shell_with_all_processors(
+    sandbox: Sandbox, text: str
+) -> None:
+    for _ in range(2):
+        await sandbox.exec(text)
+        assert _seen((await sandbox.exec("cat /proc/$$/status")).stdout) == _ours()
+
+
+async def test_a_plain_program_that_is_ended_leaves_the_shell_with_all_processors(
+    sandbox: Sandbox,
+) -> None:
+    result = await sandbox.exec("sleep 1000", deadline_s=0.05)
+    assert result.ended == "deadline"
+    assert _seen((await sandbox.exec("cat /proc/$$/status")).stdout) == _ours()
 
 
 async def test_its_program_finds_the_shell_with_all_processors(sandbox: Sandbox) -> None:

@@ -16,20 +16,13 @@ use crate::sys;
 /// How much of a pipe is read at once. Whoever writes more is not in a hurry.
 const PIECE_BYTES: usize = 4096;
 
-/// Of a request to a shell (its `frame.rs`): where its kind and its flags are, the kind that is an
-/// argument list, and the flag of a shell that was called to this processor.
-const KIND: usize = 0;
+/// Of a request to a shell (its `frame.rs`): where its flags are, and that of a shell that was called
+/// to this processor.
 const FLAGS: usize = 1;
-const ARGUMENT_LIST: u8 = 2;
 const CALLED: u8 = 8;
 
 /// How long a request may be that is copied to say so.
 const SHORT_BYTES: usize = 4096;
-
-/// Whether a shell runs nothing of the user's in itself for this.
-fn runs_a_program(packet: &[u8]) -> bool {
-    (FLAGS + 1..=SHORT_BYTES).contains(&packet.len()) && packet[KIND] == ARGUMENT_LIST
-}
 
 /// What a session keeps for its commands, and a context for its runs.
 #[derive(Debug, Clone, Copy)]
@@ -121,7 +114,8 @@ impl Command {
         // Watched before it is sent: what fails here has not run.
         sys::watch(shell.epoll, stdout.as_fd())?;
         sys::watch(shell.epoll, stderr.as_fd())?;
-        let near = served_by.filter(|_| body.is_none() && runs_a_program(packet));
+        let can_say_so = body.is_none() && (FLAGS + 1..=SHORT_BYTES).contains(&packet.len());
+        let near = served_by.filter(|_| can_say_so);
         match near.filter(|neighbour| neighbour.call_here(under_way.alone)) {
             None => sys::send_packet(shell.socket, packet, &fds)?,
             Some(neighbour) => {
@@ -265,5 +259,31 @@ mod tests {
         fake.theirs = sys::epoll().expect("something else");
         let found = command.collect(fake.shell(), 64).expect("a look").expect("an answer");
         assert!(found.answer.is_empty());
+    }
+
+    #[test]
+    fn a_shell_that_was_called_is_told_so_and_only_then() {
+        let pid = sys::pid(); // its first thread, which waits for the tests
+        let all = sys::processors_of(pid).expect("a set");
+        let neighbour = sys::pidfd_open(pid).ok().and_then(|pidfd| Neighbour::new(pidfd.as_fd()));
+        let neighbour = neighbour.expect("a neighbour");
+        let may_be_called = neighbour.call_here(true);
+        neighbour.send_back();
+        let flags = |packet: &[u8], body: bool| {
+            let fake = Fake::new();
+            let (stdin, body) = (Some(fake.epoll.as_fd()), body.then(|| fake.epoll.as_fd()));
+            let sent = Command::send(fake.shell(), packet, stdin, body, Some(&neighbour));
+            let told = sys::receive_packet(fake.theirs.as_fd()).expect("a packet").0[FLAGS];
+            let is_narrowed = sys::processors_of(pid).expect("a set") != all;
+            neighbour.send_back();
+            assert_eq!(told & CALLED != 0, is_narrowed);
+            drop(sent);
+            told
+        };
+        // Not at once: other tests may be starting something meanwhile.
+        let called = (0..10_000).any(|_| flags(&[1, 2, 0], false) == 2 | CALLED);
+        let with_body = flags(&[1, 2, 0], true);
+        let long = flags(&[0; SHORT_BYTES + 1], false);
+        assert_eq!((called, with_body, long), (may_be_called, 2, 0));
     }
 }

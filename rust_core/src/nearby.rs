@@ -1,22 +1,21 @@
 //! Whoever is asked runs where the asker does.
 //!
-//! The kernel wakes a process on a processor that sleeps, if there is one, and puts a new one there
-//! too; and where none sleeps, behind whatever computes. Here both are the wrong place: who asks a
-//! keeper, an init or a shell for something sleeps at once, so that its own processor is about to be
-//! free. No word to the kernel says so but the set of processors that a process may use. So the asker
-//! narrows that of the process that it is about to ask to the processor that it runs on, and says so
-//! in the request (`called`); and the program that is started lets itself use all again before
-//! anything of the user's runs ([`spread`]), a shell also the shell.
+//! The kernel wakes a process on a processor that sleeps or, where none does, behind whatever computes.
+//! But whoever asks a keeper, an init or a shell for a program sleeps at once, so that its own
+//! processor is about to be free, and the only way to say so is the set of processors that a process
+//! may use. So the asker narrows that of the process that it is about to ask to the processor that
+//! it runs on, and says so in the request (`called`). The program lets itself use all again before it
+//! is executed ([`spread`]), and a shell before anything of the user's runs in it.
 //!
 //! Only where that takes nothing from anybody. A process that may use fewer than all is left alone
-//! ([`narrowed`]): somebody has chosen these. So is one that is asked while something else is under
-//! way in the asker ([`UnderWay`]): both would share one processor, and what a keeper forks
-//! for the other would be narrowed too, without being told.
+//! ([`narrowed`]): somebody has chosen these. So is one that is asked while something else is being
+//! started ([`UnderWay`]): both would share one processor, and what a keeper forks for the other
+//! would be narrowed too, without being told.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::sys::{self, Processors};
 
@@ -24,13 +23,17 @@ const WORD_BITS: usize = u64::BITS as usize;
 const NONE: Processors = [0; 128];
 const EVERY: Processors = [u64::MAX; 128];
 
+/// How long something is taken to be starting that has not answered: what has begun to run by then
+/// is the better reason to be called.
+const STARTING: Duration = Duration::from_millis(10);
+
 /// A process that is about to be asked for something.
 #[derive(Debug)]
 pub struct Neighbour {
     pid: i32,
     pidfd: OwnedFd,
-    /// The processor that it is kept on, or [`NOWHERE`].
-    kept_on: AtomicUsize,
+    /// The processor that it was narrowed to last, or [`NOWHERE`].
+    narrowed_to: AtomicUsize,
 }
 
 const NOWHERE: usize = usize::MAX;
@@ -40,7 +43,7 @@ impl Neighbour {
     pub fn new(pidfd: BorrowedFd<'_>) -> Option<Self> {
         let pid = sys::pid_of(pidfd)?;
         let pidfd = pidfd.try_clone_to_owned().ok()?;
-        Some(Self { pid, pidfd, kept_on: AtomicUsize::new(NOWHERE) })
+        Some(Self { pid, pidfd, narrowed_to: AtomicUsize::new(NOWHERE) })
     }
 
     /// Narrows what it may use to the processor that this runs on, if it is to; for who spreads by
@@ -49,26 +52,48 @@ impl Neighbour {
         alone && sys::this_processor().is_some_and(|here| self.narrow(here))
     }
 
-    /// As [`Neighbour::call_here`], for who stays there until it is to be elsewhere, which is looked
-    /// at whenever it is asked for something: that saves calls, and it finds its caches warm.
+    /// As [`Neighbour::call_here`], for who does not spread, which this sees to when it is next asked
+    /// for anything: that saves calls, and it finds its caches warm.
     pub fn keep_here(&self, alone: bool) -> bool {
-        let (kept_on, here) = (self.kept_on.load(Relaxed), sys::this_processor());
-        if alone && here == Some(kept_on) {
-            return true;
-        }
-        if kept_on != NOWHERE {
+        let narrowed_to = self.narrowed_to.load(Relaxed);
+        if narrowed_to != NOWHERE {
+            if alone && sys::this_processor() == Some(narrowed_to) && self.is_kept_on(narrowed_to) {
+                return true;
+            }
             self.send_back();
         }
-        let Some(here) = here.filter(|here| alone && self.narrow(*here)) else { return false };
-        self.kept_on.store(here, Relaxed);
-        true
+        self.call_here(alone)
+    }
+
+    /// Undoes that, where it could not be asked after all, or is not to be kept any more; unless
+    /// somebody else has chosen others meanwhile.
+    pub fn send_back(&self) {
+        let narrowed_to = self.narrowed_to.swap(NOWHERE, Relaxed);
+        if narrowed_to != NOWHERE {
+            self.change(|now| (*now == only(narrowed_to)).then_some(EVERY));
+        }
+    }
+
+    fn is_kept_on(&self, processor: usize) -> bool {
+        sys::processors_of(self.pid).is_ok_and(|now| now == only(processor))
     }
 
     fn narrow(&self, here: usize) -> bool {
-        let Some(all) = there_are().filter(|_| !self.is_gone()) else { return false };
+        let is_done = there_are().is_some_and(|all| self.change(|now| narrowed(all, now, here)));
+        if is_done {
+            self.narrowed_to.store(here, Relaxed);
+        }
+        is_done
+    }
+
+    /// Changes what it may use; whether that was done.
+    fn change(&self, to: impl Fn(&Processors) -> Option<Processors>) -> bool {
+        if self.is_gone() {
+            return false;
+        }
         let Ok(before) = sys::processors_of(self.pid) else { return false };
-        let Some(only) = narrowed(all, &before, here) else { return false };
-        if sys::set_processors(self.pid, &only).is_err() {
+        let Some(after) = to(&before) else { return false };
+        if sys::set_processors(self.pid, &after).is_err() {
             return false; // a container may forbid it
         }
         if self.is_gone() {
@@ -77,16 +102,6 @@ impl Neighbour {
             return false;
         }
         true
-    }
-
-    /// Undoes that, where it could not be asked after all, or is not to be kept any more.
-    pub fn send_back(&self) {
-        self.kept_on.store(NOWHERE, Relaxed);
-        let narrow = || sys::processors_of(self.pid).ok().filter(is_one);
-        // Unless somebody else has chosen others meanwhile.
-        if !self.is_gone() && narrow().is_some() {
-            let _ = sys::set_processors(self.pid, &EVERY);
-        }
     }
 
     fn is_gone(&self) -> bool {
@@ -99,29 +114,41 @@ pub fn spread() {
     let _ = sys::set_processors(0, &EVERY); // where one may be narrowed, that is allowed too
 }
 
-fn is_one(processors: &Processors) -> bool {
-    processors.iter().map(|word| word.count_ones()).sum::<u32>() == 1
-}
-
-/// Something that this process has asked for and that is not over.
+/// Something that this process has asked for, and that has not answered.
 #[derive(Debug)]
 pub struct UnderWay {
-    /// Whether it was the only one when it was asked for.
+    began: Instant,
+    /// Whether nothing else was being started when it was asked for.
     pub alone: bool,
 }
 
-static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+static UNDER_WAY: Mutex<Vec<Instant>> = Mutex::new(Vec::new());
+
+fn under_way() -> MutexGuard<'static, Vec<Instant>> {
+    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes one more; whether it is the only one that is being started.
+fn begin(under_way: &mut Vec<Instant>, now: Instant) -> bool {
+    under_way.retain(|began| now.duration_since(*began) < STARTING);
+    under_way.push(now);
+    under_way.len() == 1
+}
 
 impl UnderWay {
     /// Counts it.
     pub fn begin() -> Self {
-        Self { alone: UNDER_WAY.fetch_add(1, Relaxed) == 0 }
+        let began = Instant::now();
+        Self { began, alone: begin(&mut under_way(), began) }
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        UNDER_WAY.fetch_sub(1, Relaxed);
+        let mut under_way = under_way();
+        if let Some(place) = under_way.iter().position(|began| *began == self.began) {
+            under_way.swap_remove(place);
+        }
     }
 }
 
@@ -134,9 +161,16 @@ fn narrowed(all: &Processors, may_use: &Processors, here: usize) -> Option<Proce
     if may_use != all || all.get(here / WORD_BITS)? & bit == 0 {
         return None;
     }
+    (*all != only(here)).then(|| only(here))
+}
+
+/// This one; none where it has a number that no set has room for.
+fn only(processor: usize) -> Processors {
     let mut only = NONE;
-    only[here / WORD_BITS] = bit;
-    (!is_one(all)).then_some(only)
+    if let Some(word) = only.get_mut(processor / WORD_BITS) {
+        *word = 1 << (processor % WORD_BITS);
+    }
+    only
 }
 
 /// All processors that worked when this was first asked; `None` if nobody says which.
@@ -182,6 +216,16 @@ mod tests {
     fn who_may_use_all_is_narrowed_to_the_askers_processor() {
         assert_eq!(narrowed(&set("0-3"), &set("0-3"), 2), Some(set("2")));
         assert_eq!(narrowed(&set("0-2047"), &set("0-2047"), 1500), Some(set("1500")));
+    }
+
+    #[test]
+    fn what_began_long_ago_is_not_being_started() {
+        let (mut under_way, now) = (Vec::new(), Instant::now());
+        assert!(begin(&mut under_way, now));
+        assert!(!begin(&mut under_way, now + STARTING / 2));
+        assert!(!begin(&mut under_way, now + STARTING));
+        assert!(begin(&mut under_way, now + STARTING * 2));
+        assert_eq!(under_way.len(), 1);
     }
 
     #[test]

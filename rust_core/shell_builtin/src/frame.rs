@@ -10,8 +10,8 @@
 //!  0  u8    kind       1 = shell text, 2 = argument list
 //!  1  u8    flags      1 = BODY_IN_MEMFD: the body is the start of descriptor 4; 2 = HAS_CWD;
 //!                      4 = SESSION_BEGINS: the body begins with the session's age;
-//!                      8 = CALLED: kind 2 only; the shell may use one processor only, the asker's,
-//!                      until it is about to execute the program
+//!                      8 = CALLED: the shell may use one processor only, the asker's, until
+//!                      anything of the user's is about to run
 //!  2  u16   env_count  assignments in the body
 //!  4  u32   arg_count  arguments in the body, at least 1 for kind 2, 0 for kind 1
 //!  8  u64   seq        comes back in the END frame
@@ -172,7 +172,6 @@ impl Header {
         let sent_len = if body_in_memfd { 0 } else { body_len };
         let called = flags & FLAG_CALLED != 0;
         if flags & !(FLAG_HAS_CWD | FLAG_BODY_IN_MEMFD | FLAG_SESSION_BEGINS | FLAG_CALLED) != 0
-            || (called && arg_count.is_none())
             || has_cwd != (cwd_len != 0)
             || body_len > MAX_BODY
             || reader.0.len() != sent_len
@@ -341,12 +340,12 @@ mod tests {
     }
 
     #[test]
-    fn only_for_a_program_the_shell_is_called() {
-        let body = b"\x04\0\0\0true";
-        let header = Header::decode(&inline(2, 8, (0, 1), 0, body)).expect("a header");
-        assert!(header.called);
-        assert!(!Header::decode(&inline(2, 0, (0, 1), 0, body)).expect("a header").called);
-        assert_eq!(Header::decode(&inline(1, 8, (0, 0), 0, b"true")), Err(Malformed));
+    fn a_shell_is_told_that_it_was_called() {
+        let is_called = |packet: &[u8]| Header::decode(packet).map(|header| header.called);
+        let program = b"\x04\0\0\0true";
+        assert_eq!(is_called(&inline(2, 8, (0, 1), 0, program)), Ok(true));
+        assert_eq!(is_called(&inline(2, 0, (0, 1), 0, program)), Ok(false));
+        assert_eq!(is_called(&inline(1, 8, (0, 0), 0, b"true")), Ok(true));
     }
 
     #[test]
@@ -362,7 +361,6 @@ mod tests {
         let too_long = u32::try_from(MAX_BODY + 1).expect("a length");
         for broken in [
             inline(3, 0, (0, 0), 0, b""),
-            inline(1, 8, (0, 0), 0, b""),
             inline(2, 16, (0, 1), 0, b"\0\0\0\0"),
             inline(1, 0, (0, 1), 0, b""),
             inline(2, 0, (0, 0), 0, b""),

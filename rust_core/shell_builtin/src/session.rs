@@ -111,7 +111,7 @@ fn next() -> Step {
     let Ok(header) = Header::decode(&packet[..len]) else {
         return Step::Close;
     };
-    let _called = sys::Called::new(header.called);
+    let called = sys::Called::new(header.called);
     let mut files = files.into_iter();
     let (Some(stdin), Some(stdout), Some(stderr)) = (files.next(), files.next(), files.next())
     else {
@@ -138,7 +138,13 @@ fn next() -> Step {
     }
     let pipes = [stdin, stdout, stderr];
     match &request.action {
-        Action::Text(text) => prepare_text(header.seq, &request, text, pipes),
+        Action::Text(text) => {
+            let step = prepare_text(header.seq, &request, text, pipes);
+            if matches!(step, Step::RunText) {
+                called.leave_to_text();
+            }
+            step
+        }
         Action::Argv(arguments) => run_program(header.seq, &request, arguments, pipes),
     }
 }

@@ -564,7 +564,9 @@ pub(crate) fn run_stored_text() -> c_int {
     // SAFETY: the callback has the type that bash calls.
     unsafe { add_unwind_protect(on_unwind, null_mut()) };
     push_assignments();
-    plain_program::arm();
+    if !plain_program::arm() {
+        called::spread_now();
+    }
     let level = get_int(&raw const indirection_level);
     set_int(&raw mut indirection_level, 0); // `set -x` shows one `+`, as for `bash -c`
     BREAK.store(false, Relaxed);
@@ -643,6 +645,7 @@ extern "C" fn pop_scope_on_unwind(argument: *mut c_char) {
 pub(crate) fn settle(status: c_int) {
     BREAK.store(false, Relaxed);
     plain_program::disarm();
+    called::spread_now();
     set_int(&raw mut interrupt_state, 0);
     set_last_status(status);
     if SCOPE_IS_PUSHED.swap(false, Relaxed) {

@@ -19,7 +19,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::spawn::spawn;
 use super::{
-    all_signals, change_mask, copy_text, export_env, get_int, is_owner, jump_table,
+    all_signals, called, change_mask, copy_text, export_env, get_int, is_owner, jump_table,
     maybe_make_export_env, signal_is_trapped,
 };
 use crate::plain::Word;
@@ -134,19 +134,21 @@ pub(crate) fn expect(words: Option<Vec<Word<'_>>>) {
     *EXPECTED.lock().unwrap_or_else(PoisonError::into_inner) = expected;
 }
 
-/// Just before the text: from here on the first `fork` is the program's.
-pub(super) fn arm() {
+/// Just before the text: from here on the first `fork` is the program's, if it is a plain one.
+pub(super) fn arm() -> bool {
     let expected = EXPECTED.lock().unwrap_or_else(PoisonError::into_inner);
     let (Some(expected), Some(bash)) = (&*expected, &*BASH) else {
-        return;
+        return false;
     };
-    if bash.only_executes(&expected.arguments[0]) {
+    let is_plain = bash.only_executes(&expected.arguments[0]);
+    if is_plain {
         // bash writes there where it has found the program, if it has.
         // SAFETY: no preconditions.
         unsafe { maybe_make_export_env() };
         (bash.put_command_name_into_env)(c"".as_ptr());
         ARMED.store(true, Relaxed);
     }
+    is_plain
 }
 
 /// After the text.
@@ -161,6 +163,7 @@ extern "C" fn fork_or_spawn() -> libc::pid_t {
             return child;
         }
     }
+    called::spread_now();
     // SAFETY: bash's own call, and this process has one thread.
     unsafe { libc::fork() }
 }
