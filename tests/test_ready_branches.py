@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from sandbox_runtime.interpreters.interpreter import Interpreter
+    from sandbox_runtime.logs import LogFollower
 
 PROCESSES = """
 import os
@@ -467,37 +468,48 @@ async def test_what_waits_besides_a_run_hurries_no_copy(
     assert hurried == [False, False, True, True]
 
 
-async def being_made(context: Context) -> None:
-    """Waits until the interpreter is occupied with a copy."""
-    with trio.fail_after(30):
-        while context._turn.value:
-            await trio.testing.wait_all_tasks_blocked(0.01)
+HOOK = """
+import os, time
+def hold_up():
+    with open("/workspace/held-up", "w") as pipe:
+        pipe.write(".")
+    %s
+os.register_at_fork(%s=hold_up)
+"""
+
+
+async def hear_hooks(sandbox: Sandbox) -> LogFollower:
+    """Where a `HOOK` tells that it holds a copy up."""
+    await sandbox.exec("mkfifo held-up")
+    process = await sandbox.start_process("exec cat <>held-up")
+    return process.logs.follow()
 
 
 @pytest.mark.parametrize("when", ["before", "after_in_parent"])
-async def test_what_code_does_around_a_fork_holds_up_no_run(context: Context, when: str) -> None:
+async def test_what_code_does_around_a_fork_holds_up_no_run(
+    sandbox: Sandbox, context: Context, when: str
+) -> None:
     """It is interrupted for a run that waits, and only it: the run is whole."""
-    await context.run(f"import os, time\nos.register_at_fork({when}=lambda: time.sleep(1000))")
+    heard = await hear_hooks(sandbox)
+    await context.run(HOOK % ("time.sleep(1000)", when))
     for _ in range(3):
-        await being_made(context)
         with trio.fail_after(30):
+            await heard.receive_some()
             execution = await context.run("1 + 1", deadline_s=20)
         assert (execution.ended, execution.text) == ("ok", "2")
 
 
 async def test_what_cannot_be_interrupted_around_a_fork_ends_with_the_deadline_of_a_run(
-    context: Context,
+    sandbox: Sandbox, context: Context
 ) -> None:
     """The attempt is given up first; the state is lost as with a cell that does not give way."""
-    await context.run(
-        "import os, time\n"
-        "def sleep():\n"
-        "    while True:\n"
-        "        try: time.sleep(1000)\n"
-        "        except KeyboardInterrupt: pass\n"
-        "os.register_at_fork(before=sleep)"
-    )
-    await being_made(context)
+    heard = await hear_hooks(sandbox)
+    deaf = """while True:
+        try: time.sleep(1000)
+        except KeyboardInterrupt: pass"""
+    await context.run(HOOK % (deaf, "before"))
+    with trio.fail_after(30):
+        await heard.receive_some()
     with trio.fail_after(9):
         execution = await context.run("1 + 1", deadline_s=0.5)
     assert (execution.ended, execution.state_survived) == ("deadline", False)
