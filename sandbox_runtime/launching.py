@@ -61,13 +61,17 @@ def launch(
         node: The Node of JavaScript and TypeScript contexts.
 
     Raises:
-        InvalidArgumentError: A path is not absolute.
+        InvalidArgumentError: A path is not absolute, or nothing of Python can be looked at.
     """
     _check_program("python", python)
     if node is not None:
         _check_program("node", node)
     nodes = node_candidates(node)
-    shown = [*read_only, *read_only_paths(python), *node_read_only_paths(nodes)]
+    try:
+        shown = [*read_only, *read_only_paths(python), *node_read_only_paths(nodes)]
+    except PermissionError as error:
+        what = f"this user cannot look at {str(error.filename)!r}, which is a part of {python!r}"
+        raise InvalidArgumentError("python", f"{what}; give one that it can read") from None
     return Launch(Supervisor(shown), python, nodes)
 
 
