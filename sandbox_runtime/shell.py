@@ -54,11 +54,8 @@ class Shell:
     def __init__(self, jail: Jail, sock: socket.socket, pid: int) -> None:
         sock.setblocking(False)
         self._socket = sock
-        # What every command needs is made once: an epoll that waits for the shell, and the standard
-        # input of those that have none (its open file has no state that they could leave behind).
-        self.epoll = select.epoll()
+        self.epoll = select.epoll()  # one for all commands, which would need three calls each
         self.epoll.register(sock, select.EPOLLIN)
-        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._seq = 0
         self._end: End | None = None
         self.handed_over_s: float | None = None
@@ -131,12 +128,12 @@ class Shell:
             SandboxLostError: The shell has died.
         """
         self._end = None
-        stdin_fd, body_fd = self._null, None
-        files: list[int] = []
+        body_fd = None
+        # One of its own, with nothing to read: an open file has flags, and may be locked.
+        null_flags = os.O_RDONLY | os.O_CLOEXEC
+        stdin_fd = memory_file("stdin", stdin) if stdin else os.open(os.devnull, null_flags)
+        files = [stdin_fd]
         try:
-            if stdin:
-                stdin_fd = memory_file("stdin", stdin)
-                files.append(stdin_fd)
             if len(body) > INLINE_BYTES:
                 body_fd = memory_file("command", body)
                 files.append(body_fd)
@@ -158,9 +155,6 @@ class Shell:
         return self._end
 
     async def aclose(self) -> None:
-        if self._null >= 0:
-            os.close(self._null)
-            self._null = -1
         self._process = None
         self.epoll.close()
         self._socket.close()

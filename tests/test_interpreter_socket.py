@@ -7,6 +7,8 @@ import contextlib
 import math
 import os
 import socket
+import struct
+import tracemalloc
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -237,3 +239,22 @@ async def test_a_run_whose_interpreter_is_closed_before_any_news_of_it_says_kill
         capture = Capture(100, make_pipes=False)
         execution = await answering.run(capture, Run(None, 100), close)
     assert (execution.ended, execution.state_survived) == ("killed", False)
+
+
+async def test_half_a_frame_of_an_interpreter_that_is_lost_is_not_kept(
+    answering: Answering,
+) -> None:
+    def half_a_frame_and_the_end() -> None:
+        answering.theirs.send(struct.pack(">I", 1 << 20) + b" " * 50_000)
+        answering.theirs.close()
+
+    tracemalloc.start()
+    try:
+        before_bytes, _ = tracemalloc.get_traced_memory()
+        capture = Capture(100, make_pipes=False)
+        lost = await answering.run(capture, Run(None, 100), half_a_frame_and_the_end)
+        after_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert lost.ended == "context lost"
+    assert after_bytes - before_bytes < 50_000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -126,3 +128,12 @@ async def test_a_program_of_a_javascript_cell_starts_with_the_usual_signals(
     code = f"console.log(require('child_process').execSync('{STATUS}').toString())"
     execution = await sandbox.run_code(code, language="javascript")
     assert signals(execution.stdout.decode()) == NOTHING
+
+
+async def test_what_one_command_does_to_its_input_is_over_with_it(sandbox: Sandbox) -> None:
+    lock = "import fcntl; fcntl.flock(0, fcntl.LOCK_EX); fcntl.fcntl(0, fcntl.F_SETFL, 0o6000)"
+    look = "import fcntl; fcntl.flock(0, fcntl.LOCK_EX | fcntl.LOCK_NB); print(fcntl.fcntl(0, 3))"
+    assert (await sandbox.exec(["python3", "-c", lock])).ok
+    with open(os.devnull, "rb") as null:
+        fcntl.flock(null, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds the host's
+    assert int((await sandbox.exec(["python3", "-c", look])).text) & 0o6000 == 0

@@ -99,8 +99,7 @@ fn ruleset(
     // Who is given nothing to read has the host's `/dev/null`, which is below none of these. This
     // process has it as well (`bin/supervisor.rs`), so that `/dev/stdin` can be allowed.
     if let Some(null) = devices::null(std::io::stdin().as_fd()) {
-        let open = AccessFs::ReadFile | AccessFs::WriteFile;
-        ruleset = ruleset.add_rule(PathBeneath::new(null, open))?;
+        ruleset = ruleset.add_rule(PathBeneath::new(null, AccessFs::ReadFile))?;
     }
     Ok(ruleset)
 }

@@ -367,6 +367,11 @@ class Interpreter:
         """User code has written to our socket: nothing that comes can be understood any more."""
         self.lost = True
         self.death = Death(cause="broken protocol")
+        self._forget_frames()
+
+    def _forget_frames(self) -> None:
+        """Lets go of what has come, up to a whole frame: who is lost may be kept for long."""
+        self._reader = FrameReader()
         self._bodies.clear()
 
     def _count_stray(self) -> None:
@@ -615,6 +620,7 @@ class Interpreter:
                 with trio.move_on_after(_DEATH_S):
                     await self._learn_death()
             await self._shared.leave(self.pid)
+        self._forget_frames()
 
     async def _learn_death(self) -> None:
         if self.exited is None:

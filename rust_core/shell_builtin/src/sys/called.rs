@@ -1,7 +1,7 @@
 //! A shell that was called to the asker's processor (`nearby.rs` of the core), until its program runs.
 //!
 //! The asker has narrowed what this process may use to its own processor, so that neither this one
-//! nor the child that it starts is woken on another. Nothing of the user's is to see that: just before
+//! nor the child that it starts is woken on another. No program is to start with that: just before
 //! the child executes the program it lets itself and this process use all processors again. Where
 //! the shell itself runs something of the user's, or no program is executed, it does so before.
 
