@@ -274,6 +274,12 @@ class NotFoundError(SandboxError, LookupError):
         self.id = given_id
 
 
+class DeadlineError(SandboxError):
+    """What was waited for was not there when the deadline passed."""
+
+    code = "deadline"
+
+
 class ProcessEndedError(SandboxError):
     """A process ended before what somebody waited for.
 

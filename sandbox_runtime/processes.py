@@ -15,6 +15,7 @@ import trio
 
 from sandbox_runtime.capture import Capture
 from sandbox_runtime.errors import (
+    DeadlineError,
     InvalidArgumentError,
     NotStartedError,
     ProcessEndedError,
@@ -269,26 +270,34 @@ class Process:
         """As `wait`, without a result and whatever became of it."""
         await self._done.wait()
 
-    async def wait_for_log(self, pattern: str | bytes | re.Pattern[Any]) -> LogLine:
+    async def wait_for_log(
+        self, pattern: str | bytes | re.Pattern[Any], *, deadline_s: float | None = None
+    ) -> LogLine:
         """Waits for a line of its output; what is there already counts.
 
         Args:
             pattern: Text that the line holds, or a compiled regular expression, which is tried on
                 finished lines only. It runs in this process: take it from nobody you do not trust.
+            deadline_s: Seconds until it is given up; the process goes on. Never by default.
 
         Raises:
+            DeadlineError: No such line came in time.
             ProcessEndedError: It ended without such a line.
 
         Cancellation: stops waiting; the process goes on.
         """
         search = LineSearch(pattern)
-        async for chunk in self.logs.follow():
-            if found := search.take(chunk.stream, chunk.data):
+        with trio.move_on_after(check_seconds("deadline_s", deadline_s)):
+            async for chunk in self.logs.follow():
+                if found := search.take(chunk.stream, chunk.data):
+                    return found
+            if found := search.end():
                 return found
-        if found := search.end():
-            return found
-        await self._done.wait()
-        raise ProcessEndedError(self.id, self.exit_code, f"a line with {pattern!r} came")
+            await self._done.wait()
+            raise ProcessEndedError(self.id, self.exit_code, f"a line with {pattern!r} came")
+        what = f"process {self.id!r} wrote no line with {pattern!r} in {deadline_s:g} s"
+        remedy = "Give it more with deadline_s; `logs` has what it wrote"
+        raise DeadlineError(what, remedy=remedy)
 
     async def kill(
         self, signal: int = signals.SIGKILL, *, grace_s: float = KILL_GRACE_S

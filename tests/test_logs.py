@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sandbox_runtime import InvalidArgumentError, Sandbox
 from sandbox_runtime.budget import Budget
-from sandbox_runtime.errors import ProcessEndedError
+from sandbox_runtime.errors import DeadlineError, ProcessEndedError
 from sandbox_runtime.logs import Log, LogChunk
 from sandbox_runtime.spill import BLOCK_BYTES, LogSpace, Spill
 
@@ -289,6 +289,19 @@ async def test_waiting_for_a_line(sandbox: Sandbox) -> None:
     with pytest.raises(ProcessEndedError, match="exit code 4") as caught:
         await process.wait_for_log("never")
     assert (caught.value.id, caught.value.exit_code) == (process.id, 4)
+
+
+async def test_waiting_for_a_line_has_a_deadline_of_its_own(sandbox: Sandbox) -> None:
+    """The process goes on, whether it writes meanwhile or not."""
+    for command in ("echo up; sleep 1000", "echo up; while :; do echo on; done"):
+        process = await sandbox.start_process(command)
+        with pytest.raises(DeadlineError, match=r"no line with 'never' in 0\.1 s\..*deadline_s"):
+            await process.wait_for_log("never", deadline_s=0.1)
+        assert (await process.wait_for_log("up", deadline_s=50)).line == b"up"
+        assert process.status == "running"
+        await process.kill()
+    with pytest.raises(InvalidArgumentError, match="deadline_s"):
+        await process.wait_for_log("up", deadline_s=0)
 
 
 @pytest.mark.parametrize("pattern", ["", b"", 5, None])

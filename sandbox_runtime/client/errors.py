@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from sandbox_runtime import errors
 from sandbox_runtime.client.names import named
 from sandbox_runtime.errors import SandboxError
 
@@ -73,7 +74,7 @@ class ConflictError(ApiError):
     code = "conflict"
 
 
-class DeadlineError(ApiError):
+class DeadlineError(ApiError, errors.DeadlineError):
     """The deadline passed; everything that was started is gone. `context` has the output so far."""
 
     code = "deadline"
