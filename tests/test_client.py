@@ -6,6 +6,7 @@ import asyncio  # noqa: TID251 - the client runs on it as well
 import gc
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -408,6 +409,60 @@ def test_without_an_address_a_control_process_is_started_and_ended() -> None:
     assert not Path(server.path).exists()
     assert server._process is not None
     assert server._process.returncode == 0
+
+
+OWNER = """
+import os, signal, sys
+from sandbox_runtime.client import Sandbox
+
+box = Sandbox().__enter__()
+box.start_process("sleep 1000")
+box.exec("sleep 1000 & echo it runs")
+if sys.argv[1] == "asks":
+    box.exec("echo open; sleep 1000", on_stdout=lambda text: print(text, end="", flush=True))
+print("open", flush=True)
+sys.stdin.readline()
+if sys.argv[1] == "leaves":
+    os._exit(0)
+os.kill(os.getpid(), signal.Signals[sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "leaves", "asks"])
+def test_nothing_outlives_the_program_that_a_server_was_started_for(
+    how: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    temporary = tmp_path_factory.mktemp("t")  # short, since a socket's path has to be
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", OWNER, how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        text=True,
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert program.stdout.readline() == "open\n"
+        ends = [os.pidfd_open(pid) for pid in descendants(program.pid)]
+        if how == "asks":
+            program.kill()
+        else:
+            program.stdin.write("\n")
+            program.stdin.flush()
+        program.wait()
+    assert len(ends) > 4  # the server, what makes its sandboxes, a shell, two programs
+    for end in ends:
+        with open(end, "rb"):
+            assert select.select([end], [], [], 30)[0]
+    assert list(temporary.iterdir()) == []
+
+
+def descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += [int(child), *descendants(int(child))]
+    return found
 
 
 def test_a_token_is_asked_for(tmp_path: Path) -> None:

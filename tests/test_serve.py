@@ -109,6 +109,20 @@ def refusal(*options: str, **env: str) -> tuple[int, str]:
 # -- begin and end
 
 
+def test_a_server_that_is_to_end_with_its_standard_input_needs_a_pipe_there() -> None:
+    with open(os.devnull) as null:
+        done = subprocess.run(
+            [*SERVE, "--port", "0", "--until-stdin-ends"],
+            check=False,
+            stdin=null,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    assert done.returncode == 2
+    assert "--until-stdin-ends: the standard input is no pipe" in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_server_ends_with_status_0_in_less_than_a_second(number: int) -> None:
     took_s: list[float] = []

@@ -45,6 +45,13 @@ def _option(*names: str, variable: str, help: str, **more: Any) -> Any:  # noqa:
 
 
 _OPTIONS = [
+    # No variable: what is inherited must not make this server one that somebody owns.
+    click.option(
+        "--until-stdin-ends",
+        is_flag=True,
+        help="End as soon as the standard input does, a pipe of the program that starts the "
+        "server for itself; the directory of the Unix socket is removed then if it is empty.",
+    ),
     _option(
         "--host",
         variable="SANDBOX_HOST",
@@ -339,11 +346,13 @@ def _serve(values: dict[str, Any]) -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end_early)
     from sandbox_runtime.control.descriptors import raise_descriptor_limit
+    from sandbox_runtime.control.owner import take_owner
     from sandbox_runtime.launching import launch
 
     _make_undumpable()
     descriptors = raise_descriptor_limit()
     try:
+        owner = take_owner() if values["until_stdin_ends"] else None
         with contextlib.closing(launch()) as launched:  # which begins while the rest is loaded
             import trio
 
@@ -353,7 +362,8 @@ def _serve(values: dict[str, Any]) -> int:
             settings = _settings(values)
             open_journal(values["log_level"], values["log_format"])
             end_loading()
-            trio.run(functools.partial(run_server, settings, launched, descriptors=descriptors))
+            run = functools.partial(run_server, descriptors=descriptors, owner=owner)
+            trio.run(run, settings, launched)
     except InvalidArgumentError as error:
         say(str(error))
         return USAGE

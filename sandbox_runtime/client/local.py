@@ -15,7 +15,7 @@ _END_S = 15.0
 
 
 class LocalServer:
-    """A started control process.
+    """A started control process; it ends with this program too, however that ends.
 
     Attributes:
         path: Its socket.
@@ -29,12 +29,13 @@ class LocalServer:
         """
         self._directory = tempfile.mkdtemp(prefix="sandbox-runtime-")
         self.path = str(Path(self._directory) / "control.sock")
-        argv = [sys.executable, "-P", "-m", "sandbox_runtime", "serve", "--unix", self.path]
+        serve = ["serve", "--until-stdin-ends", "--unix", self.path]
+        argv = [sys.executable, "-P", "-m", "sandbox_runtime", *serve]
         self._process: subprocess.Popen[bytes] | None = None
         try:
             with tempfile.TemporaryFile(dir=self._directory) as log:
                 self._process = subprocess.Popen(
-                    argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+                    argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
                 )
                 assert self._process.stdout is not None
                 if not self._process.stdout.readline():
@@ -55,7 +56,8 @@ class LocalServer:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            if self._process.stdout is not None:
-                self._process.stdout.close()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:  # a second reason to end, sooner, would end the grace
+                    pipe.close()
         with contextlib.suppress(OSError):
             shutil.rmtree(self._directory)

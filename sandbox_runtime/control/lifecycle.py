@@ -1,8 +1,8 @@
 """The order in which a control server begins and ends.
 
 Begins: refuse what is unsafe, listen (so that a taken port is told at once), start the sandboxes,
-serve, say so. Ends at the first signal: accept no more, let requests finish for `grace_s`, end the
-sandboxes and the program beside us. A second signal ends the grace.
+serve, say so. Ends at the first signal, or with its owner: accept no more, let requests finish for
+`grace_s`, end the sandboxes and the program beside us. A second signal ends the grace.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from sandbox_runtime.control.addresses import (
 from sandbox_runtime.control.companion import run_companion
 from sandbox_runtime.control.journal import record_event
 from sandbox_runtime.control.orphans import reap_orphans
+from sandbox_runtime.control.owner import wait_owner_end
 from sandbox_runtime.core import VERSION
 from sandbox_runtime.errors import InvalidArgumentError
 from sandbox_runtime.nursery import open_serving_nursery
@@ -82,14 +83,20 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def run_server(
-    settings: ServeSettings, launched: Launch | None = None, *, descriptors: int
+    settings: ServeSettings,
+    launched: Launch | None = None,
+    *,
+    descriptors: int,
+    owner: int | None = None,
 ) -> None:
-    """Runs a server until a signal ends it.
+    """Runs a server until a signal ends it, or the end of its owner.
 
     Args:
         settings: What the operator chose.
         launched: What its first runtime is to be made of.
         descriptors: The soft limit of descriptors that programs beside the server get.
+        owner: What `take_owner` returned: the server ends when that does, and the directory of its
+            Unix socket goes with the server; None if it is nobody's.
 
     Raises:
         InvalidArgumentError: What was chosen is unsafe.
@@ -106,7 +113,12 @@ async def run_server(
                 nursery.start_soon(reap_orphans, own)
             until_signal = trio.CancelScope()
             nursery.start_soon(_obey, signals, until_signal)
+            if owner is not None:
+                nursery.start_soon(_end_with, owner, until_signal)
             await _serve(settings, launched, own, until_signal, descriptors)
+    if owner is not None and settings.unix is not None:
+        with contextlib.suppress(OSError):  # there is more in it, or it is the owner's to remove
+            Path(settings.unix).parent.rmdir()
     record_event(_LOG, "ended")
 
 
@@ -119,6 +131,12 @@ async def _obey(signals: AsyncIterator[int], until_signal: trio.CancelScope) -> 
             os._exit(128 + number)  # which closes the socket that everything else lives by
         record_event(_LOG, "ending", signal=name)
         until_signal.cancel()
+
+
+async def _end_with(owner: int, until_signal: trio.CancelScope) -> None:
+    await wait_owner_end(owner)
+    record_event(_LOG, "ending", reason="the standard input has ended")
+    until_signal.cancel()
 
 
 async def _serve(
