@@ -27,6 +27,21 @@ def check_kind(field: str, value: object, kind: type | UnionType, what: str) -> 
         raise InvalidArgumentError(field, f"must be {what}, not {type(value).__name__}")
 
 
+def check_owner(field: str, owner: object, own: object) -> None:
+    """Refuses what is another sandbox's.
+
+    Args:
+        field: What the argument is called.
+        owner: The sandbox below what was given.
+        own: The one that it was given to.
+
+    Raises:
+        InvalidArgumentError: They are two.
+    """
+    if owner is not own:
+        raise InvalidArgumentError(field, "belongs to another sandbox")
+
+
 def check_count(field: str, value: object, least: int, most: int) -> int:
     """A whole number within bounds.
 

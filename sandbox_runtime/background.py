@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from sandbox_runtime.arguments import check_kind
+from sandbox_runtime.arguments import check_kind, check_owner
 from sandbox_runtime.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
 from sandbox_runtime.logs import Log
 from sandbox_runtime.processes import Process, check_signal
@@ -95,6 +95,7 @@ class Processes:
         start_cwd, is_real = WORKSPACE, True
         if session is not None:
             check_kind("session", session, Session, "a Session, as `create_session` gives one")
+            check_owner("session", session.keeper, self._keeper)
             seen = session.seen_cwd()
             start_cwd, is_real = seen or session.cwd(), seen is not None
             env = {**session.env, **check_env(env)}
@@ -173,6 +174,8 @@ class Processes:
         self._forget()
         if session is not None:
             check_kind("session", session, Session | str, "a Session, or the id of one")
+        if isinstance(session, Session):
+            check_owner("session", session.keeper, self._keeper)
         wanted = session if isinstance(session, str) or session is None else session.id
         return [
             process

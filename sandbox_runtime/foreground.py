@@ -81,11 +81,14 @@ async def run_process(
     )
     nursery.start_soon(process.run)
     try:
-        return await process.wait()
+        result = await process.wait()
     except BaseException:
         with trio.CancelScope(shield=True):
             await process.end("killed")
         raise
+    if result.ended == "killed":  # nobody else has it, to kill it
+        raise SandboxClosedError("the sandbox was closed while the process ran")
+    return result
 
 
 async def _run_to_end(program: JailedProgram) -> CommandResult:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import msgspec
 import trio
 
-from sandbox_runtime.arguments import check_kind
+from sandbox_runtime.arguments import check_kind, check_owner
 from sandbox_runtime.errors import (
     InvalidArgumentError,
     NotFoundError,
@@ -182,7 +182,7 @@ class Ports:
 
         Args:
             port: Its number in the sandbox.
-            process: Whose end ends the waiting.
+            process: Whose end ends the waiting; one of this sandbox.
             interval_s: The longest time between two looks; 50 ms by default.
 
         Returns:
@@ -192,6 +192,7 @@ class Ports:
         if process is not None:
             what = "a Process, as `start_process` gives one"
             check_kind("process", process, EndingProcess, what)
+            check_owner("process", getattr(process, "keeper", self._keeper), self._keeper)
         longest_s = _LONGEST_PAUSE_S
         if interval_s is not None:
             longest_s = max(_FIRST_LOOK_S, check_seconds("interval_s", interval_s))

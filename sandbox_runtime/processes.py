@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 Status = Literal["running", "completed", "failed", "killed", "error"]
 """A process has one from the moment it runs. `completed`: it exited with 0; `failed`:
-with another code, or a signal of its own ended it; `killed`: `kill` or its deadline did; `error`: a
-callback raised, or the sandbox has died."""
+with another code, or a signal of its own ended it; `killed`: `kill`, its deadline or the end of the
+sandbox's block did; `error`: a callback raised, or the sandbox has died."""
 
 
 def _shown(command: str | bytes | Sequence[str | bytes]) -> str:
@@ -61,6 +61,7 @@ class Process:
         command: What was started; a sequence is shown as a shell would read it.
         session_id: The session it was started from, or None.
         pid: Its number in its jail.
+        keeper: The native process below its sandbox.
         started_at: When it was started (UTC).
         ended_at: When it had ended with all it had started, or None.
     """
@@ -70,6 +71,7 @@ class Process:
         program: JailedProgram,
         log: Log | None,
         *,
+        keeper: Keeper,
         command: str,
         process_id: str,
         session_id: str | None,
@@ -80,6 +82,7 @@ class Process:
         self._scope = trio.CancelScope()
         self._error: Exception | None = None
         self._outcome: CommandResult | None = None
+        self.keeper = keeper
         self.id = process_id
         self.command = command
         self.session_id = session_id
@@ -140,6 +143,7 @@ class Process:
             process = cls(
                 await JailedProgram.open(keeper, asked, capture, stdin=data, deadline_s=timeout_s),
                 log,
+                keeper=keeper,
                 command=_shown(command),
                 process_id=process_id or make_id("proc"),
                 session_id=session_id,
@@ -168,10 +172,15 @@ class Process:
                     await self._program.jail.aclose()
                 self._program.capture.mute()
                 await self._program.capture.drain()  # what was not heard of is kept nevertheless
+            if self._program.jail.exited is None and self.keeper.closed:
+                self._program.why_ended = self._program.why_ended or "killed"
             self._outcome = self._program.outcome()
         finally:
             with trio.CancelScope(shield=True):
                 await self._program.jail.aclose()
+            if self._outcome is None:  # only the end of the sandbox's block cancels this task
+                self._program.why_ended = self._program.why_ended or "killed"
+                self._outcome = self._program.outcome()
             self.ended_at = datetime.now(UTC)
             if self._log is not None:
                 self._log.end()
@@ -255,7 +264,6 @@ class Process:
 
         Raises:
             Exception: What a callback raised; the process was ended then.
-            SandboxClosedError: The sandbox was closed meanwhile.
 
         Cancellation: stops waiting; the process goes on.
         """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from sandbox_runtime.arguments import check_flags, check_kind
+from sandbox_runtime.arguments import check_flags, check_kind, check_owner
 from sandbox_runtime.background import Processes
 from sandbox_runtime.blocks import block
 from sandbox_runtime.budget import Budget
@@ -332,6 +332,7 @@ class Sandbox:
             context = await self._default_context(language)
         else:
             check_context(context)
+            check_owner("context", context.keeper, self._keeper)
         return await context.run(
             code,
             deadline_s=deadline_s,

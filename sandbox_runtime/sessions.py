@@ -281,6 +281,11 @@ class Session:
                 how = "the deadline passed, and everything it started was ended"
             elif result.ended != "exit":
                 how = f"{how}, {result.ended}" if result.exit_code is not None else result.ended
+            if result.out_of_memory:
+                how += (
+                    ", for the sandbox had no memory left and the kernel ended a process of it:"
+                    " give it more with limits.memory_bytes"
+                )
             raise CommandFailedError(result, how, result.stderr.decode(errors="replace"))
         return result
 

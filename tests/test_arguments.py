@@ -220,6 +220,31 @@ def test_on_asyncio_it_is_told_what_runs_there() -> None:
         asyncio.run(main())
 
 
+async def test_what_is_of_another_sandbox_is_refused_by_its_name(runtime: Runtime) -> None:
+    """A context, a session, a process: two sandboxes are never mixed."""
+    async with open_sandbox(runtime=runtime) as one, open_sandbox(runtime=runtime) as other:
+        context = await one.create_code_context(preload="bare")
+        session = await one.create_session()
+        process = await one.start_process("sleep 1000")
+        calls: dict[str, list[Callable[[], Any]]] = {
+            "context": [lambda: other.run_code("1", context=context)],
+            "session": [
+                lambda: other.start_process("true", session=session),
+                lambda: other.processes.list(session),
+                lambda: other.processes.kill_all(session),
+            ],
+            "process": [lambda: other.ports.wait_until_open(5, process=process)],
+        }
+        with trio.fail_after(20):
+            for field, refused in calls.items():
+                for call in refused:
+                    with pytest.raises(InvalidArgumentError, match=f"^{field}: belongs to another"):
+                        await use(call, {})
+        assert one.processes.list(session) == []
+        (branch,) = await context.fork()
+        assert (await one.run_code("1 + 1", context=branch)).text == "2"
+
+
 async def test_what_is_used_behind_the_end_of_its_block_says_so(runtime: Runtime) -> None:
     async with open_sandbox(runtime=runtime) as sandbox:
         session = await sandbox.create_session()

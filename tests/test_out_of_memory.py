@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_runtime import Death, Limits, Runtime, Sandbox, SandboxLostError, open_sandbox
+from sandbox_runtime import (
+    CommandFailedError,
+    Death,
+    Limits,
+    Runtime,
+    Sandbox,
+    SandboxLostError,
+    open_sandbox,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -64,6 +72,12 @@ async def test_a_command_and_a_process_say_it(sandbox: Sandbox) -> None:
     assert (result.signal, result.ended, result.out_of_memory) == (9, "signal", True)
     result = await (await sandbox.start_process("kill -9 $$")).wait()
     assert (result.signal, result.out_of_memory) == (9, False)
+
+
+async def test_a_checked_command_says_it_and_names_the_limit(sandbox: Sandbox) -> None:
+    """Instead of how its shell or its program ended alone."""
+    with pytest.raises(CommandFailedError, match=r"no memory left.*limits\.memory_bytes"):
+        await sandbox.exec(["python3", "-c", FILL], deadline_s=60, check=True)
 
 
 async def test_a_file_service_that_dies_where_there_is_little_memory_names_it(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sandbox_runtime.interpreters.languages import Wanted
     from sandbox_runtime.interpreters.ready_branches import ReadyBranches
     from sandbox_runtime.interpreters.runs import ClearHandler, ResultHandler
+    from sandbox_runtime.keeper import Keeper
     from sandbox_runtime.output_stream import OutputHandler
 
 _STYLES: tuple[str, ...] = get_args(TracebackStyle)
@@ -53,6 +54,7 @@ class Context:
         on_closed: Called once nothing of it is left, for its owner to forget it.
         work: Entered for each run, which is not to be disturbed.
         alarms: What keeps the deadlines of short runs.
+        keeper: The native process below its sandbox.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Context:
         self.on_closed: Callable[[Context], object] = lambda _: None
         self.work: AbstractContextManager[object] = nullcontext()
         self.alarms: Alarms
+        self.keeper: Keeper
 
     @property
     def language(self) -> str:

@@ -186,6 +186,7 @@ class Contexts:
         self._contexts[context.id] = context
         context.on_closing, context.on_closed = self._let_next_come, self._forget
         context.work, context.alarms = self._work, self._alarms
+        context.keeper = self._keeper
         context.on_fork = self._fork
         return context
 
