@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from sandbox_runtime import Limits
 from sandbox_runtime.client import (
     ApiError,
     AsyncSandbox,
@@ -34,6 +35,7 @@ from sandbox_runtime.errors import (
     ProcessEndedError,
     SandboxClosedError,
 )
+from sandbox_runtime.wire.sandboxes import SandboxReply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -106,6 +108,28 @@ def test_sessions_are_apart(sandbox: Sandbox) -> None:
     with sandbox.create_session(cwd="/tmp", env={"X": "mine"}) as session:
         assert session.exec("pwd; echo $X").stdout == "/tmp\nmine\n"
         assert sandbox.exec("echo [$X]").stdout == "[]\n"
+
+
+def test_a_session_that_is_closed_does_not_come_back(sandbox: Sandbox) -> None:
+    session = sandbox.create_session("mine")
+    session.close()
+    session.close()
+    with sandbox.create_session() as left:
+        left.exec("X=lost")
+    for closed in (session, left):
+        for on_stdout in (None, print):
+            with pytest.raises(SandboxClosedError, match="the session is closed"):
+                closed.exec("echo $X", on_stdout=on_stdout)
+    assert sandbox.create_session("mine").exec("echo new").stdout == "new\n"
+
+
+def test_limits_are_given_as_where_nothing_is_between(address: str) -> None:
+    with Sandbox(address, limits=Limits(processes=64, tmp_bytes=8 << 20)) as sandbox:
+        assert sandbox.exec("df -B1 --output=size /tmp | tail -1").stdout.strip() == str(8 << 20)
+        known = sandbox._transport.call("GET", f"/sandboxes/{sandbox.id}", SandboxReply)
+    usual = Limits()
+    assert (known.sandbox.limits.processes, known.sandbox.limits.tmp_bytes) == (64, 8 << 20)
+    assert known.sandbox.limits.memory_bytes == usual.memory_bytes
 
 
 def test_a_process_is_followed_to_its_end(sandbox: Sandbox) -> None:

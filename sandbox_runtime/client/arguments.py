@@ -9,6 +9,8 @@ import msgspec
 from sandbox_runtime.arguments import check_kind, check_mapping
 from sandbox_runtime.client.names import argument_of
 from sandbox_runtime.errors import InvalidArgumentError
+from sandbox_runtime.settings import Limits
+from sandbox_runtime.wire.sandboxes import LimitsRequest
 from sandbox_runtime.wire.shape import MOST_MS
 
 if TYPE_CHECKING:
@@ -52,6 +54,24 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str | None] | None:
         return None
     check_mapping("env", env, '{"NAME": "value"}')
     return dict(env) or None
+
+
+def limits_of(limits: object) -> LimitsRequest | None:
+    """Limits as the wire has them: those that are not as usual, the others are the server's to say.
+
+    Raises:
+        InvalidArgumentError: They are none.
+    """
+    if limits is None or isinstance(limits, LimitsRequest):
+        return limits
+    if not isinstance(limits, Limits):
+        what = f"must be sandbox_runtime.Limits(...), not {type(limits).__name__}"
+        raise InvalidArgumentError("limits", what)
+    usual = Limits()
+    chosen = {name: getattr(limits, name) for name in limits.__struct_fields__}
+    return LimitsRequest(
+        **{name: value for name, value in chosen.items() if value != getattr(usual, name)}
+    )
 
 
 def content_bytes(content: str | bytes | bytearray | memoryview) -> bytes:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from sandbox_runtime.client._async.commands import execute
+from sandbox_runtime.client.errors import NotFoundError
+from sandbox_runtime.errors import SandboxClosedError
 from sandbox_runtime.wire import sessions as wire
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ class AsyncSession:
         self._transport = transport
         self._prefix = prefix
         self.id = session_id
+        self._is_closed = False
 
     async def exec(
         self,
@@ -40,7 +44,13 @@ class AsyncSession:
         on_stderr: Callable[[str], None] | None = None,
         check: bool = False,
     ) -> CommandResult:
-        """Runs a command in this session; see `AsyncSandbox.exec`."""
+        """Runs a command in this session; see `AsyncSandbox.exec`.
+
+        Raises:
+            SandboxClosedError: The session is closed.
+        """
+        if self._is_closed:
+            raise SandboxClosedError("the session is closed")
         return await execute(
             self._transport,
             self._prefix,
@@ -55,10 +65,12 @@ class AsyncSession:
         )
 
     async def aclose(self) -> None:
-        """Ends the session and its processes."""
+        """Ends the session and its processes; nothing more where it has ended already."""
+        self._is_closed = True  # also without an answer: a command would make the session anew
         body = wire.DeleteSession(session_id=self.id)
         path = f"{self._prefix}/api/session/delete"
-        await self._transport.call("POST", path, wire.SessionDeleted, body=body)
+        with suppress(NotFoundError):
+            await self._transport.call("POST", path, wire.SessionDeleted, body=body)
 
     async def __aenter__(self) -> Self:
         return self

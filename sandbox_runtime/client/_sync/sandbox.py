@@ -14,7 +14,7 @@ from sandbox_runtime.client._sync.ports import wait_for_port
 from sandbox_runtime.client._sync.processes import Process, start
 from sandbox_runtime.client._sync.sessions import Session
 from sandbox_runtime.client._sync.transport import Transport
-from sandbox_runtime.client.arguments import milliseconds_of, texts, variables
+from sandbox_runtime.client.arguments import limits_of, milliseconds_of, texts, variables
 from sandbox_runtime.client.local import LocalServer
 from sandbox_runtime.client.models import Clone, ExposedPort
 from sandbox_runtime.wire import code as code_wire
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from sandbox_runtime.client.models import CommandResult, Execution, Result
+    from sandbox_runtime.settings import Limits
 
 _FIRST_SESSION = "default"
 _LEAVE_S = 20.0
@@ -54,7 +55,7 @@ class Sandbox:
         token: str | None = None,
         sandbox_id: str | None = None,
         name: str | None = None,
-        limits: wire.LimitsRequest | None = None,
+        limits: Limits | wire.LimitsRequest | None = None,
         network: wire.Network | None = None,
         read_only: Sequence[str] = (),
         idle_s: float | None = None,
@@ -67,7 +68,7 @@ class Sandbox:
             token: What the control process was told to ask for.
             sandbox_id: One that is there already, `default` for the server's own. It stays.
             name: For people.
-            limits: What it may use.
+            limits: What it may use; what is as in `Limits()` is left to the server's default.
             network: `loopback` or `host`; the server's default if it is not given.
             read_only: Directories of the host that it shows; the operator allows them.
             idle_s: Ended when nothing was asked of it for so long.
@@ -77,7 +78,7 @@ class Sandbox:
         self._existing = sandbox_id
         self._wanted = wire.CreateSandbox(
             name=name,
-            limits=limits,
+            limits=limits_of(limits),
             network=network,
             mounts=tuple(wire.Mount(path=path) for path in texts("read_only", read_only)),
             idle_ms=milliseconds_of("idle_s", idle_s),
