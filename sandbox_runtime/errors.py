@@ -46,6 +46,29 @@ class InvalidArgumentError(SandboxError, ValueError):
         self.field = field
 
 
+class ListenError(InvalidArgumentError, OSError):
+    """This process cannot listen on an address. Nothing was done.
+
+    Attributes:
+        errno: Why, as errno(3), e.g. `errno.EADDRINUSE`.
+    """
+
+    code = "cannot_listen"
+
+    def __init__(self, field: str, errno: int, address: str, port: int) -> None:
+        why = f"cannot listen on {address} port {port}: {os.strerror(errno)}"
+        remedy = _LISTEN_REMEDIES.get(errno, "")
+        super().__init__(field, f"{why}. {remedy}" if remedy else why)
+        self.errno = errno
+
+
+_LISTEN_REMEDIES = {
+    errno_names.EADDRINUSE: "Something else listens there: end that, or choose another address",
+    errno_names.EADDRNOTAVAIL: "It is no address of this machine; give one like '127.0.0.1'",
+    errno_names.EACCES: "Choose a port above 1023",
+}
+
+
 class IsolationError(SandboxError):
     """A protection that was required cannot be had here. There is no sandbox.
 

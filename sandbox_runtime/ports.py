@@ -23,6 +23,7 @@ import trio
 from sandbox_runtime.arguments import check_kind, check_owner
 from sandbox_runtime.errors import (
     InvalidArgumentError,
+    ListenError,
     NotFoundError,
     SandboxClosedError,
     SandboxError,
@@ -123,7 +124,7 @@ class Ports:
 
         Raises:
             InvalidArgumentError: It is no port, or the control server's own.
-            OSError: This process cannot listen there.
+            ListenError: This process cannot listen there.
         """
         number = self._check(port)
         if name is not None and not (isinstance(name, str) and len(name) <= 256):
@@ -208,6 +209,9 @@ class Ports:
             sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
             sock._sock.bind((address, port))  # type: ignore[attr-defined]  # noqa: SLF001
             sock.listen(128)
+        except OSError as error:
+            sock.close()
+            raise ListenError("listen", error.errno or 0, address, port) from error
         except BaseException:
             sock.close()
             raise

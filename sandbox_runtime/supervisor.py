@@ -74,6 +74,7 @@ class Supervisor:
             self._has_begun = self._channel.offer(self._begin)
         self._ended: dict[int, trio.Event] = {}
         self._gone = trio.Event()
+        self._closed = False
         self._next_id = 0
         self._shell_builtin: int | None = None
         self.separate_ids = False
@@ -162,8 +163,12 @@ class Supervisor:
         Its jails can be asked for at once: they are made when it is there, if it ever is.
 
         Raises:
+            SandboxClosedError: The runtime's block has ended.
             SandboxLostError: The runtime has died.
         """
+        if self._closed:
+            remedy = "Put `open_sandbox` inside of `async with open_runtime() as runtime:`"
+            raise SandboxClosedError("the runtime's block has ended", remedy=remedy)
         if self.gone:
             raise SandboxLostError("the runtime has died; open a new one")
         with contextlib.ExitStack() as theirs:
@@ -225,6 +230,7 @@ class Supervisor:
 
     async def aclose(self) -> None:
         """Ends the supervisor and everything that it ever made; returns when that is gone."""
+        self._closed = True
         self._channel.close()
         with trio.CancelScope(shield=True):
             await wait_process_end(self._launcher_pidfd)

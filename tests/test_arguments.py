@@ -203,6 +203,27 @@ async def test_whoever_forgets_the_block_is_told_how_to_write_it(opener: Any) ->
     assert copy.copy(opener()) is not None
 
 
+async def test_a_runtime_whose_block_has_ended_says_what_to_write() -> None:
+    """It has not died."""
+    async with open_runtime() as runtime:
+        pass
+    with pytest.raises(SandboxClosedError, match=r"block has ended.* Put `open_sandbox` inside"):
+        async with open_sandbox(runtime=runtime):
+            pass
+
+
+async def test_a_closed_context_says_one_remedy_and_a_closed_sandbox_none(runtime: Runtime) -> None:
+    async with open_sandbox(runtime=runtime) as sandbox:
+        closed, left = [await sandbox.create_code_context(preload="bare") for _ in range(2)]
+        await closed.aclose()
+        for use_it in (lambda: closed.run("1"), closed.fork, closed.restart):
+            with pytest.raises(SandboxClosedError, match=r"^the context was closed; create a new"):
+                await use_it()
+    for use_it in (lambda: left.run("1"), left.fork, left.restart):
+        with pytest.raises(SandboxClosedError, match=r"^the sandbox is closed$"):
+            await use_it()
+
+
 async def test_a_block_is_entered_once() -> None:
     block = open_runtime()
     async with block:

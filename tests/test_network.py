@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import textwrap
@@ -14,6 +15,7 @@ import trio.testing
 
 from sandbox_runtime import (
     InvalidArgumentError,
+    ListenError,
     NotFoundError,
     PortUnreachableError,
     Runtime,
@@ -352,6 +354,22 @@ async def test_unexposing_forgets_the_port_and_its_token(sandbox: Sandbox) -> No
     assert sandbox.ports.list() == []
     with pytest.raises(NotFoundError):
         sandbox.ports.unexpose(7070)
+
+
+async def test_where_this_machine_cannot_listen_the_field_and_the_remedy_are_named(
+    sandbox: Sandbox,
+) -> None:
+    """It stays an OSError with its number, and nothing is exposed."""
+    with pytest.raises(ListenError, match=r"^listen: .* give one like '127\.0\.0\.1'") as told:
+        sandbox.ports.expose(8000, listen="192.0.2.1")
+    assert (told.value.errno, told.value.field) == (errno.EADDRNOTAVAIL, "listen")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ListenError, match="Something else listens there: end that") as told:
+            sandbox.ports.expose(port, listen="127.0.0.1")
+    assert isinstance(told.value, OSError)
+    assert told.value.errno == errno.EADDRINUSE
+    assert sandbox.ports.list() == []
 
 
 async def test_a_port_of_this_machine_leads_inside_as_long_as_it_is_exposed(

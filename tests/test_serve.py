@@ -476,6 +476,7 @@ def test_what_exists_goes_on_when_the_descriptors_run_out() -> None:
         ("SANDBOX_MEMORY", "many"),
         ("SANDBOX_MAX_BODY", "0"),
         ("SANDBOX_UNIX_MODE", "999"),
+        ("SANDBOX_LISTENABLE", "localhost"),
         ("SANDBOX_ALLOW_UNAUTHENTICATED", "perhaps"),
         ("COMMAND_TIMEOUT_MS", "abc"),
         ("PYTHON_POOL_MIN_SIZE", "-3"),

@@ -18,6 +18,7 @@ from sandbox_runtime.cli.loading import end_loading
 from sandbox_runtime.cli.values import (
     SecondsRange,
     Whole,
+    parse_addresses,
     parse_domain,
     parse_memory,
     parse_mode,
@@ -157,6 +158,7 @@ _OPTIONS = [
         variable="SANDBOX_LISTENABLE",
         metavar="ADDRESS",
         multiple=True,
+        callback=parse_addresses,
         help="An address of this machine on which clients may have exposed ports listened on, "
         "e.g. 0.0.0.0. Repeatable.",
     ),

@@ -119,6 +119,19 @@ def _size(value: str) -> int:
     return int(float(match[1]) * 1024 ** "_KMGT".index(match[2].upper() or "_"))
 
 
+def parse_addresses(_context: object, _option: object, values: tuple[str, ...]) -> tuple[str, ...]:
+    """`--listenable`: addresses in figures."""
+    import ipaddress
+
+    for value in values:
+        try:
+            ipaddress.ip_address(value)
+        except ValueError:
+            message = f"{value!r} is no address; write it as 0.0.0.0 or 127.0.0.1"
+            raise click.BadParameter(message) from None
+    return values
+
+
 def parse_origins(_context: object, _option: object, values: tuple[str, ...]) -> tuple[str, ...]:
     """`--allow-origin`: as browsers write it, without a path."""
     for value in values:

@@ -189,7 +189,7 @@ class Context:
                 self._runs_waiting -= 1
         try:
             if self.lost:
-                raise SandboxClosedError("the context has ended; restart it or create a new one")
+                raise self._ended()
             self.used_s = time.time()
             if self.ahead is not None:
                 self.ahead.drop()
@@ -208,6 +208,14 @@ class Context:
             self._turn.release()
             if self.ahead is not None and not self.lost:
                 self.ahead.refill()
+
+    def _ended(self) -> SandboxClosedError:
+        """Why it cannot be used, and what can be done."""
+        if self.keeper.closed:
+            return SandboxClosedError("the sandbox is closed")
+        if self._closed:
+            return SandboxClosedError("the context was closed; create a new one")
+        return SandboxClosedError("the context has ended; restart it or create a new one")
 
     def interrupt(self) -> bool:
         """Ends the run of this moment as its deadline would; its result says `interrupted`.
@@ -240,7 +248,7 @@ class Context:
         check_count("count", count, 1, MOST_BRANCHES)
         async with self._turn:
             if self.lost:
-                raise SandboxClosedError("the context has ended; restart it or create a new one")
+                raise self._ended()
             branches = await self.on_fork(self, count)
         if self.ahead is not None:
             self.ahead.refill()
@@ -289,11 +297,11 @@ class Context:
         """Begins anew: same id and settings, fresh state. What runs or waits ends as killed.
 
         Raises:
-            SandboxClosedError: The context was deleted.
+            SandboxClosedError: The context or its sandbox was closed.
             InterpreterUnavailableError: The new interpreter did not come up.
         """
         if self._closed:
-            raise SandboxClosedError("the context was deleted; create a new one")
+            raise self._ended()
         old = self._interpreter
         if self.ahead is not None:
             self.ahead.drop()

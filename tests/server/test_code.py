@@ -232,6 +232,10 @@ def test_branches_count_as_contexts(api: Client) -> None:
 def test_branches_that_are_made_ahead_count_as_contexts(api: Client) -> None:
     """As many as are wanted, whether they are there or not; the context says how many are."""
     there = api.get("/api/interpreter/health").json["contexts"]
+    reply = api.post("/api/contexts", {"language": "javascript", "readyBranches": 1})
+    (wrong,) = reply.json["context"]["validationErrors"]
+    assert (reply.status, wrong["field"]) == (400, "readyBranches")
+    assert wrong["message"].startswith("readyBranches: javascript")
     reply = api.post("/api/contexts", {"readyBranches": 64})
     assert reply.status == 400
     assert "64 and the context itself are more than the 64" in reply.json["message"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from sandbox_runtime.errors import ContextNotFoundError
+from sandbox_runtime.errors import ContextNotFoundError, InvalidArgumentError
 from sandbox_runtime.interpreters.chart_shapes import as_wire
 from sandbox_runtime.interpreters.execution import SHORT_NAMES
 from sandbox_runtime.interpreters.languages import known_language
@@ -80,12 +80,18 @@ async def create(call: Call, body: wire.CreateContext) -> wire.ContextCreated:
         what = f"{body.ready_branches} and the context itself are more than the {most} that may be"
         raise FieldError("readyBranches", what)
     with _opening(call, 1 + body.ready_branches):
-        context = await contexts.create(
-            language,
-            cwd=body.cwd,
-            env=given_env(body.env_vars),
-            ready_branches=body.ready_branches,
-        )
+        try:
+            context = await contexts.create(
+                language,
+                cwd=body.cwd,
+                env=given_env(body.env_vars),
+                ready_branches=body.ready_branches,
+            )
+        except InvalidArgumentError as error:
+            if error.field != "ready_branches":
+                raise
+            why = str(error).removeprefix("ready_branches: ")
+            raise InvalidArgumentError("readyBranches", why) from None
     return wire.ContextCreated(
         id=context.id,
         context_id=context.id,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from sandbox_runtime.errors import InvalidArgumentError, NotFoundError
+from sandbox_runtime.errors import InvalidArgumentError, ListenError, NotFoundError
 from sandbox_runtime.server.faults import (
     FieldError,
     ForbiddenError,
@@ -62,14 +63,15 @@ def expose(call: Call, body: wire.ExposePort) -> wire.PortExposed:
         )
     try:
         exposed = call.sandbox.sandbox.ports.expose(port, name=body.name, listen=body.listen)
-    except InvalidArgumentError as error:
-        raise InvalidPortError(str(error), port=port, reason="reserved") from None
-    except OSError as error:
+    except ListenError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortInUseError(f"Port {port} is in use on this machine", port=port) from None
+        why = os.strerror(error.errno or 0)
         raise InvalidPortError(
-            f"Cannot listen on {body.listen}: {error.strerror}", port=port, reason="refused"
+            f"Cannot listen on {body.listen}: {why}", port=port, reason="refused"
         ) from None
+    except InvalidArgumentError as error:
+        raise InvalidPortError(str(error), port=port, reason="reserved") from None
     url = _url(call, exposed)
     return wire.PortExposed(
         port=port,
