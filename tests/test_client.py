@@ -292,28 +292,33 @@ def test_it_is_told_how_many_branches_wait(sandbox: Sandbox) -> None:
         (lambda it: it.create_code_context(ready_branches=65), "ready_branches: Expected"),
         (lambda it: it.create_code_context(ready_branches=64), "ready_branches: 64 and"),
         (lambda it: it.create_code_context(cwd=5), "cwd: Expected `str"),
-        (lambda it: it.create_code_context(env={"A": 1}), "env: Expected `str"),
+        (lambda it: it.create_code_context(env={"A": 1}), r"env\[A\]: must be text, not int"),
         (lambda it: it.create_code_context("python", env=5), "env: must be a mapping"),
         (lambda it: it.start_process("true", cwd="a"), "cwd: must be an absolute path"),
-        (lambda it: it.exec("true", env={"A": object()}), "env: cannot be sent"),
+        (lambda it: it.exec("true", env={"A": object()}), r"env\[A\]: must be text, not object"),
+        (lambda it: it.exec("true", env={5: "1"}), "env: 5 is no name of a variable"),
         (lambda it: it.exec("true\ud800"), "command: has '.ud800' at 4"),
-        (lambda it: it.exec(""), "command: "),
+        (lambda it: it.exec(""), "command: is empty; give a command"),
+        (lambda it: it.start_process(""), "command: is empty; give a command"),
         (lambda it: it.create_session(cwd=5), "cwd: Expected `str"),
         (lambda it: it.start_process("true", process_id=5), "process_id: Expected"),
         (lambda it: it.run_code(5), "code: Expected `str`"),
         (lambda it: it.run_code("1", on_result=5), "on_result: must be a function"),
         (lambda it: it.exec("true", on_stdout="x"), "on_stdout: must be a function"),
         (lambda it: it.files.write("a", 5), "content: must be text or bytes, not int"),
-        (lambda it: it.files.write(5, "a"), "path: Expected `str`"),
-        (lambda it: it.files.read(5), "path: Expected `str`"),
-        (lambda it: it.files.move(5, "a"), "source: Expected `str`"),
-        (lambda it: it.files.move("a", 5), "target: Expected `str`"),
+        (lambda it: it.files.write(5, "a"), "path: must be text or a path, not int"),
+        (lambda it: it.files.read(5), "path: must be text or a path"),
+        (lambda it: it.files.move(5, "a"), "source: must be text or a path"),
+        (lambda it: it.files.move("a", 5), "target: must be text or a path"),
         (lambda it: it.files.list("a", hidden="x"), "hidden: Expected `bool"),
         (lambda it: it.clone(5), "url: Expected `str`"),
         (lambda it: it.clone("https://x/y", depth="x"), "depth: Expected `int"),
         (lambda it: it.expose_port("80"), "port: Expected `int`"),
         (lambda it: it.wait_for_port("80"), "port: Expected `int`"),
         (lambda _: Sandbox(read_only="/opt"), "read_only: must be a list"),
+        (lambda _: Sandbox(token="x"), "token: there is no address to give it to"),
+        (lambda it: opened(it, limits=5), "limits: must be sandbox_runtime.Limits"),
+        (lambda it: opened(it, network="x"), "network: .*; known: host, loopback"),
         (lambda _: Sandbox(idle_s=-1), "idle_s: must be a number of seconds"),
     ],
 )
@@ -326,6 +331,18 @@ def test_an_argument_that_cannot_be_meant_is_called_as_in_the_call(
     assert re.match(told, str(caught.value)), str(caught.value)
     assert "$" not in str(caught.value)
     assert sandbox.exec("echo on").stdout == "on\n"
+
+
+def opened(beside: Sandbox, **options: Any) -> None:
+    with Sandbox(beside._address, **options):
+        pass
+
+
+def test_a_file_may_be_named_by_a_path(sandbox: Sandbox) -> None:
+    sandbox.files.write(Path("made") / "first", b"1")
+    sandbox.files.move(Path("made/first"), Path("made/second"))
+    assert sandbox.files.read_text(Path("made/second")) == "1"
+    assert [one.relative_path for one in sandbox.files.list(Path("made"))] == ["second"]
 
 
 def test_a_sandbox_whose_block_has_ended_says_so(address: str) -> None:
@@ -380,7 +397,7 @@ def test_a_sandbox_ends_with_its_block(address: str) -> None:
 
 def test_an_argument_that_means_nothing_is_refused(sandbox: Sandbox) -> None:
     with pytest.raises(InvalidRequestError):
-        sandbox.exec("")
+        sandbox.exec(" ")
     with pytest.raises(InvalidRequestError, match="cobol"):
         sandbox.create_code_context("cobol")
 
@@ -393,6 +410,22 @@ def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match=named), Sandbox(address):
         pass
     gc.collect()
+
+
+def test_a_server_without_tls_is_told_with_what_to_write() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "sandbox_runtime", "serve", "--port", "0"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().strip().replace("http:", "https:")
+        try:
+            with pytest.raises(UnreachableError, match=r"without TLS.*write http://"):
+                Sandbox(address).__enter__()
+        finally:
+            server.terminate()
 
 
 async def _use(address: str | None) -> list[Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -21,8 +22,10 @@ def command_text(command: object) -> str:
     """A command, which the wire has as text for a shell.
 
     Raises:
-        InvalidArgumentError: It is something else, as a list of words.
+        InvalidArgumentError: It is something else, as a list of words, or empty.
     """
+    if command == "":
+        raise InvalidArgumentError("command", "is empty; give a command, e.g. 'true'")
     if isinstance(command, str):
         return command
     found = type(command).__name__
@@ -48,12 +51,32 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str | None] | None:
     """Variables as the wire has them; none if there are none.
 
     Raises:
-        InvalidArgumentError: They are none.
+        InvalidArgumentError: They are none; it names the first that is not text.
     """
     if env is None:
         return None
     check_mapping("env", env, '{"NAME": "value"}')
-    return dict(env) or None
+    given: Mapping[Any, Any] = env  # which callers without types give as they like
+    sent: dict[str, str | None] = {}
+    for name, value in given.items():
+        if not isinstance(name, str):
+            raise InvalidArgumentError("env", f"{name!r} is no name of a variable")
+        if value is not None and not isinstance(value, str):
+            raise InvalidArgumentError(f"env[{name}]", f"must be text, not {type(value).__name__}")
+        sent[name] = value
+    return sent or None
+
+
+def path_text(field: str, path: object) -> str:
+    """A path, which the wire has as text.
+
+    Raises:
+        InvalidArgumentError: It is none.
+    """
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise InvalidArgumentError(field, f"must be text or a path, not {type(path).__name__}")
+    return text
 
 
 def limits_of(limits: object) -> LimitsRequest | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _PLACE = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
 _ABSENT_OR_UNKNOWN = re.compile(r"(required|unknown) field `([^`]+)`")
 _REGEX = "matching regex"
+_ENUM = "Invalid enum value"
 
 
 def misfit(error: msgspec.ValidationError, kind: type[Any]) -> FieldError:
@@ -24,6 +25,8 @@ def misfit(error: msgspec.ValidationError, kind: type[Any]) -> FieldError:
     found = _PLACE.search(told)
     place = found[1].replace("[...]", "") if found else ""
     about = _ABSENT_OR_UNKNOWN.search(told)
+    if _ENUM in told and (values := _values_at(kind, place)):
+        return FieldError(place, f"{told}; known: {', '.join(values)}")
     if about is None:
         meaning = _description_at(kind, place) if _REGEX in told else ""
         return FieldError(place, f"{place}: {meaning}" if meaning else told)
@@ -37,6 +40,14 @@ def _fields_at(kind: type[Any], place: str) -> Sequence[str]:
     for shape in _shapes_at(kind, place):
         if isinstance(shape, shapes.StructType):
             return [field.encode_name for field in shape.fields]
+    return ()
+
+
+def _values_at(kind: type[Any], place: str) -> Sequence[str]:
+    """The values of a field that takes only some."""
+    for shape in _shapes_at(kind, place):
+        if isinstance(shape, shapes.LiteralType):
+            return [str(value) for value in shape.values]
     return ()
 
 

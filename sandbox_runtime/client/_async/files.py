@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING
 
-from sandbox_runtime.client.arguments import content_bytes
+from sandbox_runtime.client.arguments import content_bytes, path_text
 from sandbox_runtime.client.models import FileEntry
 from sandbox_runtime.wire import files as wire
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from sandbox_runtime.client._async.transport import AsyncTransport
 
 
@@ -20,35 +22,37 @@ class AsyncFiles:
         self._transport = transport
         self._api = f"{prefix}/api"
 
-    async def read(self, path: str) -> bytes:
+    async def read(self, path: str | PathLike[str]) -> bytes:
         """A file's content, exactly.
 
         Raises:
             NotFoundError: There is no such file.
             ApiError: It cannot be read.
         """
-        body = wire.ReadFile(path=path, encoding="base64")
+        body = wire.ReadFile(path=path_text("path", path), encoding="base64")
         found = await self._transport.call("POST", f"{self._api}/read", wire.FileRead, body=body)
         if found.encoding == "base64":
             return base64.b64decode(found.content)
         return found.content.encode()
 
-    async def read_text(self, path: str) -> str:
+    async def read_text(self, path: str | PathLike[str]) -> str:
         """A file's content as UTF-8; UnicodeDecodeError if it is not."""
         return (await self.read(path)).decode()
 
-    async def write(self, path: str, content: bytes | str) -> None:
+    async def write(self, path: str | PathLike[str], content: bytes | str) -> None:
         """Writes a file, whole or not at all; directories above it are made."""
         data = content_bytes(content)
-        body = wire.WriteFile(path=path, content=base64.b64encode(data).decode(), encoding="base64")
+        body = wire.WriteFile(
+            path=path_text("path", path), content=base64.b64encode(data).decode(), encoding="base64"
+        )
         await self._transport.call("POST", f"{self._api}/write", wire.FileWritten, body=body)
 
     async def list(
-        self, path: str, *, recursive: bool = False, hidden: bool = True
+        self, path: str | PathLike[str], *, recursive: bool = False, hidden: bool = True
     ) -> list[FileEntry]:
         """The entries of a directory."""
         options = wire.ListOptions(recursive=recursive, include_hidden=hidden)
-        body = wire.ListFiles(path=path, options=options)
+        body = wire.ListFiles(path=path_text("path", path), options=options)
         found = await self._transport.call(
             "POST", f"{self._api}/list-files", wire.FileList, body=body
         )
@@ -64,23 +68,25 @@ class AsyncFiles:
             for one in found.files
         ]
 
-    async def exists(self, path: str) -> bool:
+    async def exists(self, path: str | PathLike[str]) -> bool:
         """Whether something is there."""
-        body = wire.PathExists(path=path)
+        body = wire.PathExists(path=path_text("path", path))
         found = await self._transport.call("POST", f"{self._api}/exists", wire.Existence, body=body)
         return found.exists
 
-    async def make_directory(self, path: str, *, parents: bool = False) -> None:
+    async def make_directory(self, path: str | PathLike[str], *, parents: bool = False) -> None:
         """Makes a directory, with `parents` also those above it."""
-        body = wire.MakeDirectory(path=path, recursive=parents)
+        body = wire.MakeDirectory(path=path_text("path", path), recursive=parents)
         await self._transport.call("POST", f"{self._api}/mkdir", wire.DirectoryMade, body=body)
 
-    async def remove(self, path: str) -> None:
+    async def remove(self, path: str | PathLike[str]) -> None:
         """Removes a file."""
-        body = wire.DeleteFile(path=path)
+        body = wire.DeleteFile(path=path_text("path", path))
         await self._transport.call("POST", f"{self._api}/delete", wire.FileDeleted, body=body)
 
-    async def move(self, source: str, target: str) -> None:
+    async def move(self, source: str | PathLike[str], target: str | PathLike[str]) -> None:
         """Moves a file or directory, also into a directory."""
-        body = wire.MoveFile(source_path=source, destination_path=target)
+        body = wire.MoveFile(
+            source_path=path_text("source", source), destination_path=path_text("target", target)
+        )
         await self._transport.call("POST", f"{self._api}/move", wire.FileMoved, body=body)

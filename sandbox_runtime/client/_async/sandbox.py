@@ -18,6 +18,7 @@ from sandbox_runtime.client._async.transport import AsyncTransport
 from sandbox_runtime.client.arguments import limits_of, milliseconds_of, texts, variables
 from sandbox_runtime.client.local import LocalServer
 from sandbox_runtime.client.models import Clone, ExposedPort
+from sandbox_runtime.errors import InvalidArgumentError
 from sandbox_runtime.wire import code as code_wire
 from sandbox_runtime.wire import git as git_wire
 from sandbox_runtime.wire import ports as ports_wire
@@ -66,14 +67,20 @@ class AsyncSandbox:
         Args:
             address: `http://HOST:PORT` or `unix:PATH` of a control process; by default one is
                 started for this block.
-            token: What the control process was told to ask for.
+            token: What the control process at the address was told to ask for.
             sandbox_id: One that is there already, `default` for the server's own. It stays.
             name: For people.
             limits: What it may use; what is as in `Limits()` is left to the server's default.
             network: `loopback` or `host`; the server's default if it is not given.
             read_only: Directories of the host that it shows; the operator allows them.
             idle_s: Ended when nothing was asked of it for so long.
+
+        Raises:
+            InvalidArgumentError: An argument cannot mean anything; it names it.
         """
+        if token is not None and address is None:
+            what = "there is no address to give it to, and a server of one's own asks for none"
+            raise InvalidArgumentError("token", f"{what}; give the address too, or leave it out")
         self._address = address
         self._token = token
         self._existing = sandbox_id

@@ -21,6 +21,7 @@ T = TypeVar("T")
 _MODERN = ("X-Sandbox-Id", "client")  # failures come as statuses, not inside of replies
 _CONNECT_S = 10.0
 _DATA = "data:"
+_WITHOUT_TLS = re.compile("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE")
 
 
 class Transport:
@@ -161,5 +162,7 @@ def _unreachable(address: str, error: Exception) -> UnreachableError:
         remedy = (
             "Start it with `sandbox-runtime serve`, or leave the address out to have one started"
         )
+        if address.startswith("https://") and _WITHOUT_TLS.search(why):
+            remedy = "It seems to serve without TLS, as `sandbox-runtime serve` does: write http://"
         return UnreachableError(f"the server at {shown} cannot be reached: {why}", remedy=remedy)
     return UnreachableError(f"the connection to the server at {shown} broke off: {why}")
