@@ -21,6 +21,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+_NAMES = {"open_read": "reader", "open_write": "writer"}
+
+
 class Block(AbstractAsyncContextManager[T], Generic[T]):
     """What an opening function returns: entered once, by `async with`."""
 
@@ -67,7 +70,7 @@ class Block(AbstractAsyncContextManager[T], Generic[T]):
             """Never called: a block that was not entered is not left."""
 
         def _not_opened(self, used: str = "") -> NotOpenedError:
-            name = self._opener.removeprefix("open_")
+            name = _NAMES.get(self._opener) or self._opener.removeprefix("open_")
             remedy = (
                 f"Write `async with {self._opener}(...) as {name}:` and use `{name}{used}` in it"
             )

@@ -17,6 +17,7 @@ import trio
 
 from sandbox_runtime import file_service, mime
 from sandbox_runtime.arguments import check_flags, check_kind
+from sandbox_runtime.blocks import block
 from sandbox_runtime.errors import FileAccessError, InvalidArgumentError
 from sandbox_runtime.file_content import Content, ContentPipe
 from sandbox_runtime.file_service import FileService, Kind
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _INLINE_BYTES = 32 * 1024
 _CHUNK_BYTES = 1024 * 1024
+_OWN_DIRECTORIES = {b"/workspace", b"/tmp"}  # only told by their names; the kernel decides
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR}
 
 
@@ -168,6 +170,7 @@ class Files:
         encoded = check_path(path, check_cwd(cwd, WORKSPACE))
         return os.fspath(path), encoded
 
+    @block
     @asynccontextmanager
     async def open_read(self, path: Path, *, cwd: str | None = None) -> AsyncIterator[FileReader]:
         """Opens a regular file to be read in pieces.
@@ -281,6 +284,7 @@ class Files:
                         await call.settle()
                     raise
 
+    @block
     @asynccontextmanager
     async def open_write(
         self,
@@ -431,11 +435,19 @@ class Files:
 
         Raises:
             FileAccessError: It cannot be removed, or is a directory that is not empty. A
-                `recursive` removal has then removed what came before.
+                `recursive` removal has then removed what came before: of `/workspace`, which is the
+                sandbox's own and stays, all that was in it.
         """
         check_flags(recursive=recursive)
         shown, encoded = self._path(path, cwd)
-        await self._service.ask(shown, file_service.Remove(path=encoded, recursive=recursive))
+        try:
+            await self._service.ask(shown, file_service.Remove(path=encoded, recursive=recursive))
+        except FileAccessError as error:
+            refused = error.errno in {errno.EROFS, errno.EBUSY}
+            if not refused or posixpath.normpath(encoded) not in _OWN_DIRECTORIES:
+                raise
+            what = "is the sandbox's own directory, which stays"
+            raise FileAccessError(shown, error.errno, what) from None
 
     async def move(self, source: Path, target: Path, *, cwd: str | None = None) -> None:
         """Gives something another name, also on another file system of the sandbox.

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from sandbox_runtime import (
+    FileAccessError,
     InvalidArgumentError,
     Limits,
     NotOpenedError,
@@ -201,6 +202,23 @@ async def test_whoever_forgets_the_block_is_told_how_to_write_it(opener: Any) ->
         pass
     assert not hasattr(opener(), "exec")
     assert copy.copy(opener()) is not None
+
+
+async def test_a_file_opened_without_a_block_says_how_to_write_it(sandbox: Sandbox) -> None:
+    opened: Any = sandbox.files.open_read("a")
+    with pytest.raises(NotOpenedError, match=r"`async with open_read\(\.\.\.\) as reader:`"):
+        await opened.receive_some()
+    with pytest.raises(NotOpenedError, match=r"as writer:"):
+        await sandbox.files.open_write("a")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+async def test_the_sandboxs_own_directory_stays(sandbox: Sandbox, *, recursive: bool) -> None:
+    """A recursive removal empties it."""
+    await sandbox.files.write("a/b", b"")
+    with pytest.raises(FileAccessError, match="is the sandbox's own directory, which stays"):
+        await sandbox.files.remove("/workspace", recursive=recursive)
+    assert len(await sandbox.files.list()) == (0 if recursive else 1)
 
 
 async def test_a_runtime_whose_block_has_ended_says_what_to_write() -> None:

@@ -344,6 +344,7 @@ REFUSED: list[tuple[str, int, bytes]] = [
     ("a hexadecimal length", 400, request(b"Content-Length: 0x1")),
     ("an empty length", 400, request(b"Content-Length: ")),
     ("a length beyond 64 bits", 400, request(b"Content-Length: 99999999999999999999")),
+    ("a coding without chunked", 400, request(b"Transfer-Encoding: gzip")),
     ("two codings", 501, request(b"Transfer-Encoding: gzip, chunked")),
     ("chunked twice", 400, request(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked")),
     ("a coding that only ends like chunked", 400, request(b"Transfer-Encoding: xchunked")),

@@ -75,7 +75,8 @@ class Dialogue:
         keys = "Ctrl-C interrupts, Ctrl-D ends"
         if self._language == "python":
             keys += ", :branch tries something on a copy"
-        say(f"{self._language} in a sandbox: no network, nothing of this machine's files. {keys}.")
+        files = "of your files only the Python environment, read-only"
+        say(f"{self._language} in a sandbox: no network, {files}. {keys}.")
         show = Show(streams, self._figures)
         while (cell := await self._read_cell(streams)) is not None:
             if not cell.strip():
